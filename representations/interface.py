@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The contract between a trainer and a 3D representation.
+
+A trainer knows cameras, pictures and gradients on pictures. A representation knows geometry.
+Nothing else crosses this line: no text, no diffusion, no Gaussian, no ray.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Cameras:
+    """A batch of pinhole cameras, OpenCV frame (+x right, +y down, +z into the scene).
+
+    Pixel centres lie at +0.5, so a camera of width ``W`` sees columns ``0.5 .. W - 0.5``.
+    """
+
+    world_to_cam: Tensor  # [B, 4, 4] float32, rigid
+    intrinsics: Tensor  # [B, 3, 3] float32, pixels: [[fx, 0, cx], [0, fy, cy], [0, 0, 1]]
+    width: int  # pixels
+    height: int  # pixels
+
+    def __len__(self) -> int:
+        return int(self.world_to_cam.shape[0])
+
+    def __getitem__(self, index: slice) -> Cameras:
+        """A sub-batch; takes a slice, so that the result is a batch again."""
+        return Cameras(
+            self.world_to_cam[index], self.intrinsics[index], self.width, self.height
+        )
+
+    def to(self, device: torch.device | str) -> Cameras:
+        return Cameras(
+            self.world_to_cam.to(device), self.intrinsics.to(device), self.width, self.height
+        )
+
+    @property
+    def positions(self) -> Tensor:
+        """Camera centres in the world, [B, 3]."""
+        rotation, translation = self.world_to_cam[:, :3, :3], self.world_to_cam[:, :3, 3]
+        return -(rotation.transpose(1, 2) @ translation[..., None])[..., 0]
+
+
+class Render(NamedTuple):
+    """Pictures of the current shape, each [B, C, H, W] float32."""
+
+    rgb: Tensor  # [B, 3, H, W] in [0, 1] as displayed, background composited
+    alpha: Tensor  # [B, 1, H, W] in [0, 1]
+    depth: Tensor  # [B, 1, H, W] expected z-depth where alpha > 0, else 0; world units
+    normal: Tensor  # [B, 3, H, W] world frame, unit length where the surface is opaque, else 0
+
+
+Trace = Any
+"""What a renderer wants to remember about one render; opaque to everybody else."""
+
+
+@dataclass(frozen=True)
+class RefineReport:
+    """What :meth:`Renderer.refine` did to the structure, for the log."""
+
+    size: int  # how many primitives (splats, occupied cells) exist now
+    added: int = 0
+    removed: int = 0
+    events: tuple[str, ...] = field(default=())
+
+
+@runtime_checkable
+class Renderer(Protocol):
+    """A differentiable 3D (or 2D) representation. It owns its parameters and their optimiser."""
+
+    optimizer: torch.optim.Optimizer
+
+    def render(self, cameras: Cameras, background: Tensor | None) -> tuple[Render, Trace]:
+        """Draw. ``background`` is [B, 3] in [0, 1], or None for the representation's own
+        learned environment."""
+        ...
+
+    def terms(self, trace: Trace) -> dict[str, Tensor]:
+        """Unweighted scalar regularisers of that render, by name; the trainer weighs them."""
+        ...
+
+    def refine(self, step: int, trace: Trace) -> RefineReport:
+        """Everything that happens between optimiser steps: structure edits and the learning
+        rates of the next step. Called after ``optimizer.step()``, before ``zero_grad``."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Parameters, optimiser moments and statistics: enough to continue bit for bit."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...

