@@ -92,9 +92,13 @@ def main() -> None:
     found = nearest(images.flatten(0, 1), heldout)
     kinds, colors, view_of = list(KINDS), list(COLORS), heldout.view()
     wanted = [a for a in asked for _ in range(args.samples)]
-    right_kind = np.array([kinds[heldout.kind[i]] == w[0] for i, w in zip(found, wanted)])
-    right_color = np.array([colors[heldout.color[i]] == w[1] for i, w in zip(found, wanted)])
-    right_view = np.array([VIEWS[view_of[i]] == w[2] for i, w in zip(found, wanted)])
+    right_kind = np.array(
+        [kinds[heldout.kind[i]] == w[0] for i, w in zip(found, wanted, strict=True)]
+    )
+    right_color = np.array(
+        [colors[heldout.color[i]] == w[1] for i, w in zip(found, wanted, strict=True)]
+    )
+    right_view = np.array([VIEWS[view_of[i]] == w[2] for i, w in zip(found, wanted, strict=True)])
     result = {
         "samples": len(wanted),
         "cfg_scale": args.cfg,

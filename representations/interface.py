@@ -7,6 +7,7 @@ Nothing else crosses this line: no text, no diffusion, no Gaussian, no ray.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -31,9 +32,7 @@ class Cameras:
 
     def __getitem__(self, index: slice) -> Cameras:
         """A sub-batch; takes a slice, so that the result is a batch again."""
-        return Cameras(
-            self.world_to_cam[index], self.intrinsics[index], self.width, self.height
-        )
+        return Cameras(self.world_to_cam[index], self.intrinsics[index], self.width, self.height)
 
     def to(self, device: torch.device | str) -> Cameras:
         return Cameras(
@@ -81,8 +80,10 @@ class Renderer(Protocol):
         learned environment."""
         ...
 
-    def terms(self, trace: Trace) -> dict[str, Tensor]:
-        """Unweighted scalar regularisers of that render, by name; the trainer weighs them."""
+    def terms(self, trace: Trace, names: Collection[str] | None = None) -> dict[str, Tensor]:
+        """Unweighted scalar regularisers of that render, by name (None = all of them); the
+        trainer weighs them, and asks only for those that have a weight. ValueError for a name
+        that does not exist."""
         ...
 
     def refine(self, step: int, trace: Trace) -> RefineReport:

@@ -8,6 +8,7 @@ method never learns which one it was given.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol
@@ -179,7 +180,7 @@ class ReleasedInversion:
         tau = int(torch.randint(self.spacing, (), generator=rng, device=rng.device))
         times = self.times(int(t[0]), tau, total)
         x = z
-        for t_from, t_to in zip(times[:-1], times[1:], strict=True):
+        for t_from, t_to in itertools.pairwise(times):
             a_from, a_to = alpha_bar[max(t_from, 0)], alpha_bar[t_to]
             eps = predict(x, torch.full_like(t, t_from), self.cfg_scale)
             clean = (x - (1.0 - a_from).sqrt() * eps) / a_from.sqrt()

@@ -60,7 +60,8 @@ class GuidedPredictor:
         that a sample always meets its own negatives, whatever the batch size.
         """
         c = self._conditions
-        assert c.negatives is not None and c.weights is not None
+        assert c.negatives is not None
+        assert c.weights is not None
         if cfg_scale == 0.0:
             return self._predict(x_t, t, c.uncond)
         count = c.negatives.shape[1]

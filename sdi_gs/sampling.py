@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 from torch import Tensor
 
@@ -29,7 +31,7 @@ def ddim_sample(
     alpha_bar = denoiser.alpha_bar.to(noise)
     times = [*ddim_times(steps, len(alpha_bar)), 0]
     x = noise
-    for t_from, t_to in zip(times[:-1], times[1:], strict=True):
+    for t_from, t_to in itertools.pairwise(times):
         t = torch.full((len(x),), t_from, device=x.device)
         a_from = alpha_bar_at(alpha_bar, t)
         eps = predict(x, t, cfg_scale)

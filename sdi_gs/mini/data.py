@@ -84,7 +84,7 @@ def load_half_formed(
 
 
 @torch.no_grad()
-def encode_all(vae: Any, images: np.ndarray, device: torch.device, batch: int = 128) -> Tensor:
+def encode_all(vae: Any, images: np.ndarray, device: torch.device, batch: int = 32) -> Tensor:
     """Posterior means of all images, scaled to unit deviation, float16 on the CPU."""
     out = []
     for i in range(0, len(images), batch):

@@ -4,6 +4,7 @@ transformers class, so that the saved folder loads wherever Stable Diffusion doe
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 from .corpus import SIZE, vocabulary
@@ -13,11 +14,23 @@ LATENT_SIZE = SIZE // 4
 TEXT_WIDTH = 96
 
 
+def _apply(pieces: list[str], merges: list[tuple[str, str]]) -> list[str]:
+    """Byte-pair encoding: the earliest merge that fits goes first, until none fits."""
+    rank = {pair: i for i, pair in enumerate(merges)}
+    while True:
+        fitting = [(rank[pair], k) for k, pair in enumerate(pairwise(pieces)) if pair in rank]
+        if not fitting:
+            return pieces
+        k = min(fitting)[1]
+        pieces = [*pieces[:k], pieces[k] + pieces[k + 1], *pieces[k + 2 :]]
+
+
 def make_tokenizer() -> Any:
     """A byte-pair tokenizer in which every word of the corpus is one token.
 
-    Other words fall apart into letters, so any prompt is legal. The merges of a word are its
-    prefixes from left to right; the last one carries CLIP's end-of-word mark.
+    Other words fall apart into letters and syllables, so any prompt is legal. Each word gets the
+    merges that it still lacks after those of the words before it; since these have precedence,
+    no later word can break an earlier one.
     """
     from transformers import CLIPTokenizer
 
@@ -25,11 +38,9 @@ def make_tokenizer() -> Any:
     vocab = {s: i for i, s in enumerate(letters + [f"{c}</w>" for c in letters])}
     merges: list[tuple[str, str]] = []
     for word in vocabulary():
-        pieces = [*word[:-1], word[-1] + "</w>"]
-        left = pieces[0]
-        for right in pieces[1:]:
-            if (left, right) not in merges:
-                merges.append((left, right))
+        left, *rest = _apply([*word[:-1], word[-1] + "</w>"], merges)
+        for right in rest:
+            merges.append((left, right))
             left += right
             vocab.setdefault(left, len(vocab))
     for special in ("<|startoftext|>", "<|endoftext|>"):

@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from . import networks
@@ -147,12 +146,13 @@ def train_vae(args: argparse.Namespace) -> None:
             decoded = vae.decode(posterior.sample()).sample
         error = decoded.float() - x
         edge = sum(torch.diff(error, dim=d).square().mean() for d in (2, 3))
-        # Nats per latent dimension; the weight makes about 3e-3 at convergence, as much as
-        # the reconstruction, which keeps the latents smooth enough for a small denoiser.
+        # Nats per latent dimension. A strong pull first makes the latents smooth enough for a
+        # small denoiser; a weak one afterwards gives detail and colour back.
         kl = posterior.kl().float().mean() / posterior.mean[0].numel()
+        kl_weight = 1e-3 if step < 2600 else 5e-5
         mse = error.square().mean()
         clean = error[: args.batch - formed].square().mean()
-        return {"loss": mse + 0.5 * edge + 0.05 * error.abs().mean() + 1e-3 * kl,
+        return {"loss": mse + 0.5 * edge + 0.05 * error.abs().mean() + kl_weight * kl,
                 "mse_clean": clean, "mse": mse, "kl": kl}  # fmt: skip
 
     stage.run(loss_of)
@@ -264,7 +264,7 @@ def _draw_batches(
         torch.manual_seed(step)
         t = torch.from_numpy(rng.integers(0, 1000, size=args.batch))
         formed = torch.from_numpy(rng.random(args.batch)) < half_formed_share(t)
-        index = rng.integers(len(corpus), size=args.batch)
+        index = rng.integers(len(corpus_latents), size=args.batch)
         pool = rng.integers(len(pool_latents), size=args.batch)
         index = np.where(formed.numpy(), pool_source[pool], index)
         z = torch.where(
@@ -310,7 +310,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
     args = parser.parse_args()
-    defaults = {"vae": (2500, 32, 1e-3), "unet": (9000, 64, 6e-4), "save": (0, 0, 0.0)}
+    defaults = {"vae": (3800, 16, 1e-3), "unet": (9000, 64, 6e-4), "save": (0, 0, 0.0)}
     for name, value in zip(("steps", "batch", "lr"), defaults[args.stage], strict=True):
         if getattr(args, name) is None:
             setattr(args, name, value)

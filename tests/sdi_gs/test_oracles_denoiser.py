@@ -7,6 +7,8 @@ solution (x_bar - m) ~ sqrt(v + sigma^2), and every Euler step is a known factor
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from torch import Tensor
@@ -119,7 +121,7 @@ def test_inversion_is_the_product_of_euler_factors(variance: float, times: list[
         [torch.ones(1, dtype=torch.float64), world.alpha_bar[torch.tensor(times[1:])]]
     )
     s = sigma(level)
-    factor = torch.stack([euler_factor(variance, a, b) for a, b in zip(s[:-1], s[1:])]).prod()
+    factor = torch.stack([euler_factor(variance, a, b) for a, b in itertools.pairwise(s)]).prod()
     expected = level[-1].sqrt() * (world.means + factor * (z - world.means))
     torch.testing.assert_close(moved, expected, rtol=1e-11, atol=1e-12)
 
@@ -145,14 +147,14 @@ def test_a_round_trip_loses_second_order_per_step_and_nothing_in_the_limit() -> 
         expected = torch.stack(
             [
                 1 - variance * (b - a) ** 2 / ((variance + a**2) * (variance + b**2))
-                for a, b in zip(s[:-1], s[1:])
+                for a, b in itertools.pairwise(s)
             ]
         ).prod()
         torch.testing.assert_close(
             x - world.means, expected * (z - world.means), rtol=1e-9, atol=1e-12
         )
         lost.append(float(1 - expected))
-    orders = [torch.tensor(a / b).log2().item() for a, b in zip(lost[:-1], lost[1:])]
+    orders = [torch.tensor(a / b).log2().item() for a, b in itertools.pairwise(lost)]
     assert all(0.7 < order < 1.3 for order in orders), orders  # second order per step, first in all
 
 
@@ -172,7 +174,7 @@ def test_inversion_converges_to_the_exact_flow_at_first_order() -> None:
         growth = ((variance + s**2) / variance).sqrt()
         exact = table[last].sqrt() * (world.means + growth * (z - world.means))
         errors.append(float((moved - exact).abs().max()))
-    orders = [torch.tensor(a / b).log2().item() for a, b in zip(errors[:-1], errors[1:])]
+    orders = [torch.tensor(a / b).log2().item() for a, b in itertools.pairwise(errors)]
     assert all(0.8 < order < 1.2 for order in orders), orders
 
 
@@ -202,7 +204,7 @@ def test_inversion_of_a_mixture_converges_to_runge_kutta() -> None:
         )  # fmt: skip
         errors.append(float((moved / world.alpha_bar[600].sqrt() - x).norm() / x.norm()))
     assert errors[-1] < 5e-3
-    orders = [torch.tensor(a / b).log2().item() for a, b in zip(errors[:-1], errors[1:])]
+    orders = [torch.tensor(a / b).log2().item() for a, b in itertools.pairwise(errors)]
     assert all(0.7 < order < 1.3 for order in orders), orders
 
 
@@ -243,7 +245,7 @@ def test_eq_10_with_cached_noise_is_ddim_for_any_denoiser() -> None:
         return world.alpha_bar[t : t + 1].expand(2)
 
     x = noise  # DDIM itself
-    for t, t_next in zip(grid[:-1], grid[1:]):
+    for t, t_next in itertools.pairwise(grid):
         eps = world.noise_at(x, level(t), condition)
         x = mix(unmix(x, eps, level(t)), eps, level(t_next))
     ddim = unmix(x, world.noise_at(x, level(grid[-1]), condition), level(grid[-1]))

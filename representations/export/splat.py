@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The ``.splat`` format: 32 bytes per splat, no header, most important first.
+
+position 3 x float32, linear scale 3 x float32, colour and opacity 4 x uint8, quaternion w, x, y, z
+4 x uint8 as q * 128 + 128. View-dependent colour is lost. The frame is the one of :mod:`.ply`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ..gaussians.cloud import SplatCloud
+from ..ops.constants import SH_DC
+from .axes import rotate_from_file, rotate_to_file
+from .ply import SplatFileError, presentable, write_atomically
+
+ROW = np.dtype(
+    [("position", "<f4", 3), ("scale", "<f4", 3), ("rgba", "u1", 4), ("quat_wxyz", "u1", 4)]
+)
+
+
+def write_splat(path: str | Path, cloud: SplatCloud, *, drop_transparent: bool = True) -> int:
+    """Write splats of our world frame, sorted by volume times opacity; returns their number.
+
+    Raises ValueError when no splat is left, OSError when the disk refuses; the old file survives.
+    """
+    cloud = rotate_to_file(presentable(cloud, drop_transparent))
+    opacity = cloud.opacity_logit.sigmoid()
+    importance = cloud.log_scale.sum(-1) + opacity.log()  # log of volume * opacity
+    order = torch.argsort(importance, descending=True, stable=True)
+    rgba = torch.cat([0.5 + SH_DC * cloud.sh_dc, opacity[:, None]], dim=-1)
+    quat = torch.nn.functional.normalize(cloud.quat_wxyz, dim=-1)
+    rows = np.empty(len(cloud), ROW)
+    rows["position"] = cloud.means[order].numpy()
+    rows["scale"] = cloud.log_scale[order].exp().numpy()
+    rows["rgba"] = (rgba[order].clamp(0.0, 1.0) * 255.0).round().to(torch.uint8).numpy()
+    rows["quat_wxyz"] = (quat[order] * 128.0 + 128.0).round().clamp(0, 255).to(torch.uint8).numpy()
+    write_atomically(path, lambda stream: stream.write(rows.tobytes()))  # type: ignore[arg-type]
+    return len(cloud)
+
+
+def read_splat(path: str | Path) -> SplatCloud:
+    """Read a ``.splat`` file; colours, opacity and rotation have 8 bits.
+
+    Raises :class:`SplatFileError` for a file that is not a whole number of finite rows.
+    """
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise SplatFileError(f"{path}: cannot be opened: {error.strerror or error}") from error
+    if not data or len(data) % ROW.itemsize:
+        raise SplatFileError(
+            f"{path}: has {len(data)} bytes, needs a positive multiple of {ROW.itemsize}"
+        )
+    rows = np.frombuffer(data, ROW)
+    rgba = torch.from_numpy(rows["rgba"].astype(np.float32) / 255.0)
+    cloud = SplatCloud(
+        means=torch.from_numpy(rows["position"].copy()),
+        log_scale=torch.from_numpy(rows["scale"].copy()).log(),
+        quat_wxyz=torch.from_numpy(rows["quat_wxyz"].astype(np.float32) / 128.0 - 1.0),
+        opacity_logit=torch.logit(rgba[:, 3], eps=1e-4),
+        sh_dc=(rgba[:, :3] - 0.5) / SH_DC,
+        sh_rest=torch.zeros(len(rows), 0, 3),
+    )
+    if not bool(cloud.finite().all()):
+        raise SplatFileError(f"{path}: holds positions or scales that are not finite")
+    return rotate_from_file(cloud)

@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every setting of the Gaussian representation. The defaults suit a run of a few hundred steps at
+64 x 64 pixels with a few thousand splats, seen from a distance of 2.5 to 4."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+InitKind = Literal["ball", "points", "splats"]
+DensifyKind = Literal["quantile", "threshold", "mcmc", "none"]
+Backend = Literal["auto", "reference", "cpu", "cuda"]
+
+
+def _require(holds: bool, name: str, given: Any, allowed: str, example: Any) -> None:
+    if not holds:
+        raise ValueError(
+            f"{name}={given!r} is not possible: allowed is {allowed}; write {name}={example!r}"
+        )
+
+
+def _one_of(name: str, given: Any, choices: Sequence[str]) -> None:
+    _require(given in choices, name, given, "one of " + ", ".join(choices), choices[0])
+
+
+@dataclass(frozen=True, kw_only=True)
+class InitConfig:
+    """Where the first splats come from."""
+
+    kind: InitKind = "ball"  # ball | points (mesh or point cloud file) | splats (our .ply)
+    path: str = ""  # the file of "points" and "splats"
+    radius: float = 0.8  # world units: of the ball, or that a file is scaled to (0 = keep)
+    opacity: float = 0.1  # of every splat, except those of kind "splats"
+    colour: float = 0.5  # grey level, where the source has no colours
+    colour_jitter: float = 0.05  # standard deviation added to each channel of "ball"
+    scale_factor: float = 1.0  # times the mean distance to the three nearest neighbours
+    seed: int = 0  # of positions and colours
+
+    def __post_init__(self) -> None:
+        _one_of("init.kind", self.kind, get_args(InitKind))
+        if self.kind != "ball":
+            _require(
+                bool(self.path), "init.path", self.path, f'a file for kind "{self.kind}"', "a.ply"
+            )
+        lowest = 0.0 if self.kind != "ball" else 1e-6
+        _require(self.radius >= lowest, "init.radius", self.radius, "a positive length", 0.8)
+        _require(0.0 < self.opacity < 1.0, "init.opacity", self.opacity, "0 < opacity < 1", 0.1)
+        _require(0.0 <= self.colour <= 1.0, "init.colour", self.colour, "0 to 1", 0.5)
+        _require(self.colour_jitter >= 0.0, "init.colour_jitter", self.colour_jitter, ">= 0", 0.05)
+        _require(self.scale_factor > 0.0, "init.scale_factor", self.scale_factor, "> 0", 1.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RatesConfig:
+    """Adam's learning rates."""
+
+    means: float = 5e-3  # world units; falls exponentially ...
+    means_final: float = 2e-4  # ... to this at the last step
+    log_scale: float = 1e-2  # constant
+    quat_wxyz: float = 1e-2  # constant
+    opacity_logit: float = 5e-2  # constant
+    sh_dc: float = 2e-2  # constant; colour moves by 0.28 times this
+    sh_rest: float = 1e-3  # constant; only with sh_degree > 0
+    environment: float = 1e-2  # constant; the learned background
+
+    def __post_init__(self) -> None:
+        for name, rate in vars(self).items():
+            lowest_ok = rate > 0.0 if name.startswith("means") else rate >= 0.0
+            _require(lowest_ok, f"rates.{name}", rate, "a positive learning rate", 1e-3)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DensifyConfig:
+    """When and how the number of splats changes."""
+
+    kind: DensifyKind = "quantile"  # quantile: scale-free | threshold: published systems | mcmc
+    start: float = 0.1  # fraction of the run before the first event
+    stop: float = 0.7  # fraction of the run after the last event
+    every: int = 25  # steps between events
+    grow: float = 0.1  # quantile, mcmc: fraction of the splats added per event, at most
+    grow_grad2d: float = 2e-4  # threshold: mean screen gradient per view, in half pictures
+    split_above: float = 1.5  # larger than this times the median splat: split, else clone
+    split_shrink: float = 1.6  # the halves of a split are this much smaller
+    prune_opacity: float = 0.01  # below: removed (mcmc: moved to a living splat)
+    prune_scale: float = 0.5  # longest axis above this fraction of the scene radius: removed
+    opacity_decay: float = 1.0  # opacity is multiplied by this at each event; 1 = never
+    noise: float = 5e5  # mcmc: position noise per step, times the learning rate of means
+
+    def __post_init__(self) -> None:
+        _one_of("densify.kind", self.kind, get_args(DensifyKind))
+        _require(0.0 <= self.start <= 1.0, "densify.start", self.start, "a fraction 0 to 1", 0.1)
+        _require(self.start <= self.stop <= 1.0, "densify.stop", self.stop, "start to 1", 0.7)
+        _require(self.every >= 1, "densify.every", self.every, "1 step or more", 25)
+        _require(0.0 <= self.grow <= 1.0, "densify.grow", self.grow, "a fraction 0 to 1", 0.1)
+        _require(self.grow_grad2d >= 0, "densify.grow_grad2d", self.grow_grad2d, ">= 0", 2e-4)
+        _require(self.split_above > 0, "densify.split_above", self.split_above, "> 0", 1.5)
+        _require(self.split_shrink > 1, "densify.split_shrink", self.split_shrink, "> 1", 1.6)
+        _require(
+            0.0 <= self.prune_opacity < 1.0,
+            "densify.prune_opacity",
+            self.prune_opacity,
+            "0 to 1",
+            0.01,
+        )
+        _require(self.prune_scale > 0, "densify.prune_scale", self.prune_scale, "> 0", 0.5)
+        _require(
+            0.0 < self.opacity_decay <= 1.0,
+            "densify.opacity_decay",
+            self.opacity_decay,
+            "0 < x <= 1",
+            1.0,
+        )
+        _require(self.noise >= 0, "densify.noise", self.noise, ">= 0", 5e5)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GaussianConfig:
+    """A field of 3D Gaussians (Kerbl et al. 2023)."""
+
+    count: int = 2000  # splats at the start; kind "splats" takes what the file has
+    max_count: int = 4000  # hard budget, never exceeded
+    steps: int = 400  # length of the run: learning rates and densify fractions refer to it
+    sh_degree: int = 0  # 0 = one colour from all sides; up to 3
+    backend: Backend = "auto"  # auto = by device | reference (torch) | cpu (numba) | cuda (gsplat)
+    seed: int = 0  # of splitting, sampling and the environment's first weights
+    init: InitConfig = field(default_factory=InitConfig)
+    rates: RatesConfig = field(default_factory=RatesConfig)
+    densify: DensifyConfig = field(default_factory=DensifyConfig)
+
+    def __post_init__(self) -> None:
+        _require(self.count >= 1, "count", self.count, "1 splat or more", 2000)
+        _require(
+            self.max_count >= self.count, "max_count", self.max_count, "at least count", self.count
+        )
+        _require(self.steps >= 1, "steps", self.steps, "1 step or more", 400)
+        _require(self.sh_degree in (0, 1, 2, 3), "sh_degree", self.sh_degree, "0, 1, 2 or 3", 0)
+        _one_of("backend", self.backend, get_args(Backend))

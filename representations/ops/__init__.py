@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Kernels: one record of functions, chosen once. Below this line nobody asks for the device."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+
+from .types import Splat, Splats, Splatted
+
+__all__ = ["BACKENDS", "Ops", "Splat", "Splats", "Splatted", "select"]
+
+BACKENDS = ("reference", "cpu", "cuda")
+
+
+class Ops(NamedTuple):
+    """The functions of one back-end."""
+
+    name: str  # one of BACKENDS
+    splat: Splat  # draw 3D Gaussians
+
+
+def select(device: torch.device | str, name: str | None = None) -> Ops:
+    """Choose the back-end for tensors on ``device``; a module is imported only when chosen.
+
+    ``name`` overrides the default ("cuda" on a CUDA device, else "cpu"): "reference" is plain
+    torch on any device and dtype and defines the meaning, "cpu" is numba (float32), "cuda" is
+    gsplat (float32). Raises ValueError for a word or a combination that cannot work, and
+    RuntimeError when the hardware or package of the choice is missing.
+    """
+    device = torch.device(device)
+    if name is None:
+        name = "cuda" if device.type == "cuda" else "cpu"
+    if name == "reference":
+        from . import reference
+
+        return Ops("reference", reference.splat)
+    if name == "cpu":
+        if device.type != "cpu":
+            raise ValueError(
+                f'back-end "cpu" needs tensors on the cpu, got device "{device}": '
+                'write device="cpu", or back-end "cuda" or "reference"'
+            )
+        from . import cpu
+
+        return Ops("cpu", cpu.splat)
+    if name == "cuda":
+        if not torch.cuda.is_available():
+            raise RuntimeError(
+                'back-end "cuda" was asked for, but torch.cuda.is_available() is False here: '
+                'use a CUDA build of torch on a machine with a GPU, or back-end "cpu"'
+            )
+        if device.type != "cuda":
+            raise ValueError(f'back-end "cuda" needs a cuda device, got "{device}"')
+        from . import cuda
+
+        return Ops("cuda", cuda.splat)
+    raise ValueError(f'unknown back-end "{name}": choose one of {", ".join(BACKENDS)}')

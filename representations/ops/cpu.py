@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The CPU back-end: numba kernels behind two autograd functions. float32 only.
+
+Not differentiable in the cameras (the reference is). Results are the same bit for bit for any
+number of threads.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..interface import Cameras
+from . import cpu_project, cpu_raster
+from .cpu_jit import threads
+from .types import Splats, Splatted
+
+
+def _array(tensor: Tensor) -> np.ndarray:
+    return tensor.detach().contiguous().numpy()
+
+
+class _Project(torch.autograd.Function):
+    """means, quat_wxyz, scale -> means2d, conics, depths, radii."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, means: Tensor, quat: Tensor, scale: Tensor, opacity: Tensor, cameras: Cameras
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        inputs = tuple(_array(tensor) for tensor in (means, quat, scale))
+        view = (
+            _array(cameras.world_to_cam[:, :3]),
+            _array(cameras.intrinsics),
+            cameras.width,
+            cameras.height,
+        )
+        with threads():
+            means2d, conics, depths, radii = cpu_project.forward(*inputs, _array(opacity), *view)
+        ctx.arguments = (*inputs, *view, conics, radii)
+        out = tuple(torch.from_numpy(array) for array in (means2d, conics, depths, radii))
+        ctx.mark_non_differentiable(out[3])
+        return out  # type: ignore[return-value]
+
+    @staticmethod
+    def backward(ctx: Any, d_means2d: Tensor, d_conics: Tensor, d_depths: Tensor, _: Any) -> Any:
+        gradients = (_array(tensor) for tensor in (d_means2d, d_conics, d_depths))
+        with threads():
+            out = cpu_project.backward(*ctx.arguments, *gradients)
+        return (*(torch.from_numpy(array) for array in out), None, None)
+
+
+class _Rasterise(torch.autograd.Function):
+    """means2d, conics, opacity, features [B, N, C] -> picture [B, C, H, W], alpha [B, H, W]."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        means2d: Tensor,
+        conics: Tensor,
+        opacity: Tensor,
+        features: Tensor,
+        depths: Tensor,
+        radii: Tensor,
+        size: tuple[int, int],
+    ) -> tuple[Tensor, Tensor]:
+        height, width = size
+        visible = radii[..., 0] > 0
+        key = torch.where(visible, depths, torch.full_like(depths, torch.inf))
+        order = torch.sort(key, dim=1, stable=True)[1].numpy()
+        tile = cpu_raster.TILE
+        tiles = (-(-width // tile), -(-height // tile))
+        arrays = tuple(_array(t) for t in (means2d, conics, radii, opacity, features))
+        with threads():
+            starts, ids = cpu_raster.bin_tiles(
+                order, visible.sum(1).numpy(), arrays[0], arrays[2], *tiles
+            )
+            picture, light, last = cpu_raster.forward(starts, ids, *arrays, width, height)
+        ctx.arguments = (starts, ids, *arrays, light, last)
+        return torch.from_numpy(picture), 1.0 - torch.from_numpy(light)
+
+    @staticmethod
+    def backward(ctx: Any, d_picture: Tensor, d_alpha: Tensor) -> Any:
+        starts, ids, features = ctx.arguments[0], ctx.arguments[1], ctx.arguments[6]
+        with threads():
+            rows = cpu_raster.backward(*ctx.arguments, _array(d_picture), _array(d_alpha))
+            rows = cpu_raster.reduce_rows(starts, ids, rows, *features.shape[:2])
+        grad = torch.from_numpy(rows)  # [B, N, 6 + C]
+        return grad[..., :2], grad[..., 2:5], grad[..., 5].sum(0), grad[..., 6:], None, None, None
+
+
+def splat(splats: Splats, features: Tensor, cameras: Cameras) -> Splatted:
+    """Draw; see :data:`~representations.ops.types.Splat`."""
+    splats.check(features, cameras)
+    for name, tensor in (*splats._asdict().items(), ("features", features)):
+        if tensor.dtype != torch.float32 or tensor.device.type != "cpu":
+            raise ValueError(
+                f'back-end "cpu" takes float32 on the cpu, got {name} in {tensor.dtype} on '
+                f'{tensor.device}: convert it, or select(device, "reference")'
+            )
+    means2d, conics, depths, radii = _Project.apply(
+        splats.means, splats.quat_wxyz, splats.scale, splats.opacity, cameras
+    )
+    picture, alpha = _Rasterise.apply(
+        means2d,
+        conics,
+        splats.opacity,
+        torch.cat([features, depths[..., None]], dim=-1),
+        depths.detach(),
+        radii,
+        (cameras.height, cameras.width),
+    )
+    return Splatted(
+        features=picture[:, :-1],
+        depth=picture[:, -1:],
+        alpha=alpha[:, None],
+        means2d=means2d,
+        radii=radii,
+        depths=depths.detach(),
+        conics=conics.detach(),
+    )

@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How numba functions are declared here: nothing is compiled before the first call."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numba
+import torch
+
+_LOCK = threading.Lock()
+
+
+def jit(**options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """``numba.njit``, cached on disk where some folder is writable, else compiled per process.
+
+    numba notices an edit of the file a function lives in, but not of the functions it calls:
+    keep a kernel and its helpers in one file.
+    """
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        try:
+            compiled: Callable[..., Any] = numba.njit(cache=True, **options)(function)
+        except RuntimeError:  # "no locator available": neither __pycache__ nor home is writable
+            compiled = numba.njit(**options)(function)
+        return compiled
+
+    return decorate
+
+
+@contextmanager
+def threads() -> Iterator[None]:
+    """Run kernels on as many threads as torch uses, one caller at a time.
+
+    numba's bundled thread pool must not be entered from two Python threads at once.
+    """
+    with _LOCK:
+        before = numba.get_num_threads()
+        numba.set_num_threads(max(1, min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS)))
+        try:
+            yield
+        finally:
+            numba.set_num_threads(before)

@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The adapter around diffusers, on tiny random networks of the same classes."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from sdi_gs.diffusion.base import Denoiser
+from sdi_gs.diffusion.stable import ModelError, StableDiffusion
+from sdi_gs.schedule import mix, scaled_linear_alpha_bar
+
+SCHEDULE = {
+    "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear",
+    "clip_sample": False, "set_alpha_to_one": False, "steps_offset": 1,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A pipeline folder as save_pretrained writes it: 16-pixel pictures, 8x8 latents."""
+    torch.manual_seed(0)
+    letters = [chr(c) for c in range(33, 127)]
+    vocab = {s: i for i, s in enumerate([*letters, *(f"{c}</w>" for c in letters)])}
+    vocab |= {"<|startoftext|>": len(vocab), "<|endoftext|>": len(vocab) + 1}
+    tokenizer = CLIPTokenizer(vocab=vocab, merges=[], model_max_length=12)
+    text = CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(vocab),
+            hidden_size=16,
+            intermediate_size=16,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            max_position_embeddings=12,
+            bos_token_id=vocab["<|startoftext|>"],
+            eos_token_id=vocab["<|endoftext|>"],
+        )
+    )
+    unet = UNet2DConditionModel(
+        sample_size=8, block_out_channels=(8, 16), layers_per_block=1, norm_num_groups=4,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        cross_attention_dim=16, attention_head_dim=2,
+    )  # fmt: skip
+    vae = AutoencoderKL(
+        block_out_channels=(8, 8), down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2, norm_num_groups=4, latent_channels=4,
+    )  # fmt: skip
+    path = tmp_path_factory.mktemp("model") / "tiny"
+    StableDiffusionPipeline(
+        vae=vae, text_encoder=text, tokenizer=tokenizer, unet=unet,
+        scheduler=DDIMScheduler(**SCHEDULE), safety_checker=None, feature_extractor=None,
+        requires_safety_checker=False,
+    ).save_pretrained(path)  # fmt: skip
+    return path
+
+
+def test_it_is_a_denoiser_on_stable_diffusions_schedule(folder: Path) -> None:
+    model = StableDiffusion.load(folder)
+    assert isinstance(model, Denoiser)
+    torch.testing.assert_close(
+        model.alpha_bar.double(), scaled_linear_alpha_bar(), rtol=1e-4, atol=1e-6
+    )
+    assert model.image_size == 16
+    assert not any(p.requires_grad for p in model.unet.parameters())
+
+
+def test_the_gradient_passes_the_encoder(folder: Path) -> None:
+    """Finite differences through resize and VAE, in float64."""
+    model = StableDiffusion.load(folder)
+    model.vae = model.vae.double()
+    model.dtype = torch.float64
+    rgb = torch.rand(1, 3, 24, 24, generator=torch.Generator().manual_seed(1)).double()
+    rgb.requires_grad_()
+
+    def value(picture: torch.Tensor) -> torch.Tensor:
+        pixels = torch.nn.functional.interpolate(picture, size=(16, 16), mode="bilinear")
+        return model.vae.encode(pixels * 2 - 1).latent_dist.mean.square().sum()
+
+    latents = model.encode(rgb)  # float32 at the door
+    (latents / model.vae.config.scaling_factor).square().sum().backward()
+    assert rgb.grad is not None
+    direction = torch.randn(rgb.shape, generator=torch.Generator().manual_seed(2)).double()
+    h = 1e-5
+    with torch.no_grad():
+        numeric = (value(rgb + h * direction) - value(rgb - h * direction)) / (2 * h)
+    assert float((rgb.grad * direction).sum()) == pytest.approx(float(numeric), rel=1e-4)
+
+
+def test_latents_and_pictures_have_their_shapes_and_dtypes(folder: Path) -> None:
+    for dtype in ("float32", "bfloat16", "float16"):
+        model = StableDiffusion.load(folder, dtype=dtype)
+        z = model.encode(torch.rand(2, 3, 16, 16))
+        assert (z.shape, z.dtype) == ((2, 4, 8, 8), torch.float32)
+        eps = model.predict_noise(z, torch.tensor([3, 900]), model.embed(["a", "b"]))
+        assert (eps.shape, eps.dtype) == (z.shape, torch.float32)
+        assert model.decode(z).shape == (2, 3, 16, 16)
+        assert model.decode(z).dtype == torch.float32
+
+
+def test_v_prediction_becomes_epsilon(folder: Path) -> None:
+    """A network trained for v says v = sqrt(a) eps - sqrt(1 - a) z."""
+    model = StableDiffusion.load(folder)
+    model.prediction = "v_prediction"
+    z, eps = torch.randn(2, 4, 8, 8), torch.randn(2, 4, 8, 8)
+    t = torch.tensor([100, 800])
+    a = model.alpha_bar[t]
+
+    class Knows(torch.nn.Module):
+        def forward(self, x, t, encoder_hidden_states):  # type: ignore[no-untyped-def]
+            level = a.reshape(-1, 1, 1, 1)
+            v = level.sqrt() * eps - (1 - level).sqrt() * z
+            return type("Out", (), {"sample": v})
+
+    model.unet = Knows()
+    got = model.predict_noise(mix(z, eps, a), t, model.embed(["a", "b"]))
+    torch.testing.assert_close(got, eps, rtol=1e-4, atol=1e-5)
+
+
+def test_a_prompt_is_encoded_the_same_alone_and_in_company(folder: Path) -> None:
+    model = StableDiffusion.load(folder)
+    together = model.embed(["a red mug", "", "a very long sentence that does not fit at all"])
+    torch.testing.assert_close(together[:1], model.embed(["a red mug"]))
+    assert together.shape == (3, 12, 16)
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [("./no/such/folder", "does not exist"), ("nobody/no-such-model-here", "cannot be fetched")],
+)
+def test_a_missing_model_says_what_to_do(
+    source: str, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(ModelError, match=expected) as caught:
+        StableDiffusion.load(source)
+    assert "mini" in str(caught.value)
+
+
+def test_broken_folders(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"model_index\.json"):
+        StableDiffusion.load(tmp_path)
+    broken = tmp_path / "broken"
+    shutil.copytree(folder, broken)
+    (broken / "unet" / "diffusion_pytorch_model.safetensors").unlink()
+    with pytest.raises(ModelError, match="does not load"):
+        StableDiffusion.load(broken)
+    with pytest.raises(ModelError, match="float8"):
+        StableDiffusion.load(folder, dtype="float8")
