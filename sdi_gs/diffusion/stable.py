@@ -94,13 +94,14 @@ class StableDiffusion:
 
     @torch.no_grad()
     def predict_noise(self, x_t: Tensor, t: Tensor, condition: Tensor) -> Tensor:
-        out = self.unet(
+        out: Tensor = self.unet(
             x_t.to(self.dtype), t, encoder_hidden_states=condition.to(self.dtype)
         ).sample.to(x_t.dtype)
         if self.prediction == "epsilon":
             return out
         a = per_sample(self.alpha_bar[t.clamp(min=0)]).to(x_t.dtype)
-        return a.sqrt() * out + (1.0 - a).sqrt() * x_t
+        eps: Tensor = a.sqrt() * out + (1.0 - a).sqrt() * x_t
+        return eps
 
 
 def _load_parts(source: str, dtype: torch.dtype) -> dict[str, Any]:

@@ -5,7 +5,7 @@ units, normalised at the end. Every kind has a front (+x) that differs from its 
 
 from __future__ import annotations
 
-from .shapes import BEIGE, BLACK, BROWN, DARK, GLASS, MAIN, RED, WHITE, YELLOW, Builder
+from .shapes import BEIGE, BLACK, BROWN, DARK, GLASS, MAIN, RED, WHITE, YELLOW, Builder, Color
 
 
 def mug(b: Builder) -> None:
@@ -68,7 +68,8 @@ def mushroom(b: Builder) -> None:
 
 def lighthouse(b: Builder) -> None:
     r, h = b.v(0.3), b.v(1.2)
-    for k, color in enumerate((MAIN, WHITE, MAIN, WHITE, MAIN)):
+    stripes: tuple[Color, ...] = (MAIN, WHITE, MAIN, WHITE, MAIN)
+    for k, color in enumerate(stripes):
         b.cylinder((0, 0, -h / 2 + (k + 0.5) * h / 5), r * (1.1 - 0.08 * k), h / 5, color)
     b.cylinder((0, 0, h / 2 + 0.04), 1.05 * r, 0.06, DARK)
     b.cylinder((0, 0, h / 2 + 0.17), 0.55 * r, 0.22, YELLOW)

@@ -34,11 +34,13 @@ class Cast:
         table = np.concatenate([palette, np.array([background])]).astype(np.float32)
         rgb = table[self.part]  # part -1 picks the last row, the background
         lit = np.where(self.part >= 0, self.shade, 1.0).astype(np.float32)
-        return np.clip(rgb * lit[..., None], 0.0, 1.0).mean(axis=(0, 1)).transpose(2, 0, 1)
+        mean: np.ndarray = np.clip(rgb * lit[..., None], 0.0, 1.0).mean(axis=(0, 1))
+        return mean.transpose(2, 0, 1)
 
     def coverage(self) -> np.ndarray:
         """Share of a pixel's rays that hit, [H, W] in [0, 1]."""
-        return (self.part >= 0).mean(axis=(0, 1)).astype(np.float32)
+        share: np.ndarray = (self.part >= 0).mean(axis=(0, 1)).astype(np.float32)
+        return share
 
 
 def _supersampled(cameras: Cameras, samples: int) -> Cameras:

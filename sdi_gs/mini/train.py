@@ -84,10 +84,12 @@ class Stage:
 
     def _rate(self) -> float:
         left = (self.args.steps - self.step) / max(self.args.cooldown, 1)
-        return self.args.lr * min(1.0, (self.step + 1) / 200, max(left, 0.02))
+        rate: float = self.args.lr * min(1.0, (self.step + 1) / 200, max(left, 0.02))
+        return rate
 
     def run(self, loss_of: Callable[[int], dict[str, Tensor]]) -> None:
         """``loss_of(step)`` returns named scalars; "loss" is the one that is minimised."""
+        totals: dict[str, float]
         began, totals, count = time.time(), {}, 0
         while self.step < self.args.steps:
             for group in self.optimizer.param_groups:
@@ -195,7 +197,8 @@ def half_formed_share(t: Tensor) -> Tensor:
 
 
 def _alpha_bar() -> Tensor:
-    return networks.make_scheduler().alphas_cumprod
+    table: Tensor = networks.make_scheduler().alphas_cumprod
+    return table
 
 
 def train_unet(args: argparse.Namespace) -> None:
@@ -218,7 +221,8 @@ def train_unet(args: argparse.Namespace) -> None:
         ids = tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt")
         with torch.autocast(args.device.type, dtype=torch.bfloat16):
             hidden = encoder(ids.input_ids.to(args.device)).last_hidden_state
-            return net(x, t, encoder_hidden_states=hidden).sample.float()
+            eps: Tensor = net(x, t, encoder_hidden_states=hidden).sample.float()
+            return eps
 
     @torch.no_grad()
     def one_step_denoised(z: Tensor, t: Tensor, captions: list[str]) -> Tensor:

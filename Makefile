@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+# Every target sets up .venv from nothing first. 'make demo' and 'make test' are the two to know.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.setup-done
+
+# cpu, cuda, or the name of one of PyTorch's indexes such as cu130: make setup TORCH=cu130
+TORCH ?= $(shell nvidia-smi -L 2>/dev/null | grep -q GPU && echo cuda || echo cpu)
+TORCH_VERSION := 2.13.0
+TORCH_INDEX   := https://download.pytorch.org/whl
+
+PROMPT ?= a red mug
+PIP    := $(BIN)/python -m pip --disable-pip-version-check
+
+.PHONY: help setup demo test lint format clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make demo    from a sentence to a splat file on this machine (PROMPT='a blue car')"
+	@echo "make test    lint and every test"
+	@echo "make lint    ruff and mypy only        make format   let ruff rewrite the files"
+	@echo "make setup   only the environment      make clean    remove it (outputs/ stays)"
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml Makefile
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "sdi-gs needs Python 3.11 or newer, and $(PYTHON) is $$($(PYTHON) --version 2>&1);" \
+	       "try: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@# torch first and alone: its index must not be asked for anything else, and an ordinary
+	@# install would fetch gigabytes of CUDA libraries for a machine that cannot use them.
+	@if $(BIN)/python -c 'import importlib.metadata as m; m.version("torch")' 2>/dev/null; then \
+	  echo "torch is already in $(VENV)"; \
+	elif [ "$(TORCH)" = cpu ]; then \
+	  $(PIP) install -q 'torch==$(TORCH_VERSION)+cpu' 2>/dev/null \
+	  || { echo "asking $(TORCH_INDEX)/cpu for the CPU build of torch"; \
+	       $(PIP) install -q 'torch==$(TORCH_VERSION)+cpu' --extra-index-url $(TORCH_INDEX)/cpu; }; \
+	elif [ "$(TORCH)" = cuda ]; then \
+	  $(PIP) install -q 'torch==$(TORCH_VERSION)'; \
+	else \
+	  $(PIP) install -q 'torch==$(TORCH_VERSION)' --index-url $(TORCH_INDEX)/$(TORCH); \
+	fi
+	@# The same version again as a constraint: no dependency may bring another build of torch.
+	@$(BIN)/python -c 'import importlib.metadata as m; print("torch==" + m.version("torch"))' \
+	  > $(VENV)/constraints.txt
+	$(PIP) install -q -c $(VENV)/constraints.txt -e '.[dev]'
+	@touch $@
+
+# A folder of its own each time: an earlier demo is never overwritten.
+demo: $(STAMP)
+	@out=outputs/demo; n=2; \
+	while [ -e $$out ]; do out=outputs/demo-$$n; n=$$((n + 1)); done; \
+	$(BIN)/sdi-gs generate "$(PROMPT)" --config mini --out $$out
+
+test: lint
+	$(BIN)/python -m pytest -q -rs
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy sdi_gs representations
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,248 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Config -> objects: the only place where a word becomes a class.
+
+What the layers below say about a bad input (ValueError and its kin) leaves here as a UserError.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Generator, Tensor
+
+from representations.interface import Renderer
+
+from .config import (
+    Config,
+    EnvironmentBackground,
+    RandomBackground,
+    SolidBackground,
+)
+from .diffusion.base import Denoiser
+from .errors import UserError, nearest
+from .guidance import ScoreDistillation
+from .noise import ReleasedInversion
+from .prompts import PromptSet
+from .trainer import Background, Training
+
+if TYPE_CHECKING:
+    from representations.gaussians import GaussianConfig, SplatCloud
+
+MINI = "mini"
+EXPORTS = ("ply", "splat")
+
+
+def device(config: Config) -> torch.device:
+    """The device of ``config.device``; "auto" takes CUDA where it works."""
+    match config.device:
+        case "auto":
+            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        case "cuda" if not torch.cuda.is_available():
+            raise UserError(
+                f"device=cuda, but torch {torch.__version__} sees no CUDA device here: "
+                "write device=cpu or device=auto, and see 'sdi-gs doctor'"
+            )
+        case "cpu" | "cuda":
+            return torch.device(config.device)
+        case other:
+            raise UserError(f"device={other!r} is not one of auto, cpu, cuda")
+
+
+def use_threads(config: Config) -> None:
+    """Give torch and numba the number of threads that the config asks for, if it does."""
+    if config.threads is None:
+        return
+    torch.set_num_threads(config.threads)
+    import numba
+
+    # numba cannot use more threads than it started with.
+    numba.set_num_threads(min(config.threads, numba.config.NUMBA_NUM_THREADS))
+
+
+def check_prompt(config: Config) -> str | None:
+    """Refuse a prompt that cannot work; a note about one that works only in part."""
+    if not config.prompt.strip():
+        raise UserError(
+            'the prompt is empty: give a sentence in quotes, such as sdi-gs generate "a red mug"'
+        )
+    if not config.prompt.isprintable():
+        raise UserError(f"the prompt {config.prompt!r} holds line breaks or bytes that are no text")
+    if config.model.source != MINI:
+        return None
+    from .mini import known_words, words
+    from .mini.corpus import COLORS, KINDS
+
+    if not known_words(config.prompt):
+        raise UserError(
+            f"the model 'mini' knows no word of the prompt {config.prompt!r}. "
+            f"Objects: {', '.join(sorted(KINDS))}. Colours: {', '.join(COLORS)}. "
+            "For anything else use Stable Diffusion: --config sdi_gaussians"
+        )
+    taught = set(words())
+    cleaned = "".join(c if c.isalnum() else " " for c in config.prompt.lower())
+    unknown = [word for word in cleaned.split() if word not in taught]
+    return f"note: mini was never taught: {', '.join(unknown)}" if unknown else None
+
+
+def denoiser(config: Config, target: torch.device) -> Denoiser:
+    """The frozen diffusion model."""
+    from .diffusion.stable import StableDiffusion
+
+    source: str | Path = config.model.source
+    if source == MINI:
+        from .mini import MINI_DIR
+
+        if not (MINI_DIR / "model_index.json").is_file():
+            raise UserError(
+                f"the weights of 'mini' are missing from {MINI_DIR}: this installation is "
+                "incomplete; reinstall it, or name a folder with model.source=FOLDER"
+            )
+        source = MINI_DIR
+    dtype: str = config.model.dtype
+    if dtype == "auto":
+        dtype = "float16" if target.type == "cuda" else "float32"
+    with _below("model"):
+        return StableDiffusion.load(source, dtype, target)
+
+
+def renderer(config: Config, target: torch.device, restored: bool = False) -> Renderer:
+    """The 3D representation. With ``restored`` its state is loaded right after, so that a file it
+    once started from may be gone."""
+    from representations.gaussians import GaussianConfig
+
+    use_threads(config)
+    match config.representation:
+        case GaussianConfig() as chosen:
+            return _gaussians(config, chosen, target, restored)
+        case other:
+            raise UserError(
+                f"representation {type(other).__name__} has no renderer; known: gaussians"
+            )
+
+
+def _gaussians(
+    config: Config, chosen: GaussianConfig, target: torch.device, restored: bool
+) -> Renderer:
+    from representations.gaussians import GaussianRenderer
+    from representations.gaussians.terms import TERMS
+
+    for name in config.terms:
+        if name not in TERMS:
+            raise UserError(f"unknown setting 'terms.{name}': {nearest(name, TERMS)}")
+    settings = dataclasses.replace(
+        chosen,
+        steps=config.steps,
+        seed=config.seed,
+        init=dataclasses.replace(chosen.init, seed=config.seed),
+    )
+    with _below("representation"):
+        return GaussianRenderer(settings, target, _placeholder(settings) if restored else None)
+
+
+def _placeholder(settings: GaussianConfig) -> SplatCloud:
+    """One splat, to be replaced by the state of a checkpoint."""
+    from representations.gaussians.initialise import from_points
+
+    return from_points(
+        torch.zeros(1, 3),
+        torch.zeros(1, 3),
+        opacity=0.5,
+        scale_factor=1.0,
+        sh_degree=settings.sh_degree,
+        generator=torch.Generator(),
+    )
+
+
+def background(config: Config) -> Background:
+    """What is behind the shape in a training step."""
+    match config.background:
+        case SolidBackground(color=color):
+            return lambda views, rng: torch.tensor(color).expand(views, 3)
+        case RandomBackground():
+            return lambda views, rng: torch.rand(views, 3, generator=rng)
+        case EnvironmentBackground():
+            return lambda views, rng: None
+        case other:
+            raise UserError(
+                f"background {other!r} is not known; known here: solid, random, environment"
+            )
+
+
+def still_background(config: Config, views: int) -> Tensor | None:
+    """What is behind the shape in a picture for people: the solid colour, else white."""
+    match config.background:
+        case SolidBackground(color=color):
+            return torch.tensor(color).expand(views, 3)
+        case EnvironmentBackground():
+            return None
+        case _:
+            return torch.ones(views, 3)
+
+
+def training(config: Config, restored: bool = False) -> Training:
+    """Everything a run needs. The cheap and likely mistakes are looked for first."""
+    target = device(config)
+    _check_times(config)
+    shape = renderer(config, target, restored)
+    model = denoiser(config, target)
+    with _below("prompts"):
+        prompts = PromptSet(model, config.prompt, config.negative_prompt, config.prompts)
+    return Training(
+        renderer=shape,
+        guidance=ScoreDistillation(model, prompts, config.noise, config.guidance, config.steps),
+        views=config.views,
+        background=background(config),
+        weights=dict(config.terms),
+        rng=Generator().manual_seed(config.seed),
+        steps=config.steps,
+        batch=config.batch,
+        resolution=config.resolution,
+        device=target,
+    )
+
+
+def _check_times(config: Config) -> None:
+    """What a noise strategy demands of the times, told before anything is loaded."""
+    time = config.guidance.t
+    drawn = time.low is not None and not time.same_for_batch and config.batch > 1
+    if isinstance(config.noise, ReleasedInversion) and drawn:
+        raise UserError(
+            "noise.kind=released_inversion needs one time for all views of a step: "
+            "write guidance.t.same_for_batch=true"
+        )
+
+
+def export(shape: Renderer, path: Path, kind: str = "ply") -> int:
+    """Write the shape for other programs; how many primitives the file holds."""
+    from representations.export import write_ply, write_splat
+    from representations.gaussians import GaussianRenderer
+
+    if not isinstance(shape, GaussianRenderer):
+        raise UserError(f"{type(shape).__name__} has no splats to export")
+    with _below("export"):
+        match kind:
+            case "ply":
+                return write_ply(path, shape.cloud())
+            case "splat":
+                return write_splat(path, shape.cloud())
+            case other:
+                raise UserError(f"--format {other}: {nearest(other, EXPORTS)}")
+
+
+@contextmanager
+def _below(section: str) -> Iterator[None]:
+    """Turn what a lower layer refuses into a message for the user."""
+    try:
+        yield
+    except (ValueError, FileNotFoundError) as error:
+        raise UserError(f"{section}: {error}") from error
+    except RuntimeError as error:
+        # Missing hardware or packages say so themselves; anything else is ours to explain.
+        if "back-end" in str(error):
+            raise UserError(f"{section}: {error}") from error
+        raise

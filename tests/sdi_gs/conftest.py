@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A model folder of random weights, for tests of everything around the model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A pipeline folder as save_pretrained writes it: 16-pixel pictures, 8x8 latents."""
+    from diffusers import (
+        AutoencoderKL,
+        DDIMScheduler,
+        StableDiffusionPipeline,
+        UNet2DConditionModel,
+    )
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+    torch.manual_seed(0)
+    letters = [chr(code) for code in range(33, 127)]
+    vocab = {s: i for i, s in enumerate([*letters, *(f"{c}</w>" for c in letters)])}
+    vocab |= {"<|startoftext|>": len(vocab), "<|endoftext|>": len(vocab) + 1}
+    text = CLIPTextConfig(
+        vocab_size=len(vocab), hidden_size=16, intermediate_size=16, num_hidden_layers=1,
+        num_attention_heads=2, max_position_embeddings=12,
+        bos_token_id=vocab["<|startoftext|>"], eos_token_id=vocab["<|endoftext|>"],
+    )  # fmt: skip
+    unet = UNet2DConditionModel(
+        sample_size=8, block_out_channels=(8, 16), layers_per_block=1, norm_num_groups=4,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        cross_attention_dim=16, attention_head_dim=2,
+    )  # fmt: skip
+    vae = AutoencoderKL(
+        block_out_channels=(8, 8), down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2, norm_num_groups=4, latent_channels=4,
+    )  # fmt: skip
+    schedule = DDIMScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear",
+        clip_sample=False, set_alpha_to_one=False, steps_offset=1,
+    )  # fmt: skip
+    path = tmp_path_factory.mktemp("model") / "tiny"
+    StableDiffusionPipeline(
+        vae=vae, text_encoder=CLIPTextModel(text), unet=unet, scheduler=schedule,
+        tokenizer=CLIPTokenizer(vocab=vocab, merges=[], model_max_length=12),
+        safety_checker=None, feature_extractor=None, requires_safety_checker=False,
+    ).save_pretrained(path)  # fmt: skip
+    return path
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a command printed, and its exit code."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def sdi_gs(capsys: pytest.CaptureFixture[str]) -> Callable[..., Said]:
+    """Run the command line in this process, as the installed script does."""
+    from sdi_gs.cli import main
+
+    def run(*arguments: object) -> Said:
+        capsys.readouterr()
+        code = main([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        return Said(code, captured.out, captured.err)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def fast(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A configuration whose whole run takes well under a second."""
+    path = tmp_path_factory.mktemp("configs") / "fast.yaml"
+    path.write_text(
+        f"""# For tests.
+model: {{source: {tiny_model}, dtype: float32}}
+device: cpu
+steps: 6
+batch: 2
+resolution: 16
+guidance: {{cfg_scale: 2.0}}
+noise: {{kind: ddim_inversion, cfg_scale: 0.0, steps: 2}}
+representation:
+  count: 60
+  max_count: 80
+  densify: {{every: 2, start: 0.0, stop: 1.0}}
+output:
+  preview_every: 3
+  checkpoint_every: 2
+  turntable: {{frames: 4, size: 16, format: gif}}
+""",
+        encoding="utf-8",
+    )
+    return path

@@ -1,0 +1,275 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whole runs through the command line: what they leave, how they stop, and how they go on."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shlex
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from representations.export import read_ply
+from sdi_gs import checkpoint, progress
+from sdi_gs.trainer import StepReport
+
+PROMPT = "a red mug: [big], #1"
+Run = Callable[..., Any]
+
+
+@pytest.fixture
+def whole(sdi_gs: Run, fast: Path, tmp_path: Path) -> Path:
+    """A run without a break."""
+    out = tmp_path / "whole"
+    said = sdi_gs("generate", PROMPT, "--config", fast, "--out", out, "--seed", 3)
+    assert said.code == 0, said.err
+    return out
+
+
+def state(run: Path) -> dict[str, Any]:
+    path = checkpoint.latest(run / "checkpoints")
+    assert path is not None
+    saved = checkpoint.load(path)
+    return {"renderer": saved.renderer, "rng": saved.rng, "step": saved.step}
+
+
+def same(one: Any, other: Any) -> bool:
+    """Bit for bit, all the way down."""
+    if isinstance(one, torch.Tensor):
+        return one.dtype == other.dtype and torch.equal(one, other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(one[k], other[k]) for k in one)
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(same, one, other))
+    return bool(one == other)
+
+
+def stop_at(monkeypatch: pytest.MonkeyPatch, step: int, action: Callable[[], None]) -> None:
+    """Do something in the middle of a run, right after a step is reported."""
+    real = progress.Plain.step
+
+    def acting(self: progress.Plain, report: StepReport) -> None:
+        real(self, report)
+        if report.step == step:
+            action()
+
+    monkeypatch.setattr(progress.Plain, "step", acting)
+
+
+def interrupt() -> None:
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_the_folder_of_a_run(whole: Path) -> None:
+    present = {path.relative_to(whole).as_posix() for path in whole.rglob("*") if path.is_file()}
+    assert present == {
+        "config.yaml", "stats.jsonl", "previews/step_0000003.png", "previews/step_0000006.png",
+        "checkpoints/step_0000006.pt", "final.ply", "turntable.gif", "preview.png", "summary.json",
+    }  # fmt: skip
+    lines = [json.loads(line) for line in (whole / "stats.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == list(range(6))
+    summary = json.loads((whole / "summary.json").read_text())
+    assert summary["prompt"] == PROMPT
+    assert summary["size"] == lines[-1]["size"]
+    assert summary["peak_memory_mb"] > 50
+    cloud = read_ply(whole / "final.ply")
+    assert 0 < len(cloud) <= 80
+
+
+def test_what_a_run_says(sdi_gs: Run, fast: Path, tmp_path: Path) -> None:
+    out = tmp_path / "r"
+    said = sdi_gs("generate", "a red mug", "--config", fast, "--out", out)
+    assert said.err == ""
+    for expected in ("step     1/6", "step     6/6", "loss", "splats", "s/step", "left"):
+        assert expected in said.out
+    for name in ("final.ply", "turntable.gif", "preview.png"):
+        assert str(out / name) in said.out
+        assert (out / name).stat().st_size > 0
+
+
+def test_the_saved_config_replays_the_run(sdi_gs: Run, whole: Path, tmp_path: Path) -> None:
+    again = tmp_path / "again"
+    said = sdi_gs("generate", "--config", whole / "config.yaml", "--out", again)
+    assert said.code == 0, said.err
+    assert (again / "final.ply").read_bytes() == (whole / "final.ply").read_bytes()
+    assert (again / "config.yaml").read_bytes() == (whole / "config.yaml").read_bytes()
+    other = tmp_path / "other"
+    sdi_gs("generate", "--config", whole / "config.yaml", "--out", other, "--seed", 4)
+    assert (other / "final.ply").read_bytes() != (whole / "final.ply").read_bytes()
+
+
+def test_ctrl_c_saves_and_resume_ends_with_the_same_bytes(
+    sdi_gs: Run, fast: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The command that the message gives is run as it stands, from a folder with a space."""
+    out = tmp_path / "a stop"
+    with monkeypatch.context() as patch:
+        stop_at(patch, 2, interrupt)
+        said = sdi_gs("generate", PROMPT, "--config", fast, "--out", out, "--seed", 3)
+    assert said.code == 130
+    assert "stopped after step 3 of 6; the state is saved" in said.err
+    assert not (out / "final.ply").exists()
+    command = shlex.split(said.err.strip().splitlines()[-1])
+    assert command == ["sdi-gs", "resume", str(out)]
+    said = sdi_gs(*command[1:])
+    assert said.code == 0, said.err
+    assert same(state(out), state(whole))
+    assert (out / "final.ply").read_bytes() == (whole / "final.ply").read_bytes()
+    steps = [json.loads(line) for line in (out / "stats.jsonl").read_text().splitlines()]
+    expected = [json.loads(line) for line in (whole / "stats.jsonl").read_text().splitlines()]
+    assert [line["losses"] for line in steps] == [line["losses"] for line in expected]
+
+
+def test_a_second_ctrl_c_does_not_wait(
+    sdi_gs: Run, fast: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def twice() -> None:
+        interrupt()
+        interrupt()
+
+    out = tmp_path / "r"
+    stop_at(monkeypatch, 3, twice)
+    said = sdi_gs("generate", "a red mug", "--config", fast, "--out", out)
+    assert said.code == 130
+    assert "step_0000002.pt" in said.err
+    assert f"sdi-gs resume {out}" in said.err
+
+
+def test_after_a_crash_the_steps_since_the_checkpoint_are_written_once(
+    sdi_gs: Run, fast: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def crash() -> None:
+        raise RuntimeError("lightning")
+
+    out = tmp_path / "r"
+    with monkeypatch.context() as patch:
+        stop_at(patch, 4, crash)
+        said = sdi_gs("generate", PROMPT, "--config", fast, "--out", out, "--seed", 3)
+    assert said.code == 1
+    assert said.err.count("\n") == 1
+    assert "lightning" in said.err
+    assert "--debug" in said.err
+    with (out / "stats.jsonl").open("a") as file:
+        file.write('{"step": 5, "lo')  # cut short
+    assert sdi_gs("resume", out).code == 0
+    steps = [json.loads(line)["step"] for line in (out / "stats.jsonl").read_text().splitlines()]
+    assert steps == list(range(6))
+    assert (out / "final.ply").read_bytes() == (whole / "final.ply").read_bytes()
+
+
+def test_a_full_disk_during_a_checkpoint(
+    sdi_gs: Run, fast: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half of the bytes go out, then there is no room: the older checkpoint survives, no litter
+    stays, and the run can go on later."""
+    real = Path.open
+
+    class Full:
+        def __init__(self, file: Any) -> None:
+            self.file = file
+
+        def __enter__(self) -> Full:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            self.file.close()
+
+        def write(self, data: memoryview) -> int:
+            self.file.write(data[: len(data) // 2])
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def opening(self: Path, *args: Any, **kwargs: Any) -> Any:
+        file = real(self, *args, **kwargs)
+        return Full(file) if "step_0000004.pt" in self.name else file
+
+    out = tmp_path / "r"
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", opening)
+        said = sdi_gs("generate", PROMPT, "--config", fast, "--out", out, "--seed", 3)
+    assert said.code == 2
+    assert "No space left on device" in said.err
+    assert "step_0000002.pt is intact" in said.err
+    assert f"sdi-gs resume {out}" in said.err
+    assert [path.name for path in (out / "checkpoints").iterdir()] == ["step_0000002.pt"]
+    assert sdi_gs("resume", out).code == 0
+    assert (out / "final.ply").read_bytes() == (whole / "final.ply").read_bytes()
+
+
+def test_a_loss_that_is_no_number(sdi_gs: Run, fast: Path, tmp_path: Path) -> None:
+    out = tmp_path / "r"
+    said = sdi_gs(
+        "generate", "a red mug", "--config", fast, "--out", out, "output.checkpoint_every=1",
+        "terms.opacity={start: 0, end: 1e60, over: 3}",
+    )  # fmt: skip
+    assert said.code == 1
+    assert "step 1: the loss term 'opacity' is inf" in said.err
+    assert str(out / "checkpoints" / "step_0000001.pt") in said.err
+    saved = state(out)
+    assert saved["step"] == 1
+    for tensor in saved["renderer"]["gaussians"].values():
+        assert bool(torch.isfinite(tensor).all())
+    assert not (out / "final.ply").exists()
+
+
+def test_a_finished_run_is_drawn_again_by_resume(sdi_gs: Run, whole: Path) -> None:
+    before = (whole / "final.ply").read_bytes()
+    (whole / "final.ply").unlink()
+    said = sdi_gs("resume", whole)
+    assert said.code == 0, said.err
+    assert (whole / "final.ply").read_bytes() == before
+
+
+def test_resume_refuses_an_edited_config(sdi_gs: Run, whole: Path) -> None:
+    path = whole / "config.yaml"
+    path.write_text(path.read_text().replace("seed: 3", "seed: 4", 1))
+    said = sdi_gs("resume", whole)
+    assert said.code == 2
+    assert "was edited" in said.err
+
+
+def test_render_and_export(sdi_gs: Run, whole: Path, tmp_path: Path) -> None:
+    said = sdi_gs(
+        "render", whole, "--out", tmp_path / "film", "--format", "mp4", "--frames", 3, "--size",
+        17, "--stills", 2,
+    )  # fmt: skip
+    assert said.code == 0, said.err
+    written = [Path(line) for line in said.out.splitlines()]
+    assert [path.name for path in written] == [
+        "turntable.mp4", "preview.png", "view_000.png", "view_001.png",
+    ]  # fmt: skip
+    assert all(path.stat().st_size > 0 for path in written)
+
+    ply, splat = tmp_path / "a.ply", tmp_path / "a.splat"
+    assert sdi_gs("export", whole, "--format", "ply", "--out", ply).code == 0
+    assert ply.read_bytes() == (whole / "final.ply").read_bytes()
+    assert sdi_gs("export", whole, "--format", "splat", "--out", splat).code == 0
+    assert splat.stat().st_size == 32 * len(read_ply(ply))
+    said = sdi_gs("export", whole, "--out", ply)
+    assert said.code == 2
+    assert "--force" in said.err
+    assert sdi_gs("export", whole, "--out", ply, "--force").code == 0
+
+
+def test_a_run_may_start_from_a_splat_file(
+    sdi_gs: Run, fast: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And it can be resumed after that file is gone."""
+    start = tmp_path / "start.ply"
+    start.write_bytes((whole / "final.ply").read_bytes())
+    out = tmp_path / "r"
+    monkeypatch.chdir(tmp_path)
+    with monkeypatch.context() as patch:
+        stop_at(patch, 0, interrupt)
+        command = ("generate", "a red mug", "--config", fast, "--init", "start.ply", "--out", out)
+        assert sdi_gs(*command).code == 130
+    first = json.loads((out / "stats.jsonl").read_text().splitlines()[0])
+    assert first["size"] + first["removed"] - first["added"] == len(read_ply(start))
+    start.unlink()
+    said = sdi_gs("resume", out)
+    assert said.code == 0, said.err

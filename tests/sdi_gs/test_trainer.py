@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The trainer on a denoiser in closed form: the shape must end where the mathematics says."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from representations.gaussians import DensifyConfig, GaussianConfig, GaussianRenderer, RatesConfig
+from representations.interface import Renderer
+from sdi_gs.diffusion.analytic import GaussianMixture
+from sdi_gs.guidance import GuidanceConfig, ScoreDistillation, TimeConfig
+from sdi_gs.noise import DDIMInversion, NoiseStrategy, RandomNoise
+from sdi_gs.prompts import PromptSet
+from sdi_gs.schedule import Ramp
+from sdi_gs.trainer import NonFinite, Training, require_finite_gradients, train, train_step
+from sdi_gs.views import ViewPolicy
+
+RED, BLUE = (0.9, 0.1, 0.1), (0.1, 0.1, 0.9)
+
+
+def world() -> GaussianMixture:
+    """Every picture is nearly all red or nearly all blue; the words say which."""
+    means = torch.tensor([RED, BLUE])[:, :, None, None].expand(2, 3, 8, 8) * 2.0 - 1.0
+    return GaussianMixture(
+        means.contiguous(), torch.tensor([0.01, 0.01]), names={"red": [0], "blue": [1]}
+    )
+
+
+def training(
+    prompt: str = "a red thing",
+    noise: NoiseStrategy | None = None,
+    steps: int = 60,
+    weights: dict[str, Ramp] | None = None,
+    seed: int = 0,
+) -> Training:
+    model = world()
+    renderer = GaussianRenderer(
+        GaussianConfig(
+            count=200,
+            max_count=260,
+            steps=steps,
+            seed=seed,
+            rates=RatesConfig(sh_dc=0.1),
+            densify=DensifyConfig(every=10),
+        )
+    )
+    noise = noise or DDIMInversion(cfg_scale=0.0)
+    guidance = GuidanceConfig(cfg_scale=1.0, t=TimeConfig(high=Ramp(0.9, 0.2)))
+    return Training(
+        renderer=renderer,
+        guidance=ScoreDistillation(model, PromptSet(model, prompt), noise, guidance, steps),
+        views=ViewPolicy(
+            distance=(2.2, 2.2), fov_y_deg=(30.0, 30.0),
+            position_jitter=0.0, target_jitter=0.0, up_jitter=0.0,
+        ),
+        background=lambda views, rng: torch.ones(views, 3),
+        weights=weights or {},
+        rng=torch.Generator().manual_seed(seed),
+        steps=steps,
+        batch=2,
+        resolution=16,
+        device=torch.device("cpu"),
+    )  # fmt: skip
+
+
+def colour_of(renderer: Renderer) -> torch.Tensor:
+    """Mean colour of what is drawn in the middle of four views."""
+    policy = ViewPolicy(distance=(2.2, 2.2), fov_y_deg=(30.0, 30.0))
+    with torch.no_grad():
+        render, _ = renderer.render(policy.showcase(4, 16, 15.0), torch.ones(4, 3))
+    return render.rgb[:, :, 6:10, 6:10].mean(dim=(0, 2, 3))
+
+
+@pytest.mark.parametrize(
+    "noise", [DDIMInversion(cfg_scale=0.0), RandomNoise()], ids=["ddim_inversion", "random"]
+)
+@pytest.mark.parametrize(("word", "wanted"), [("red", RED), ("blue", BLUE)])
+def test_the_shape_takes_the_colour_of_its_prompt(
+    word: str, wanted: tuple[float, float, float], noise: NoiseStrategy
+) -> None:
+    run = training(f"a {word} thing", noise)
+    before = colour_of(run.renderer)
+    reports = list(train(run))
+    after, goal = colour_of(run.renderer), torch.tensor(wanted)
+    assert float((before - goal).abs().max()) > 0.3
+    assert float((after - goal).abs().max()) < 0.15
+    assert len(reports) == 60
+    assert [report.step for report in reports] == list(range(60))
+    assert reports[-1].refined.size <= 260
+
+
+def test_one_seed_one_run_and_another_seed_another() -> None:
+    runs = [[report.loss for report in train(training(steps=8, seed=s))] for s in (0, 0, 1)]
+    assert runs[0] == runs[1]
+    assert runs[0] != runs[2]
+
+
+def test_a_report_adds_up() -> None:
+    run = training(steps=4, weights={"opacity": Ramp(0.5, 0.5), "scale": Ramp(0.0, 0.0)})
+    report = train_step(run, 0)
+    assert set(report.losses) == {"guidance", "opacity"}  # a term without weight is not computed
+    assert report.loss == pytest.approx(sum(report.losses.values()))
+    assert report.t == 900
+    assert report.evaluations == 2 * (9 + 1)  # int(10 t) inversion steps and one more, two views
+    assert set(report.seconds) == {"render", "guidance", "backward", "refine"}
+    assert report.losses["opacity"] == pytest.approx(0.05, rel=0.02)  # 0.5 times 0.1 at the start
+
+
+def test_only_terms_with_a_weight_are_asked_for() -> None:
+    run = training(steps=4, weights={"opacity": Ramp(0.0, 1.0), "scale": Ramp(1.0, 1.0)})
+    asked, real = [], run.renderer.terms
+
+    def spy(trace, names=None):  # type: ignore[no-untyped-def]
+        asked.append(sorted(names))
+        return real(trace, names)
+
+    run.renderer.terms = spy  # type: ignore[method-assign]
+    train_step(run, 0)
+    train_step(run, 2)
+    assert asked == [["scale"], ["opacity", "scale"]]
+
+
+def test_weights_move_the_shape() -> None:
+    """The sum of the terms is what is descended, not guidance alone."""
+    runs = [training(steps=20), training(steps=20, weights={"opacity": Ramp(50.0, 50.0)})]
+    for run in runs:
+        for _ in train(run):
+            pass
+    opacity = [run.renderer.cloud().opacity_logit.sigmoid().mean() for run in runs]  # type: ignore[attr-defined]
+    assert opacity[1] < 0.7 * opacity[0]
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_loss_that_is_no_number_stops_before_the_parameters_change(value: float) -> None:
+    run = training(steps=4, weights={"scale": Ramp(value, value)})
+    before = run.renderer.state_dict()["gaussians"]
+    with pytest.raises(NonFinite, match=r"step 0: the loss term 'scale' is (nan|inf)") as caught:
+        train_step(run, 0)
+    assert "guidance=" in str(caught.value)
+    after = run.renderer.state_dict()["gaussians"]
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_a_gradient_that_is_no_number_names_its_parameter() -> None:
+    good, bad = (torch.nn.Parameter(torch.zeros(3)) for _ in range(2))
+    optimizer = torch.optim.SGD(
+        [{"params": [good], "name": "means"}, {"params": [bad], "name": "scales"}], lr=0.1
+    )
+    loss = good.sum() + bad.sqrt().sum()  # finite, with an infinite slope
+    loss.backward()
+    with pytest.raises(NonFinite, match="3 of 3 gradient values of 'scales'"):
+        require_finite_gradients(optimizer, {"guidance": loss}, 7)
+    bad.grad = torch.zeros(3)
+    require_finite_gradients(optimizer, {"guidance": loss}, 7)
