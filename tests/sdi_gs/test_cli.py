@@ -123,6 +123,10 @@ def test_a_prompt_of_which_mini_knows_no_word(sdi_gs: Run, tmp_path: Path) -> No
     assert not out.exists()
 
 
+def test_without_a_config_the_model_is_the_one_that_needs_no_download(sdi_gs: Run) -> None:
+    refused(sdi_gs("generate", "ein Zeppelin"), "'mini' knows no word")
+
+
 @pytest.mark.skipif(
     not (MINI_DIR / "model_index.json").is_file(), reason="the weights of mini are not there"
 )

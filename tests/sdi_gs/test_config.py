@@ -77,8 +77,9 @@ def test_a_wrong_type_or_value_names_its_field(assignment: str, where: str) -> N
 
 @pytest.mark.parametrize("word", ["steps", "=3", ""])
 def test_a_word_without_a_value_is_explained(word: str) -> None:
-    with pytest.raises(ConfigError, match="key=value"):
+    with pytest.raises(ConfigError, match="key=value") as caught:
         load(None, [word])
+    load(None, str(caught.value).split("example ")[1].split(" or "))  # the examples exist
 
 
 @pytest.mark.parametrize(
@@ -124,6 +125,7 @@ def test_a_new_kind_forgets_the_fields_of_the_old_one(tmp_path: Path) -> None:
     assert load(str(path)).noise == DDIMInversion(entropy=0.1)
     assert load(str(path), ["noise.kind=random"]).noise == RandomNoise()
     assert load(str(path), ["noise=fixed", "noise.seed=4"]).noise == FixedNoise(seed=4)
+    assert load(str(path), ["noise={kind: fixed, seed: 5}"]).noise == FixedNoise(seed=5)
     with pytest.raises(ConfigError, match="entropy"):
         load(str(path), ["noise.kind=random", "noise.entropy=0.2"])
 

@@ -273,3 +273,22 @@ def test_a_run_may_start_from_a_splat_file(
     start.unlink()
     said = sdi_gs("resume", out)
     assert said.code == 0, said.err
+
+
+def test_a_file_is_replaced_whole_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.txt"
+    checkpoint.write_atomic(path, b"old")
+
+    def full(_handle: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match="No space left"):
+            checkpoint.write_atomic(path, b"new and longer")
+    assert path.read_bytes() == b"old"
+    assert [file.name for file in tmp_path.iterdir()] == ["a.txt"]
+    checkpoint.write_atomic(path, b"new")
+    assert path.read_bytes() == b"new"
