@@ -23,6 +23,7 @@ from sdi_gs.mini.corpus import COLORS, KINDS, VIEWS, Corpus
 from sdi_gs.mini.data import load_heldout, to_float
 from sdi_gs.prompts import Conditions
 from sdi_gs.sampling import ddim_sample
+from sdi_gs.schedule import mix
 
 
 def pairs(count: int) -> list[tuple[str, str]]:
@@ -68,6 +69,30 @@ def nearest(images: torch.Tensor, reference: Corpus) -> np.ndarray:
     return index.numpy()
 
 
+@torch.no_grad()
+def noise_errors(model: StableDiffusion, heldout: Corpus, count: int = 256) -> dict[int, float]:
+    """Mean squared error of the predicted noise on held-out renders, by t (answering 0: 1)."""
+    rng = torch.Generator().manual_seed(0)
+    index = np.linspace(0, len(heldout) - 1, count).astype(int)
+    kinds, colors, view = list(KINDS), list(COLORS), heldout.view()
+    texts = [
+        f"a {colors[heldout.color[i]]} {kinds[heldout.kind[i]]}, {VIEWS[view[i]]} view"
+        for i in index
+    ]
+    pictures = to_float(heldout.images[index]).split(32)
+    z = torch.cat([model.encode(part) for part in pictures])
+    condition = model.embed(texts)
+    errors = {}
+    for t in (50, 100, 200, 300, 500, 700, 900, 980):
+        noise = torch.randn(z.shape, generator=rng)
+        time_index = torch.full((count,), t)
+        x = mix(z, noise, model.alpha_bar[time_index])
+        batches = zip(x.split(32), time_index.split(32), condition.split(32), strict=True)
+        eps = torch.cat([model.predict_noise(*batch) for batch in batches])
+        errors[t] = round(float((eps - noise).square().mean()), 4)
+    return errors
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", type=Path, default=MINI_DIR)
@@ -109,6 +134,7 @@ def main() -> None:
         "view_percent": 100 * float(right_view.mean()),
         "seconds": seconds,
     }
+    result["noise_error_by_t"] = noise_errors(model, heldout)
     print(json.dumps(result, indent=2))
     for title, column, key in (("kind", 0, right_kind), ("view", 2, right_view)):
         rates = {}
