@@ -281,6 +281,17 @@ def test_inverted_kappa_is_the_weighted_mean_of_the_predictions() -> None:
     torch.testing.assert_close(noised.kappa, seen[0], rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize("t", [100, 500, 990])
+def test_kappa_is_read_at_the_level_that_the_inversion_reached(t: int) -> None:
+    """A denoiser that always answers c moves along a straight line, so kappa = c for any tau."""
+    z, c = randn(2, *SHAPE), randn(2, *SHAPE, seed=5)
+    strategy = DDIMInversion(tau_max=0.3, entropy=0.0)
+    rng = torch.Generator().manual_seed(0)
+    table = scaled_linear_alpha_bar()
+    kappa = strategy(z, torch.full((2,), t), lambda x, s, _: c, table, rng).kappa
+    torch.testing.assert_close(kappa, c, rtol=1e-9, atol=1e-10)
+
+
 @pytest.mark.parametrize("variance", [0.05, 0.6, 4.0])
 def test_bias_of_inversion_against_the_exact_kappa(variance: float) -> None:
     """kappa_inv / kappa* = (sqrt(1 + u) - 1) / u and the target contracts by 1 / sqrt(1 + u)."""
