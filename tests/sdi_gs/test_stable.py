@@ -8,56 +8,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from sdi_gs.diffusion.base import Denoiser
 from sdi_gs.diffusion.stable import ModelError, StableDiffusion
 from sdi_gs.schedule import mix, scaled_linear_alpha_bar
 
-SCHEDULE = {
-    "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear",
-    "clip_sample": False, "set_alpha_to_one": False, "steps_offset": 1,
-}  # fmt: skip
 
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(name="folder")
+def _folder(tiny_model: Path) -> Path:
     """A pipeline folder as save_pretrained writes it: 16-pixel pictures, 8x8 latents."""
-    torch.manual_seed(0)
-    letters = [chr(c) for c in range(33, 127)]
-    vocab = {s: i for i, s in enumerate([*letters, *(f"{c}</w>" for c in letters)])}
-    vocab |= {"<|startoftext|>": len(vocab), "<|endoftext|>": len(vocab) + 1}
-    tokenizer = CLIPTokenizer(vocab=vocab, merges=[], model_max_length=12)
-    text = CLIPTextModel(
-        CLIPTextConfig(
-            vocab_size=len(vocab),
-            hidden_size=16,
-            intermediate_size=16,
-            num_hidden_layers=1,
-            num_attention_heads=2,
-            max_position_embeddings=12,
-            bos_token_id=vocab["<|startoftext|>"],
-            eos_token_id=vocab["<|endoftext|>"],
-        )
-    )
-    unet = UNet2DConditionModel(
-        sample_size=8, block_out_channels=(8, 16), layers_per_block=1, norm_num_groups=4,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        cross_attention_dim=16, attention_head_dim=2,
-    )  # fmt: skip
-    vae = AutoencoderKL(
-        block_out_channels=(8, 8), down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2, norm_num_groups=4, latent_channels=4,
-    )  # fmt: skip
-    path = tmp_path_factory.mktemp("model") / "tiny"
-    StableDiffusionPipeline(
-        vae=vae, text_encoder=text, tokenizer=tokenizer, unet=unet,
-        scheduler=DDIMScheduler(**SCHEDULE), safety_checker=None, feature_extractor=None,
-        requires_safety_checker=False,
-    ).save_pretrained(path)  # fmt: skip
-    return path
+    return tiny_model
 
 
 def test_it_is_a_denoiser_on_stable_diffusions_schedule(folder: Path) -> None:
