@@ -41,3 +41,19 @@ def convexity(normal_cam: Tensor, grid: int | None = 8) -> Tensor:
     turn_x = torch.linalg.cross(above, below, dim=1)[:, 0]
     loss: Tensor = -(turn_y.mean() + turn_x.mean())
     return loss
+
+
+def released_convexity(normal_world: Tensor, alpha: Tensor, grid: int = 8) -> Tensor:
+    """What the published SDI code computes, for comparisons with its results.
+
+    Normals [B, 3, H, W] of the world frame are moved to [0, 1], multiplied by ``alpha``
+    [B, 1, H, W], resized to ``grid`` x ``grid`` from 2 x 2 taps, and the third component of both
+    cross products is rewarded. The shift to [0, 1] makes the value depend on the azimuth, and the
+    vertical term vanishes at elevation 0.
+    """
+    shifted = 0.5 * (normal_world + 1.0) * alpha
+    small = F.interpolate(shifted, size=(grid, grid), mode="bilinear", align_corners=False)
+    across = torch.linalg.cross(small[..., :-1], small[..., 1:], dim=1)[:, 2]
+    upwards = torch.linalg.cross(small[..., 1:, :], small[..., :-1, :], dim=1)[:, 2]
+    loss: Tensor = -(across.mean() + upwards.mean())
+    return loss

@@ -67,6 +67,7 @@ class RefineReport:
     added: int = 0
     removed: int = 0
     events: tuple[str, ...] = field(default=())
+    unit: str = "splats"  # what is counted, for people
 
 
 @runtime_checkable

@@ -4,24 +4,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
+
+from ..checks import one_of, require
 
 InitKind = Literal["ball", "points", "splats"]
 DensifyKind = Literal["quantile", "threshold", "mcmc", "none"]
 Backend = Literal["auto", "reference", "cpu", "cuda"]
-
-
-def _require(holds: bool, name: str, given: Any, allowed: str, example: Any) -> None:
-    if not holds:
-        raise ValueError(
-            f"{name}={given!r} is not possible: allowed is {allowed}; write {name}={example!r}"
-        )
-
-
-def _one_of(name: str, given: Any, choices: Sequence[str]) -> None:
-    _require(given in choices, name, given, "one of " + ", ".join(choices), choices[0])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,17 +28,17 @@ class InitConfig:
     seed: int = 0  # of positions and colours
 
     def __post_init__(self) -> None:
-        _one_of("init.kind", self.kind, get_args(InitKind))
+        one_of("init.kind", self.kind, get_args(InitKind))
         if self.kind != "ball":
-            _require(
+            require(
                 bool(self.path), "init.path", self.path, f'a file for kind "{self.kind}"', "a.ply"
             )
         lowest = 0.0 if self.kind != "ball" else 1e-6
-        _require(self.radius >= lowest, "init.radius", self.radius, "a positive length", 0.8)
-        _require(0.0 < self.opacity < 1.0, "init.opacity", self.opacity, "0 < opacity < 1", 0.1)
-        _require(0.0 <= self.colour <= 1.0, "init.colour", self.colour, "0 to 1", 0.5)
-        _require(self.colour_jitter >= 0.0, "init.colour_jitter", self.colour_jitter, ">= 0", 0.05)
-        _require(self.scale_factor > 0.0, "init.scale_factor", self.scale_factor, "> 0", 1.0)
+        require(self.radius >= lowest, "init.radius", self.radius, "a positive length", 0.8)
+        require(0.0 < self.opacity < 1.0, "init.opacity", self.opacity, "0 < opacity < 1", 0.1)
+        require(0.0 <= self.colour <= 1.0, "init.colour", self.colour, "0 to 1", 0.5)
+        require(self.colour_jitter >= 0.0, "init.colour_jitter", self.colour_jitter, ">= 0", 0.05)
+        require(self.scale_factor > 0.0, "init.scale_factor", self.scale_factor, "> 0", 1.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +57,7 @@ class RatesConfig:
     def __post_init__(self) -> None:
         for name, rate in vars(self).items():
             lowest_ok = rate > 0.0 if name.startswith("means") else rate >= 0.0
-            _require(lowest_ok, f"rates.{name}", rate, "a positive learning rate", 1e-3)
+            require(lowest_ok, f"rates.{name}", rate, "a positive learning rate", 1e-3)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,30 +78,30 @@ class DensifyConfig:
     noise: float = 5e5  # mcmc: position noise per step, times the learning rate of means
 
     def __post_init__(self) -> None:
-        _one_of("densify.kind", self.kind, get_args(DensifyKind))
-        _require(0.0 <= self.start <= 1.0, "densify.start", self.start, "a fraction 0 to 1", 0.1)
-        _require(self.start <= self.stop <= 1.0, "densify.stop", self.stop, "start to 1", 0.7)
-        _require(self.every >= 1, "densify.every", self.every, "1 step or more", 25)
-        _require(0.0 <= self.grow <= 1.0, "densify.grow", self.grow, "a fraction 0 to 1", 0.1)
-        _require(self.grow_grad2d >= 0, "densify.grow_grad2d", self.grow_grad2d, ">= 0", 2e-4)
-        _require(self.split_above > 0, "densify.split_above", self.split_above, "> 0", 1.5)
-        _require(self.split_shrink > 1, "densify.split_shrink", self.split_shrink, "> 1", 1.6)
-        _require(
+        one_of("densify.kind", self.kind, get_args(DensifyKind))
+        require(0.0 <= self.start <= 1.0, "densify.start", self.start, "a fraction 0 to 1", 0.1)
+        require(self.start <= self.stop <= 1.0, "densify.stop", self.stop, "start to 1", 0.7)
+        require(self.every >= 1, "densify.every", self.every, "1 step or more", 25)
+        require(0.0 <= self.grow <= 1.0, "densify.grow", self.grow, "a fraction 0 to 1", 0.1)
+        require(self.grow_grad2d >= 0, "densify.grow_grad2d", self.grow_grad2d, ">= 0", 2e-4)
+        require(self.split_above > 0, "densify.split_above", self.split_above, "> 0", 1.5)
+        require(self.split_shrink > 1, "densify.split_shrink", self.split_shrink, "> 1", 1.6)
+        require(
             0.0 <= self.prune_opacity < 1.0,
             "densify.prune_opacity",
             self.prune_opacity,
             "0 to 1",
             0.01,
         )
-        _require(self.prune_scale > 0, "densify.prune_scale", self.prune_scale, "> 0", 0.5)
-        _require(
+        require(self.prune_scale > 0, "densify.prune_scale", self.prune_scale, "> 0", 0.5)
+        require(
             0.0 < self.opacity_decay <= 1.0,
             "densify.opacity_decay",
             self.opacity_decay,
             "0 < x <= 1",
             1.0,
         )
-        _require(self.noise >= 0, "densify.noise", self.noise, ">= 0", 5e5)
+        require(self.noise >= 0, "densify.noise", self.noise, ">= 0", 5e5)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,10 +119,10 @@ class GaussianConfig:
     densify: DensifyConfig = field(default_factory=DensifyConfig)
 
     def __post_init__(self) -> None:
-        _require(self.count >= 1, "count", self.count, "1 splat or more", 2000)
-        _require(
+        require(self.count >= 1, "count", self.count, "1 splat or more", 2000)
+        require(
             self.max_count >= self.count, "max_count", self.max_count, "at least count", self.count
         )
-        _require(self.steps >= 1, "steps", self.steps, "1 step or more", 400)
-        _require(self.sh_degree in (0, 1, 2, 3), "sh_degree", self.sh_degree, "0, 1, 2 or 3", 0)
-        _one_of("backend", self.backend, get_args(Backend))
+        require(self.steps >= 1, "steps", self.steps, "1 step or more", 400)
+        require(self.sh_degree in (0, 1, 2, 3), "sh_degree", self.sh_degree, "0, 1, 2 or 3", 0)
+        one_of("backend", self.backend, get_args(Backend))

@@ -34,6 +34,7 @@ class GaussianTrace:
     means2d: Tensor  # [B, N, 2], its .grad appears after backward
     radii: Tensor  # [B, N, 2] int32
     render: Render
+    cameras: Cameras
 
 
 class GaussianRenderer:
@@ -111,13 +112,13 @@ class GaussianRenderer:
             depth=torch.where(covered, depth, torch.zeros_like(depth)),
             normal=torch.where(solid, normal / length, torch.zeros_like(normal)),
         )
-        return render, GaussianTrace(drawn.means2d, drawn.radii, render)
+        return render, GaussianTrace(drawn.means2d, drawn.radii, render, cameras)
 
     def terms(
         self, trace: GaussianTrace, names: Collection[str] | None = None
     ) -> dict[str, Tensor]:
         """Unweighted regularisers of a render by name (None = all); see :data:`terms.TERMS`."""
-        return terms.compute(self.gaussians, trace.render, names)
+        return terms.compute(self.gaussians, trace.render, trace.cameras, names)
 
     def means_rate(self, step: int) -> float:
         """Learning rate of positions at ``step``: exponential between the two ends."""

@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 import torch
 
+from .hash_grid import Encode, EncodeJacobian
+from .ray_types import Composite, March
 from .types import Splat, Splats, Splatted
 
 __all__ = ["BACKENDS", "Ops", "Splat", "Splats", "Splatted", "select"]
@@ -19,6 +21,10 @@ class Ops(NamedTuple):
 
     name: str  # one of BACKENDS
     splat: Splat  # draw 3D Gaussians
+    encode: Encode  # look points up in a hash grid
+    encode_jacobian: EncodeJacobian  # the same with the derivative by position
+    march: March  # where rays sample an occupied cube
+    composite: Composite  # add up what they find there
 
 
 def select(device: torch.device | str, name: str | None = None) -> Ops:
@@ -26,25 +32,40 @@ def select(device: torch.device | str, name: str | None = None) -> Ops:
 
     ``name`` overrides the default ("cuda" on a CUDA device, else "cpu"): "reference" is plain
     torch on any device and dtype and defines the meaning, "cpu" is numba (float32), "cuda" is
-    gsplat (float32). Raises ValueError for a word or a combination that cannot work, and
-    RuntimeError when the hardware or package of the choice is missing.
+    gsplat for splats and tinycudann, where it is installed, for hash grids (float32; rays are
+    plain torch). Raises ValueError for a word or a combination that cannot work, and RuntimeError
+    when the hardware or package of the choice is missing.
     """
     device = torch.device(device)
     if name is None:
         name = "cuda" if device.type == "cuda" else "cpu"
     if name == "reference":
-        from . import reference
+        from . import hash_grid, ray_reference, reference
 
-        return Ops("reference", reference.splat)
+        return Ops(
+            "reference",
+            reference.splat,
+            hash_grid.encode,
+            hash_grid.encode_jacobian,
+            ray_reference.march,
+            ray_reference.composite,
+        )
     if name == "cpu":
         if device.type != "cpu":
             raise ValueError(
                 f'back-end "cpu" needs tensors on the cpu, got device "{device}": '
                 'write device="cpu", or back-end "cuda" or "reference"'
             )
-        from . import cpu
+        from . import cpu, hash_cpu, ray_cpu
 
-        return Ops("cpu", cpu.splat)
+        return Ops(
+            "cpu",
+            cpu.splat,
+            hash_cpu.encode,
+            hash_cpu.encode_jacobian,
+            ray_cpu.march,
+            ray_cpu.composite,
+        )
     if name == "cuda":
         if not torch.cuda.is_available():
             raise RuntimeError(
@@ -53,7 +74,14 @@ def select(device: torch.device | str, name: str | None = None) -> Ops:
             )
         if device.type != "cuda":
             raise ValueError(f'back-end "cuda" needs a cuda device, got "{device}"')
-        from . import cuda
+        from . import cuda, hash_cuda, ray_cuda
 
-        return Ops("cuda", cuda.splat)
+        return Ops(
+            "cuda",
+            cuda.splat,
+            hash_cuda.encode,
+            hash_cuda.encode_jacobian,
+            ray_cuda.march,
+            ray_cuda.composite,
+        )
     raise ValueError(f'unknown back-end "{name}": choose one of {", ".join(BACKENDS)}')

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from representations.cameras import orbit
-from representations.convexity import camera_normals, convexity
+from representations.convexity import camera_normals, convexity, released_convexity
 
 
 def sphere(concave: bool = False) -> torch.Tensor:
@@ -52,3 +52,27 @@ def test_an_empty_picture_is_finite_and_has_a_gradient() -> None:
     assert float(loss.detach()) == 0.0
     assert empty.grad is not None
     assert bool(torch.isfinite(empty.grad).all())
+
+
+def test_the_released_form_rewards_concavity_from_some_azimuths() -> None:
+    """What facts about the published code say of it: the value of one convex sphere depends on
+    the azimuth, changes its sign near 225 degrees, and concave is the exact negative at elevation
+    0, where only the horizontal pairs count."""
+    values = {}
+    for azimuth in range(0, 360, 45):
+        camera = orbit(
+            torch.tensor([float(azimuth)]), torch.tensor([0.0]), torch.tensor([2.0]),
+            torch.tensor([40.0]), (8, 8),
+        )  # fmt: skip
+        rotation = camera.world_to_cam[:, :3, :3]
+        both = []
+        for concave in (False, True):
+            seen = sphere(concave).float() * torch.tensor([1.0, -1.0, -1.0]).reshape(1, 3, 1, 1)
+            world = torch.einsum("bji,bjhw->bihw", rotation, seen)
+            both.append(float(released_convexity(world, torch.ones(1, 1, 8, 8))))
+        values[azimuth] = both[0]
+        assert both[1] == pytest.approx(-both[0], abs=1e-5)
+    assert values[45] == min(values.values()) < -0.05
+    assert values[225] == max(values.values()) > 0.005
+    assert values[0] == pytest.approx(values[90], abs=1e-5)
+    assert values[180] == pytest.approx(0.0, abs=1e-3)  # the grid is finite

@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Coloured triangle meshes as files: .glb, .obj and .ply.
+
+A .glb is y-up as its standard says, with the front of the object towards +z; .obj and .ply follow,
+as most modelling programs expect. Vertex colours are what the renderer displays (sRGB values);
+glTF wants them linear, so the .glb holds them linearised.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from .ply import write_atomically
+
+KINDS = ("glb", "obj", "ply")
+
+TO_FILE = np.array([[0.0, 1.0, 0.0], [0.0, 0.0, 1.0], [1.0, 0.0, 0.0]])
+"""Rotation from our world (z up, front +x) to the file's (y up, front +z)."""
+
+
+class MeshError(ValueError):
+    """No mesh can be made; the message says why and what to try."""
+
+
+@dataclass(frozen=True)
+class Mesh:
+    """Triangles in our world frame."""
+
+    vertices: np.ndarray  # [V, 3] float32, world units
+    faces: np.ndarray  # [F, 3] int64, counter-clockwise seen from outside
+    colors: np.ndarray  # [V, 3] float32 in [0, 1], as displayed
+
+    def check(self) -> Mesh:
+        """Itself; raises MeshError when there is nothing to write or a vertex is not finite."""
+        if len(self.faces) == 0:
+            raise MeshError(
+                "the mesh has no faces: there is no surface at this level; train longer, or choose "
+                "another --threshold"
+            )
+        if not bool(np.isfinite(self.vertices).all()):
+            raise MeshError("the mesh has vertices that are not finite")
+        return self
+
+
+def keep_large_parts(mesh: Mesh, share: float = 0.01) -> tuple[Mesh, int]:
+    """Without connected parts of less than ``share`` of all faces; and how many parts remain."""
+    import scipy.sparse as sparse
+    from scipy.sparse.csgraph import connected_components
+
+    edges = np.concatenate([mesh.faces[:, [0, 1]], mesh.faces[:, [1, 2]]])
+    n = len(mesh.vertices)
+    graph = sparse.coo_matrix((np.ones(len(edges)), (edges[:, 0], edges[:, 1])), shape=(n, n))
+    _, part = connected_components(graph, directed=False)
+    of_face = part[mesh.faces[:, 0]]
+    sizes = np.bincount(of_face, minlength=int(part.max(initial=-1)) + 1)
+    large = sizes >= max(1.0, share * len(mesh.faces))
+    faces = mesh.faces[large[of_face]]
+    used = np.unique(faces)
+    renumber = np.full(n, -1)
+    renumber[used] = np.arange(len(used))
+    kept = Mesh(mesh.vertices[used], renumber[faces], mesh.colors[used])
+    return kept, int(large.sum())
+
+
+def to_linear(display: np.ndarray) -> np.ndarray:
+    """sRGB values in [0, 1] -> linear light (IEC 61966-2-1)."""
+    low, high = display / 12.92, ((display + 0.055) / 1.055) ** 2.4
+    return np.where(display <= 0.04045, low, high)
+
+
+def write_mesh(path: str | Path, mesh: Mesh, kind: str) -> int:
+    """Write as "glb", "obj" or "ply"; returns the number of faces. The file is written whole or
+    not at all. Raises MeshError for an empty mesh, ValueError for another kind."""
+    import trimesh
+
+    if kind not in KINDS:
+        raise ValueError(f"mesh format {kind!r} is not one of {', '.join(KINDS)}")
+    mesh.check()
+    colors = to_linear(mesh.colors) if kind == "glb" else mesh.colors
+    rgba = np.concatenate([colors, np.ones((len(colors), 1))], axis=1)
+    vertices = mesh.vertices @ TO_FILE.T
+    out = trimesh.Trimesh(
+        vertices,
+        mesh.faces,
+        vertex_colors=(np.clip(rgba, 0, 1) * 255 + 0.5).astype(np.uint8),
+        process=False,
+    )
+    data: Any = out.export(file_type=kind)
+    raw = data.encode() if isinstance(data, str) else bytes(data)
+
+    def write(stream: BinaryIO) -> None:
+        stream.write(raw)
+
+    write_atomically(path, write)
+    return len(mesh.faces)

@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A point light on a matte surface: what keeps a painter of flat pictures from hiding shape.
+
+Some views show the albedo alone, some the shading alone on white clay, some both (DreamFusion,
+arXiv 2209.14988, sec. 3.2). Pictures for people always show the albedo.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .config import MaterialConfig
+
+ALBEDO, TEXTURELESS, DIFFUSE = range(3)
+
+
+class Light(NamedTuple):
+    """How each of B views is lit."""
+
+    kind: Tensor  # [B] int64: ALBEDO, TEXTURELESS or DIFFUSE
+    lamp: Tensor  # [B, 3] position, world units
+
+    @property
+    def shaded(self) -> bool:
+        """Whether any view needs normals for its colour."""
+        return bool((self.kind != ALBEDO).any())
+
+
+def no_light(views: int, device: torch.device) -> Light:
+    return Light(torch.zeros(views, dtype=torch.long, device=device),
+                 torch.zeros(views, 3, device=device))  # fmt: skip
+
+
+def draw_light(
+    config: MaterialConfig, step: int, positions: Tensor, generator: torch.Generator
+) -> Light:
+    """Light for cameras at ``positions`` [B, 3] in training step ``step``.
+
+    The lamp stands near the camera: the camera's position plus a normal deviate, pushed to a
+    distance drawn from ``lamp_distance``.
+    """
+    views, device = len(positions), positions.device
+    if step < config.albedo_steps:
+        return no_light(views, device)
+    choice = torch.rand(views, generator=generator)
+    aside = torch.randn(views, 3, generator=generator)
+    share = torch.rand(views, 1, generator=generator)
+    textureless = choice < config.albedo_share + config.textureless_share
+    kind = torch.where(textureless, TEXTURELESS, DIFFUSE)
+    kind = torch.where(choice < config.albedo_share, ALBEDO, kind)
+    towards = positions + config.lamp_spread * aside.to(positions)
+    low, high = config.lamp_distance
+    distance = low + (high - low) * share.to(positions)
+    return Light(kind.to(device), torch.nn.functional.normalize(towards, dim=-1) * distance)
+
+
+def colour(
+    config: MaterialConfig, light: Light, view: Tensor, position: Tensor, albedo: Tensor,
+    normal: Tensor,
+) -> Tensor:  # fmt: skip
+    """Colours [M, 3] in [0, 1] of points that belong to views ``view`` [M]."""
+    towards = torch.nn.functional.normalize(light.lamp[view] - position, dim=-1)
+    facing = (normal * towards).sum(-1, keepdim=True).clamp(min=0.0)
+    shade = config.ambient + config.diffuse * facing  # [M, 1]
+    kind = light.kind[view][:, None]
+    surface = torch.where(kind == TEXTURELESS, torch.ones_like(albedo), albedo)
+    return torch.where(kind == ALBEDO, albedo, (surface * shade).clamp(max=1.0))

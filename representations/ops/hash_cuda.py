@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The hash encoding on a CUDA device: tinycudann where it is installed, else the reference on
+CUDA tensors. float32 only.
+
+tinycudann must be compiled for the GPU at hand and is not on PyPI, so it is never required. It
+adds gradients up in no fixed order: two runs agree to rounding, not bit for bit.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import hash_grid
+from .hash_grid import Encoded, HashGridSpec
+
+
+@lru_cache(maxsize=1)
+def _tinycudann() -> Any:
+    try:
+        import tinycudann
+    except (ImportError, OSError):  # OSError: it finds no GPU, or was compiled for another one
+        return None
+    return tinycudann
+
+
+@lru_cache(maxsize=64)
+def _module(spec: HashGridSpec, used: int, device: torch.device) -> Any:
+    """tinycudann's encoding for the first ``used`` levels, without parameters of its own."""
+    with torch.cuda.device(device):
+        module = _tinycudann().Encoding(
+            n_input_dims=3,
+            encoding_config={
+                "otype": "HashGrid",
+                "n_levels": used,
+                "n_features_per_level": spec.features,
+                "log2_hashmap_size": spec.log2_size,
+                "base_resolution": spec.base_resolution,
+                "per_level_scale": spec.per_level_scale,
+                "interpolation": "Linear",
+            },
+            dtype=torch.float32,
+        )
+    expected = _numbers(spec, used)
+    if module.params.numel() != expected:
+        raise RuntimeError(
+            f"tinycudann lays out {module.params.numel()} parameters for {spec}, expected are "
+            f'{expected}: install another version of it, or use back-end "reference"'
+        )
+    module.params = torch.nn.Parameter(torch.empty(0, device=device), requires_grad=False)
+    return module
+
+
+def _numbers(spec: HashGridSpec, used: int) -> int:
+    last = spec.layout[used - 1]
+    return (last.offset + last.entries) * spec.features
+
+
+def _check(table: Tensor, x: Tensor, spec: HashGridSpec, active: int | None) -> int:
+    for name, tensor in (("table", table), ("x", x)):
+        if tensor.dtype != torch.float32 or tensor.device.type != "cuda":
+            raise ValueError(
+                f'back-end "cuda" takes float32 on a cuda device, got {name} in {tensor.dtype} '
+                f"on {tensor.device}: convert it with .to(device, torch.float32)"
+            )
+    return spec.check(table, x, active)
+
+
+def encode(table: Tensor, x: Tensor, spec: HashGridSpec, active: int | None = None) -> Tensor:
+    """Look points up; see :class:`~representations.ops.hash_grid.Encode`."""
+    used = _check(table, x, spec, active)
+    if len(x) == 0 or _tinycudann() is None:
+        return hash_grid.encode(table, x, spec, active)
+    # Our table takes the place of the module's parameters for this call: same layout, one owner.
+    params = table.reshape(-1)[: _numbers(spec, used)]
+    with torch.cuda.device(table.device):
+        module = _module(spec, used, table.device)
+        out: Tensor = torch.func.functional_call(module, {"params": params}, (x,))
+    return torch.nn.functional.pad(out, (0, spec.width - used * spec.features))
+
+
+def encode_jacobian(
+    table: Tensor, x: Tensor, spec: HashGridSpec, active: int | None = None
+) -> Encoded:
+    """Look points up; see :class:`~representations.ops.hash_grid.EncodeJacobian`."""
+    _check(table, x, spec, active)
+    return hash_grid.encode_jacobian(table, x, spec, active)

@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Triangles from densities and from depth pictures, against spheres; files read by trimesh."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import trimesh
+from torch import Tensor
+
+from representations.cameras import rays
+from representations.export import surface
+from representations.export.mesh import Mesh, MeshError, keep_large_parts, to_linear, write_mesh
+from representations.interface import Cameras, Render
+
+RADIUS = 0.6
+
+
+def ball(x: Tensor) -> Tensor:
+    """10 at the origin, falling linearly; 4 at the sphere of radius RADIUS."""
+    return (10.0 - 6.0 * x.norm(dim=-1) / RADIUS).clamp(min=0.0)
+
+
+def colour(x: Tensor) -> Tensor:
+    return 0.5 + 0.5 * torch.nn.functional.normalize(x, dim=-1)
+
+
+def as_trimesh(mesh: Mesh) -> trimesh.Trimesh:
+    return trimesh.Trimesh(mesh.vertices, mesh.faces, process=False)
+
+
+def test_marching_cubes_find_a_sphere_and_converge() -> None:
+    """Linear interpolation along edges: the error of the radius falls with the square of the
+    spacing."""
+    errors = []
+    for resolution in (17, 33):
+        made = surface.from_density(ball, colour, 4.0, radius=1.0, resolution=resolution)
+        reach = np.linalg.norm(made.mesh.vertices, axis=1)
+        errors.append(np.abs(reach - RADIUS).mean())
+        assert made.parts == 1
+    assert errors[1] < 0.002
+    assert errors[0] / errors[1] == pytest.approx(4.0, rel=0.35)
+    mesh = as_trimesh(made.mesh)
+    assert mesh.is_watertight
+    # positive: faces are counter-clockwise seen from outside
+    assert mesh.volume == pytest.approx(4 / 3 * math.pi * RADIUS**3, rel=0.01)
+    normal = torch.nn.functional.normalize(torch.from_numpy(made.mesh.vertices), dim=-1)
+    np.testing.assert_allclose(made.mesh.colors, (0.5 + 0.5 * normal).numpy(), atol=1e-4)
+
+
+def test_a_surface_that_touches_the_cube_is_closed() -> None:
+    made = surface.from_density(lambda x: 5.0 - x[:, 0], colour, 4.5, radius=1.0, resolution=16)
+    assert as_trimesh(made.mesh).is_watertight
+
+
+def test_no_surface_says_between_what_the_field_lies() -> None:
+    with pytest.raises(MeshError, match=r"threshold 20: the field lies between 0 and"):
+        surface.from_density(ball, colour, 20.0, radius=1.0, resolution=16)
+
+
+def sphere_pictures(cameras: Cameras, radius: float = RADIUS) -> list[Render]:
+    """Exact depth pictures of a sphere around the origin, painted by direction."""
+    origins, directions = rays(cameras)
+    b = (origins * directions).sum(-1)
+    inside = b.square() - origins.square().sum(-1) + radius**2
+    hit = inside > 0
+    distance = -b - inside.clamp(min=0).sqrt()
+    points = origins + directions * distance[..., None]
+    forward = cameras.world_to_cam[:, 2, :3]
+    cosine = (directions * forward[:, None, None]).sum(-1)
+    alpha = hit.float()[:, None]
+    depth = (distance * cosine)[:, None] * alpha
+    rgb = colour(points).permute(0, 3, 1, 2) * alpha
+    zero = torch.zeros_like(rgb)
+    return [
+        Render(rgb[i : i + 1], alpha[i : i + 1], depth[i : i + 1], zero[i : i + 1])
+        for i in range(len(cameras))
+    ]
+
+
+def test_seen_points_lie_on_the_sphere() -> None:
+    cameras = surface.views_around(32, 3.0, 30.0)
+    for i, render in enumerate(sphere_pictures(cameras)):
+        points, colors = surface.seen_points(render, cameras[i : i + 1])
+        torch.testing.assert_close(points.norm(dim=-1), torch.full((len(points),), RADIUS))
+        torch.testing.assert_close(colors, colour(points), atol=1e-4, rtol=0)
+
+
+def test_the_measured_level_is_the_density_at_the_surface() -> None:
+    cameras = surface.views_around(32, 3.0, 30.0)
+    level = surface.surface_level(ball, sphere_pictures(cameras), cameras)
+    assert level == pytest.approx(4.0, abs=1e-3)
+    empty = [Render(*(torch.zeros_like(p) for p in r)) for r in sphere_pictures(cameras)]
+    with pytest.raises(MeshError, match="the field is empty"):
+        surface.surface_level(ball, empty, cameras)
+
+
+def test_fused_depth_pictures_give_the_sphere_back() -> None:
+    cameras = surface.views_around(96, 3.0, 30.0)
+    made = surface.fuse(sphere_pictures(cameras), cameras, radius=1.0, resolution=48)
+    reach = np.linalg.norm(made.mesh.vertices, axis=1)
+    spacing = 2.0 / 47
+    assert abs(float(np.median(reach)) - RADIUS) < 0.2 * spacing
+    assert float(np.quantile(np.abs(reach - RADIUS), 0.95)) < spacing
+    mesh = as_trimesh(made.mesh)
+    assert mesh.volume == pytest.approx(4 / 3 * math.pi * RADIUS**3, rel=0.06)
+    wanted = colour(torch.from_numpy(made.mesh.vertices)).numpy()
+    assert float(np.abs(made.mesh.colors - wanted).mean()) < 0.05
+
+
+def test_nothing_to_fuse_is_told() -> None:
+    cameras = surface.views_around(16, 3.0, 30.0)
+    empty = [Render(*(torch.zeros_like(p) for p in r)) for r in sphere_pictures(cameras)]
+    with pytest.raises(MeshError, match="no surface"):
+        surface.fuse(empty, cameras, radius=1.0, resolution=16)
+
+
+def test_crumbs_are_dropped() -> None:
+    big, small = trimesh.creation.icosphere(3), trimesh.creation.icosphere(0, radius=0.1)
+    both = trimesh.util.concatenate([big, small.apply_translation([3, 0, 0])])
+    mesh = Mesh(
+        np.asarray(both.vertices), np.asarray(both.faces), np.zeros((len(both.vertices), 3))
+    )
+    kept, parts = keep_large_parts(mesh, 0.05)
+    assert parts == 1
+    assert len(kept.faces) == len(big.faces)
+    assert float(np.linalg.norm(kept.vertices, axis=1).max()) < 1.01
+
+
+@pytest.mark.parametrize("kind", ["glb", "obj", "ply"])
+def test_files_are_y_up_and_keep_their_colours(kind: str, tmp_path: Path) -> None:
+    """A flat triangle up and in front of the origin: z up becomes y, front +x becomes z."""
+    vertices = np.array([[1.0, 0.0, 2.0], [1.0, 0.5, 2.0], [1.0, 0.0, 2.5]], np.float32)
+    colors = np.array([[1.0, 0.0, 0.0], [0.0, 0.5, 0.0], [0.2, 0.2, 1.0]], np.float32)
+    path = tmp_path / f"a.{kind}"
+    assert write_mesh(path, Mesh(vertices, np.array([[0, 1, 2]]), colors), kind) == 1
+    (read,) = trimesh.load_scene(path).geometry.values()
+    np.testing.assert_allclose(read.vertices, vertices[:, [1, 2, 0]], atol=1e-6)
+    stored = np.asarray(read.visual.vertex_colors)[:, :3] / 255.0
+    wanted = to_linear(colors) if kind == "glb" else colors
+    np.testing.assert_allclose(stored, wanted, atol=0.5 / 255 + 1e-6)
+
+
+def test_an_empty_mesh_replaces_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "a.glb"
+    path.write_bytes(b"before")
+    nothing = Mesh(np.zeros((0, 3)), np.zeros((0, 3), np.int64), np.zeros((0, 3)))
+    with pytest.raises(MeshError, match="no faces"):
+        write_mesh(path, nothing, "glb")
+    assert path.read_bytes() == b"before"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_linear_light_has_the_standard_values() -> None:
+    got = to_linear(np.array([0.0, 0.04045, 0.5, 1.0]))
+    np.testing.assert_allclose(got, [0.0, 0.0031308, 0.2140411, 1.0], atol=1e-6)
