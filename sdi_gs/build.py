@@ -7,7 +7,7 @@ What the layers below say about a bad input (ValueError and its kin) leaves here
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,9 +32,9 @@ from .trainer import Background, Training
 
 if TYPE_CHECKING:
     from representations.gaussians import GaussianConfig, SplatCloud
+    from representations.instant_ngp import InstantNGPConfig
 
 MINI = "mini"
-EXPORTS = ("ply", "splat")
 
 
 def device(config: Config) -> torch.device:
@@ -106,23 +106,42 @@ def denoiser(config: Config, target: torch.device) -> Denoiser:
     dtype: str = config.model.dtype
     if dtype == "auto":
         dtype = "float16" if target.type == "cuda" else "float32"
-    with _below("model"):
+    with below("model"):
         return StableDiffusion.load(source, dtype, target)
 
 
 def renderer(config: Config, target: torch.device, restored: bool = False) -> Renderer:
     """The 3D representation. With ``restored`` its state is loaded right after, so that a file it
     once started from may be gone."""
-    from representations.gaussians import GaussianConfig
+    from representations.gaussians.config import GaussianConfig
+    from representations.instant_ngp.config import InstantNGPConfig
 
     use_threads(config)
     match config.representation:
         case GaussianConfig() as chosen:
             return _gaussians(config, chosen, target, restored)
+        case InstantNGPConfig() as chosen:
+            return _instant_ngp(config, chosen, target)
         case other:
             raise UserError(
-                f"representation {type(other).__name__} has no renderer; known: gaussians"
+                f"representation {type(other).__name__} has no renderer; known: gaussians, "
+                "instant_ngp"
             )
+
+
+def _check_terms(config: Config, known: Collection[str]) -> None:
+    for name in config.terms:
+        if name not in known:
+            raise UserError(f"unknown setting 'terms.{name}': {nearest(name, known)}")
+
+
+def _instant_ngp(config: Config, chosen: InstantNGPConfig, target: torch.device) -> Renderer:
+    from representations.instant_ngp import InstantNGPRenderer
+    from representations.instant_ngp.renderer import TERMS
+
+    _check_terms(config, TERMS)
+    with below("representation"):
+        return InstantNGPRenderer(dataclasses.replace(chosen, seed=config.seed), target)
 
 
 def _gaussians(
@@ -131,16 +150,14 @@ def _gaussians(
     from representations.gaussians import GaussianRenderer
     from representations.gaussians.terms import TERMS
 
-    for name in config.terms:
-        if name not in TERMS:
-            raise UserError(f"unknown setting 'terms.{name}': {nearest(name, TERMS)}")
+    _check_terms(config, TERMS)
     settings = dataclasses.replace(
         chosen,
         steps=config.steps,
         seed=config.seed,
         init=dataclasses.replace(chosen.init, seed=config.seed),
     )
-    with _below("representation"):
+    with below("representation"):
         return GaussianRenderer(settings, target, _placeholder(settings) if restored else None)
 
 
@@ -190,7 +207,7 @@ def training(config: Config, restored: bool = False) -> Training:
     _check_times(config)
     shape = renderer(config, target, restored)
     model = denoiser(config, target)
-    with _below("prompts"):
+    with below("prompts"):
         prompts = PromptSet(model, config.prompt, config.negative_prompt, config.prompts)
     return Training(
         renderer=shape,
@@ -217,25 +234,8 @@ def _check_times(config: Config) -> None:
         )
 
 
-def export(shape: Renderer, path: Path, kind: str = "ply") -> int:
-    """Write the shape for other programs; how many primitives the file holds."""
-    from representations.export import write_ply, write_splat
-    from representations.gaussians import GaussianRenderer
-
-    if not isinstance(shape, GaussianRenderer):
-        raise UserError(f"{type(shape).__name__} has no splats to export")
-    with _below("export"):
-        match kind:
-            case "ply":
-                return write_ply(path, shape.cloud())
-            case "splat":
-                return write_splat(path, shape.cloud())
-            case other:
-                raise UserError(f"--format {other}: {nearest(other, EXPORTS)}")
-
-
 @contextmanager
-def _below(section: str) -> Iterator[None]:
+def below(section: str) -> Iterator[None]:
     """Turn what a lower layer refuses into a message for the user."""
     try:
         yield

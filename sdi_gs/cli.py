@@ -145,29 +145,103 @@ def render(
 @app.command()
 def export(
     run: RunArgument,
-    kind: Annotated[str, typer.Option("--format", help="ply or splat")] = "ply",
+    kind: Annotated[
+        str | None,
+        typer.Option(
+            "--format",
+            help="splats: ply, splat; triangles: glb, obj, mesh-ply",
+        ),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="file to write; default final.<format> in the run")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="replace an existing --out")] = False,
+    resolution: Annotated[int, typer.Option(help="triangles: lattice points along an axis")] = 128,
+    threshold: Annotated[
+        float | None,
+        typer.Option(help="triangles of a field: density of the surface; default measured"),
+    ] = None,
 ) -> None:
     """Write the shape of a run for other programs."""
-    from .build import EXPORTS
-    from .build import export as write
+    from . import assets
     from .errors import nearest
     from .run import reopen
 
-    if kind not in EXPORTS:
-        raise UserError(f"--format {kind}: {nearest(kind, EXPORTS)}")
+    if kind is not None and kind not in assets.FORMATS:
+        raise UserError(f"--format {kind}: {nearest(kind, assets.FORMATS)}")
+    options = assets.MeshOptions(resolution, threshold)
     if out is not None and out.exists() and (out.is_dir() or not force):
         raise UserError(f"--out {out} exists; name a new file, or replace a file with --force")
-    folder, _, shape = reopen(run)
-    path = out if out is not None else folder.path / f"final.{kind}"
+    folder, config, shape = reopen(run)
+    kind = kind or assets.final_format(shape)
+    name = "mesh.ply" if kind == "mesh-ply" else f"final.{kind}"
+    path = out if out is not None else folder.path / name
     try:
-        count = write(shape, path, kind)
+        holds = assets.export(shape, path, kind, config.views, options)
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error.strerror or error}") from error
-    typer.echo(f"{path}  ({count} splats, {path.stat().st_size:,} bytes)")
+    typer.echo(f"{path}  ({holds}, {path.stat().st_size:,} bytes)")
+
+
+@app.command()
+def convert(
+    run: RunArgument,
+    to: Annotated[str, typer.Option(help="what to make of it: gaussians")] = "gaussians",
+    out: Annotated[
+        Path | None, typer.Option(help="new folder; default 'gaussians' inside the run")
+    ] = None,
+    splats: Annotated[int, typer.Option(help="how many")] = 8000,
+    steps: Annotated[int, typer.Option(help="of the fit to the run's own pictures")] = 400,
+) -> None:
+    """Make splats of a radiance field, for splat viewers."""
+    from .convert import TARGETS, ConvertOptions
+    from .convert import convert as make
+    from .errors import nearest
+
+    if to not in TARGETS:
+        raise UserError(f"--to {to}: {nearest(to, TARGETS)}")
+    made, psnr = make(run, out, ConvertOptions(splats=splats, steps=steps), typer.echo)
+    for path in made.finals():
+        typer.echo(f"{path}  ({path.stat().st_size:,} bytes)")
+    typer.echo(f"PSNR between the two, 8 views: {psnr:.2f} dB; see {made.preview_png}")
+
+
+@app.command()
+def compare(
+    prompt: Annotated[str, typer.Argument(help="a sentence in quotes")],
+    settings: Settings = None,
+    representations: Annotated[
+        str, typer.Option(help="comma-separated: gaussians, instant_ngp, or presets")
+    ] = "gaussians,instant_ngp",
+    guidances: Annotated[str, typer.Option(help="comma-separated: sdi, sds_annealed, sds")] = "sdi",
+    family: Annotated[str, typer.Option(help="presets of mini, or of sdi for a card")] = "mini",
+    seeds: Annotated[int, typer.Option(help="runs of each, with seeds 0, 1, ...")] = 1,
+    steps: Annotated[int | None, typer.Option(help="optimisation steps")] = None,
+    out: Annotated[Path | None, typer.Option(help="new folder")] = None,
+) -> None:
+    """One sentence through several representations and guidances: table and HTML page."""
+    from .checkpoint import write_atomic
+    from .compare import Plan
+    from .compare import compare as run_all
+    from .report import page, table
+    from .run_folder import environment, free_name
+
+    plan = Plan(
+        prompt, family, _names(representations), _names(guidances), seeds, steps,
+        tuple(settings or ()),
+    )  # fmt: skip
+    folder = out if out is not None else free_name(f"compare {prompt}")
+    rows = run_all(plan, folder, typer.echo)
+    typer.echo("\n" + table(rows) + "\n")
+    hardware = environment()["hardware"]
+    machine = f"{hardware['gpu'] or hardware['cpu']}, {hardware['cores']} cores"
+    write_atomic(folder / "compare.html", page(plan, rows, machine).encode())
+    for name in ("compare.html", "compare.json"):
+        typer.echo(f"  {folder / name}")
+
+
+def _names(listed: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in listed.split(",") if name.strip())
 
 
 @app.command()
@@ -237,7 +311,9 @@ def init_settings(path: Path) -> list[str]:
 
 
 def _print_results(run: RunFolder, config: Config) -> None:
-    typer.echo(f"\n  splats     {run.final_ply}")
+    typer.echo("")
+    for path in run.finals():
+        typer.echo(f"  asset      {path}")
     typer.echo(f"  turntable  {run.turntable(config.output.turntable.format)}")
     typer.echo(f"  preview    {run.preview_png}")
     typer.echo(f"  replay     sdi-gs generate --config {run.config_file}")

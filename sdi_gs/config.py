@@ -10,6 +10,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
 from representations.gaussians.config import GaussianConfig
+from representations.instant_ngp.config import InstantNGPConfig
 
 from .errors import nearest
 from .guidance import GuidanceConfig
@@ -72,7 +73,7 @@ BACKGROUNDS = {
     "random": RandomBackground,
     "environment": EnvironmentBackground,
 }
-REPRESENTATIONS = {"gaussians": GaussianConfig}
+REPRESENTATIONS = {"gaussians": GaussianConfig, "instant_ngp": InstantNGPConfig}
 DERIVED = {
     "representation.steps": "steps",
     "representation.seed": "seed",
@@ -102,7 +103,9 @@ class Config(Section):
     background: Annotated[
         SolidBackground | RandomBackground | EnvironmentBackground, Kinds(BACKGROUNDS)
     ] = SolidBackground()
-    representation: Annotated[GaussianConfig, Kinds(REPRESENTATIONS)] = GaussianConfig()
+    representation: Annotated[GaussianConfig | InstantNGPConfig, Kinds(REPRESENTATIONS)] = (
+        GaussianConfig()
+    )
     terms: dict[str, Annotated[Ramp, FromNumber(("start", "end"))]] = {}
     output: OutputConfig = OutputConfig()
 

@@ -133,10 +133,12 @@ def tools() -> list[Finding]:
 
 def render() -> list[Finding]:
     """Draw a few splats for real and pull on them; numba compiles or loads its cache here."""
+    from representations.gaussians.config import GaussianConfig
+
     from .build import device, renderer
 
     config = Config(resolution=32, steps=1)
-    small = config.representation.__class__(count=64, max_count=64)
+    small = GaussianConfig(count=64, max_count=64)
     began = time.perf_counter()
     try:
         config = config.model_copy(update={"representation": small})

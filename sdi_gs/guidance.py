@@ -18,6 +18,7 @@ from .noise import NoiseStrategy
 from .predict import GuidedPredictor
 from .prompts import PromptSet, ViewAngles
 from .schedule import Ramp, alpha_bar_at, per_sample, sigma, unmix
+from .stopwatch import Stopwatch
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,7 @@ class Guided(NamedTuple):
     x_t: Tensor  # [B, c, h, w] what was denoised
     t: Tensor  # [B] int64
     evaluations: int  # network samples spent
+    encode_seconds: float = 0.0  # of the call, for pictures -> latents
 
 
 class ScoreDistillation:
@@ -76,7 +78,9 @@ class ScoreDistillation:
 
     def __call__(self, rgb: Tensor, views: ViewAngles, step: int, rng: torch.Generator) -> Guided:
         """``rgb`` [B, 3, H, W] in [0, 1] with gradient; ``step`` in [0, total_steps)."""
+        watch = Stopwatch(rgb.device)
         z = self.denoiser.encode(rgb)
+        watch.lap("encode")
         t = self.times(len(z), step, rng).to(z.device)
         alpha_bar = self.denoiser.alpha_bar.to(device=z.device, dtype=z.dtype)
         with torch.no_grad():
@@ -91,7 +95,7 @@ class ScoreDistillation:
         loss = loss.mean() if self.config.reduction == "mean" else loss.sum() / len(z)
         return Guided(
             self.config.scale * loss, clean, target, noised.kappa, noised.x_t, t,
-            predict.evaluations,
+            predict.evaluations, watch.seconds["encode"],
         )  # fmt: skip
 
     def state_dict(self) -> dict[str, Any]:

@@ -46,7 +46,8 @@ class Pace:
 def describe(report: StepReport, pace: Pace) -> str:
     """The numbers of a step, in a fixed order."""
     return (
-        f"t {report.t:4.0f}  loss {report.loss:.4g}  splats {report.refined.size}  "
+        f"t {report.t:4.0f}  loss {report.loss:.4g}  "
+        f"{report.refined.unit} {report.refined.size}  "
         f"{pace.per_step or 0.0:.2f} s/step  {pace.left(report.step + 1)} left"
     )
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from representations.interface import Cameras, Renderer
 
-from . import build, checkpoint, media, run_folder, strict
+from . import assets, build, checkpoint, media, run_folder, strict
 from .checkpoint import Checkpoint, CheckpointError
 from .config import Config, TurntableConfig, from_plain, to_plain
 from .errors import RunFailure, UserError
@@ -138,7 +138,7 @@ def _run(
             if first_step < config.steps:
                 save(config.steps)
         watcher.say("drawing the turntable")
-        _finish(config, training.renderer, run, spent())
+        _finish(config, training.renderer, run, spent(), watcher)
     return run
 
 
@@ -158,11 +158,21 @@ def snapshot(config: Config, training: Training, step: int, seconds: float) -> C
     )
 
 
-def _finish(config: Config, renderer: Renderer, run: RunFolder, seconds: float) -> None:
-    build.export(renderer, run.final_ply)
+def _finish(
+    config: Config, renderer: Renderer, run: RunFolder, seconds: float, watcher: Watcher
+) -> None:
+    kind = assets.final_format(renderer)
+    path = run.final(assets.ending(kind))
+    try:
+        holds = assets.export(renderer, path, kind, config.views)
+    except UserError as error:
+        # The run itself is whole: its pictures, and another try with other options, remain.
+        holds = f"not written: {error}"
+        watcher.say(f"{path.name} {holds}")
     _pictures(config, renderer, run)
     run.write_summary(
         prompt=config.prompt,
+        asset={path.name: holds},
         steps=config.steps,
         seconds=round(seconds, 2),
         seconds_per_stage=run.seconds_per_stage(),

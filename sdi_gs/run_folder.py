@@ -8,7 +8,7 @@
       stats.jsonl      one line per step
       previews/        contact sheets while training
       checkpoints/     the newest state
-      final.ply  turntable.mp4  preview.png  summary.json
+      final.ply (splats) or final.glb (mesh)  turntable.mp4  preview.png  summary.json
 """
 
 from __future__ import annotations
@@ -51,9 +51,12 @@ class RunFolder:
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
 
-    @property
-    def final_ply(self) -> Path:
-        return self.path / "final.ply"
+    def final(self, ending: str) -> Path:
+        return self.path / f"final.{ending}"
+
+    def finals(self) -> list[Path]:
+        """The assets that exist."""
+        return sorted(self.path.glob("final.*"))
 
     @property
     def preview_png(self) -> Path:
@@ -92,6 +95,7 @@ class RunFolder:
             "loss": report.loss,
             "losses": report.losses,
             "size": report.refined.size,
+            "unit": report.refined.unit,
             "added": report.refined.added,
             "removed": report.refined.removed,
             "events": list(report.refined.events),
@@ -229,6 +233,11 @@ def _unwritable(path: Path, error: OSError) -> UserError:
     return UserError(
         f"the run folder {path} cannot be written: {error.strerror}; choose another with --out"
     )
+
+
+def free_name(prompt: str) -> Path:
+    """A folder below outputs/ that does not exist yet, named after ``prompt``."""
+    return _next_free(OUTPUTS, slug(prompt))
 
 
 def _next_free(outputs: Path, name: str) -> Path:

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
@@ -17,6 +16,7 @@ from .errors import RunFailure
 from .guidance import Guided
 from .prompts import ViewAngles
 from .schedule import Ramp
+from .stopwatch import Stopwatch
 
 
 class Guidance(Protocol):
@@ -61,7 +61,7 @@ class StepReport(NamedTuple):
     losses: dict[str, float]  # "guidance" and the weighted terms
     refined: RefineReport
     evaluations: int  # samples the denoiser was asked about
-    seconds: dict[str, float]  # render, guidance, backward, refine
+    seconds: dict[str, float]  # render, encode, guidance, backward, refine
 
     @property
     def loss(self) -> float:
@@ -88,6 +88,7 @@ def train_step(training: Training, step: int) -> StepReport:
     guided = training.guidance(render.rgb, views, step, rng)
     losses = {"guidance": guided.loss, **weigh(training, step, trace)}
     watch.lap("guidance")
+    watch.part("guidance", "encode", guided.encode_seconds)
 
     # Pull the shape towards the answer.
     require_finite(losses, step)
@@ -153,25 +154,6 @@ def require_finite_gradients(
                 f"step {step}: {count} of {gradient.numel()} gradient values of '{name}' are not "
                 f"finite, although every loss is; losses: {_shown(losses)}"
             )
-
-
-class Stopwatch:
-    """Seconds per stage; on CUDA it waits, so that a stage pays for its own kernels."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.seconds: dict[str, float] = {}
-        self._device = device
-        self._last = self._now()
-
-    def lap(self, stage: str) -> None:
-        now = self._now()
-        self.seconds[stage] = now - self._last
-        self._last = now
-
-    def _now(self) -> float:
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
-        return time.perf_counter()
 
 
 def _shown(losses: dict[str, Tensor]) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 
 @pytest.fixture(scope="session")
@@ -101,4 +102,28 @@ output:
 """,
         encoding="utf-8",
     )
+    return path
+
+
+FIELD = {
+    "kind": "instant_ngp",
+    "radius": 1.0,
+    "grid": {
+        "levels": 3, "log2_size": 10, "base_resolution": 4, "max_resolution": 12,
+        "start_levels": 2, "start_step": 2, "level_every": 1,
+    },
+    "density": {"hidden": 8, "blob_strength": 20.0},
+    "march": {"samples": 48, "max_samples": 48, "resolution": 8, "update_every": 2, "warmup": 4},
+    "material": {"albedo_steps": 3},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def field_config(fast: Path) -> Path:
+    """The fast configuration of the splat tests with a field in place of the splats."""
+    tree = yaml.safe_load(fast.read_text())
+    tree["representation"] = FIELD
+    tree["terms"] = {"orientation": 0.01, "convexity": 0.1, "z_variance": 0.1}
+    path = fast.with_name("field.yaml")
+    path.write_text(yaml.safe_dump(tree))
     return path

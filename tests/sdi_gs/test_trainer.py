@@ -105,7 +105,7 @@ def test_a_report_adds_up() -> None:
     assert report.loss == pytest.approx(sum(report.losses.values()))
     assert report.t == 900
     assert report.evaluations == 2 * (9 + 1)  # int(10 t) inversion steps and one more, two views
-    assert set(report.seconds) == {"render", "guidance", "backward", "refine"}
+    assert set(report.seconds) == {"render", "encode", "guidance", "backward", "refine"}
     assert report.losses["opacity"] == pytest.approx(0.05, rel=0.02)  # 0.5 times 0.1 at the start
 
 

@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Make splats of a finished radiance field: start on its surface, then fit its own pictures.
+
+Nothing here asks what the teacher is: it is looked at through the common contract, from random
+cameras on random backgrounds, so that both colour and opacity are copied.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Generator, Tensor
+
+from representations.interface import Cameras, Renderer
+
+from . import assets, build, checkpoint, media, run_folder
+from .checkpoint import Checkpoint
+from .config import Config, to_plain
+from .errors import UserError
+from .run import reopen
+from .run_folder import RunFolder
+from .views import ViewPolicy
+
+TARGETS = ("gaussians",)
+SAY_EVERY = 100  # steps
+
+
+@dataclass(frozen=True)
+class ConvertOptions:
+    """How closely to copy."""
+
+    splats: int = 8000
+    steps: int = 400
+    batch: int = 4  # views per step
+    resolution: int = 96  # pixels of a view
+
+    def __post_init__(self) -> None:
+        for name, lowest in (("splats", 1), ("steps", 0), ("batch", 1), ("resolution", 8)):
+            if getattr(self, name) < lowest:
+                raise UserError(f"--{name} {getattr(self, name)}: allowed is {lowest} or more")
+
+
+def all_around(views: ViewPolicy) -> ViewPolicy:
+    """The run's cameras, from every side and from nearly straight above and below."""
+    return dataclasses.replace(
+        views, azimuth_deg=(-180.0, 180.0), elevation_deg=(-60.0, 85.0), position_jitter=0.0,
+        target_jitter=0.0, up_jitter=0.0,
+    )  # fmt: skip
+
+
+def fit(
+    student: Renderer,
+    teacher: Renderer,
+    views: ViewPolicy,
+    options: ConvertOptions,
+    rng: Generator,
+    device: torch.device,
+    say: Callable[[str], None],
+) -> None:
+    """Teach ``student`` the pictures of ``teacher`` by their mean absolute difference."""
+    around = all_around(views)
+    for step in range(options.steps):
+        cameras, _ = around.sample(options.batch, options.resolution, rng)
+        cameras = cameras.to(device)
+        behind = torch.rand(options.batch, 3, generator=rng).to(device)
+        with torch.no_grad():
+            wanted = teacher.render(cameras, behind)[0].rgb
+        render, trace = student.render(cameras, behind)
+        loss = (render.rgb - wanted).abs().mean()
+        loss.backward()
+        student.optimizer.step()
+        student.refine(step, trace)
+        student.optimizer.zero_grad(set_to_none=True)
+        if (step + 1) % SAY_EVERY == 0:
+            say(f"fit {step + 1}/{options.steps}  mean difference {float(loss.detach()):.4f}")
+
+
+@torch.no_grad()
+def agreement(one: Renderer, other: Renderer, cameras: Cameras, device: torch.device) -> Tensor:
+    """PSNR in dB of each view [N] between two renderers, on white."""
+    values = []
+    for i in range(len(cameras)):
+        camera = cameras[i : i + 1].to(device)
+        white = torch.ones(1, 3, device=device)
+        a, b = (r.render(camera, white)[0].rgb for r in (one, other))
+        values.append(-10.0 * (a - b).square().mean().clamp(min=1e-12).log10())
+    return torch.stack(values).cpu()
+
+
+def convert(
+    path: Path, out: Path | None, options: ConvertOptions, say: Callable[[str], None]
+) -> tuple[RunFolder, float]:
+    """Convert the run at ``path``; the new run folder and the mean PSNR between the two."""
+    began = time.perf_counter()
+    run, config, teacher = reopen(path)
+    if assets.final_format(teacher) == "ply":
+        raise UserError(f"{path} is made of splats already; export it: sdi-gs export {path}")
+    out = out if out is not None else run.path / "gaussians"
+    run_folder.require_free(out)
+    device = build.device(config)
+    new = _configuration(config, options)
+    say(f"looking for the surface of {path}")
+    student = assets.splats_on_surface(teacher, new, options.splats)
+    rng = Generator().manual_seed(config.seed)
+    fit(student, teacher, config.views, options, rng, device, say)
+    shown = config.views.showcase(8, 2 * options.resolution, config.output.turntable.elevation_deg)
+    values = agreement(student, teacher, shown, device)
+    made = run_folder.create(new, out)
+    saved = run.latest()
+    checkpoint.save(
+        made.checkpoints,
+        Checkpoint(
+            step=new.steps,
+            config=to_plain(new),
+            renderer=student.state_dict(),
+            guidance=saved.guidance,
+            rng=saved.rng,
+            seconds=saved.seconds,
+        ),
+    )
+    holds = assets.export(student, made.final("ply"), "ply", config.views)
+    _picture(made, student, teacher, shown, device)
+    made.write_summary(
+        converted_from=str(path),
+        asset={"final.ply": holds},
+        psnr_db={"mean": float(values.mean()), "lowest": float(values.min())},
+        seconds=round(time.perf_counter() - began, 2),
+    )
+    return made, float(values.mean())
+
+
+def _configuration(config: Config, options: ConvertOptions) -> Config:
+    from representations.gaussians.config import DensifyConfig, GaussianConfig
+
+    return config.model_copy(
+        update={
+            "representation": GaussianConfig(
+                count=options.splats,
+                max_count=options.splats,
+                steps=max(1, options.steps),
+                densify=DensifyConfig(kind="none"),
+            ),
+            # Terms of the field mean nothing to splats.
+            "terms": {},
+        }
+    )
+
+
+@torch.no_grad()
+def _picture(
+    run: RunFolder, student: Renderer, teacher: Renderer, cameras: Cameras, device: torch.device
+) -> None:
+    """The field above, its splats below."""
+    rows = []
+    for renderer in (teacher, student):
+        for i in range(len(cameras)):
+            camera = cameras[i : i + 1].to(device)
+            rows.append(renderer.render(camera, torch.ones(1, 3, device=device))[0].rgb.cpu())
+    media.save_png(media.contact_sheet(torch.cat(rows), columns=len(cameras)), run.preview_png)

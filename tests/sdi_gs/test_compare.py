@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Comparisons: what is run, what is measured, and the page that shows it."""
+
+from __future__ import annotations
+
+import json
+import xml.etree.ElementTree as ET
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sdi_gs import compare, report
+from sdi_gs.config import load
+from sdi_gs.noise import DDIMInversion, RandomNoise
+
+Run = Callable[..., Any]
+
+
+def row(**changed: Any) -> compare.Row:
+    values: dict[str, Any] = {
+        "representation": "gaussians", "guidance": "sdi", "seed": 0, "run": "runs/a", "steps": 10,
+        "seconds_per_step": dict.fromkeys(compare.STAGES, 0.01), "seconds_total": 3.0,
+        "evaluations_per_step": 24.0, "peak_memory_mb": 800.0, "peak_cuda_memory_mb": None,
+        "parameters": 42_000, "size": 3000, "unit": "splats", "files": {"final.ply": 200_000},
+        "psnr_db": 21.5,
+        "curve": [{"step": s, "seconds": 0.1 * s, "psnr_db": 10.0 + s} for s in (1, 5, 10)],
+    }  # fmt: skip
+    return compare.Row(**(values | changed))
+
+
+class Tags(HTMLParser):
+    """What a page holds; an unbalanced tag fails."""
+
+    VOID = ("meta", "br", "path", "circle", "rect", "polyline")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.videos: list[str | None] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag == "video":
+            self.videos.append(dict(attrs)["src"])
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        pass
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in self.VOID:
+            assert self.open.pop() == tag
+
+
+def test_guidances_change_the_noise_and_nothing_else() -> None:
+    plan = compare.Plan("a red mug", guidances=("sdi", "sds_annealed", "sds"), seeds=2, steps=7)
+    made = {(c.representation, c.guidance, c.seed): compare.configuration(plan, c)
+            for c in compare.cells(plan)}  # fmt: skip
+    assert len(made) == 2 * 3 * 2
+    sdi = made["gaussians", "sdi", 1]
+    assert isinstance(sdi.noise, DDIMInversion)
+    assert (sdi.seed, sdi.steps, sdi.prompt) == (1, 7, "a red mug")
+    annealed = made["gaussians", "sds_annealed", 1]
+    assert annealed == sdi.model_copy(update={"noise": RandomNoise()})
+    sds = made["instant_ngp", "sds", 0]
+    assert sds.guidance.t.low is not None
+    assert sds.representation == load("mini_nerf").representation
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"family": "minni"}, "did you mean 'mini'"),
+        ({"guidances": ("sdss",)}, "--guidances sdss"),
+        ({"seeds": 0}, "--seeds 0"),
+        ({"guidances": ()}, "nothing to compare"),
+    ],
+)
+def test_impossible_plans_are_told(changed: dict[str, Any], said: str) -> None:
+    with pytest.raises(compare.UserError, match=said):
+        compare.Plan("a red mug", **changed)
+
+
+def test_truth_is_known_for_one_object_of_one_colour() -> None:
+    for prompt, expected in (
+        ("a red mug", ("mug", "red")),
+        ("A photo of a BLUE car.", ("car", "blue")),
+        ("a mug", None),
+        ("a red mug on a red car", None),
+    ):
+        assert compare.truth_of(load("mini", [f"prompt={prompt}"])) == expected
+    assert compare.truth_of(load("mini", ["prompt=a red mug", "model.source=other"])) is None
+
+
+def test_the_table_leaves_out_what_nobody_measured() -> None:
+    lines = report.table([row(), row(guidance="sds", psnr_db=None)]).splitlines()
+    assert "CUDA MB" not in lines[0]
+    assert "21.50" in lines[1]
+    assert len({len(line) for line in lines}) == 1
+
+
+def test_the_page_is_well_formed_and_escapes() -> None:
+    plan = compare.Plan("a <red> mug")
+    tags = Tags()
+    text = report.page(plan, [row(), row(run="runs/b", psnr_db=None, curve=[])], "a & b")
+    tags.feed(text)
+    assert tags.open == []
+    assert tags.videos == ["runs/a/turntable.mp4", "runs/b/turntable.mp4"]
+    assert "a &lt;red&gt; mug" in text
+    assert "a &amp; b" in text
+    for part in text.split("<svg")[1:]:
+        ET.fromstring("<svg" + part.split("</svg>")[0] + "</svg>")
+
+
+def test_a_plot_puts_the_highest_value_highest() -> None:
+    svg = ET.fromstring(report.plot([report.Line("a", [(1, 10.0), (5, 20.0), (10, 15.0)])], "x"))
+    (line,) = svg.findall("polyline")
+    points = [tuple(map(float, p.split(","))) for p in line.attrib["points"].split()]
+    assert [x for x, _ in points] == sorted(x for x, _ in points)
+    assert points[1][1] < points[2][1] < points[0][1]  # y grows downwards
+
+
+def test_a_comparison_from_the_command_line(
+    sdi_gs: Run, fast: Path, field_config: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "c"
+    said = sdi_gs(
+        "compare", "a red mug", "--representations", f"{fast},{field_config}", "--out", out,
+        "output.turntable.format=mp4",
+    )  # fmt: skip
+    assert said.code == 0, said.err
+    found = json.loads((out / "compare.json").read_text())
+    assert [r["unit"] for r in found["rows"]] == ["splats", "cells"]
+    for measured in found["rows"]:
+        assert set(measured["seconds_per_step"]) == set(compare.STAGES)
+        assert all(seconds >= 0 for seconds in measured["seconds_per_step"].values())
+        assert measured["parameters"] > 100
+        assert measured["peak_memory_mb"] > 50
+        assert (out / measured["run"] / "turntable.mp4").stat().st_size > 0
+        assert measured["psnr_db"] is None
+    assert "compare.html" in said.out
+    assert "step ms" in said.out
+    again = sdi_gs("compare", "a red mug", "--representations", f"{fast}", "--out", out)
+    assert again.code == 2
+    assert "not empty" in again.err

@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs of a radiance field through the command line: same verbs, other files."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import trimesh
+
+from representations.export import read_ply
+from sdi_gs import checkpoint, progress
+from sdi_gs.trainer import StepReport
+
+Run = Callable[..., Any]
+
+
+@pytest.fixture
+def field_run(sdi_gs: Run, field_config: Path, tmp_path: Path) -> Path:
+    out = tmp_path / "field"
+    said = sdi_gs("generate", "a red mug", "--config", field_config, "--out", out, "--seed", 3)
+    assert said.code == 0, said.err
+    return out
+
+
+def latest(run: Path) -> checkpoint.Checkpoint:
+    path = checkpoint.latest(run / "checkpoints")
+    assert path is not None
+    return checkpoint.load(path)
+
+
+def test_a_field_run_leaves_a_mesh_where_splats_leave_splats(field_run: Path) -> None:
+    assert not (field_run / "final.ply").exists()
+    (mesh,) = trimesh.load_scene(field_run / "final.glb").geometry.values()
+    assert len(mesh.faces) > 50
+    assert mesh.visual.kind == "vertex"
+    summary = json.loads((field_run / "summary.json").read_text())
+    assert "measured" in summary["asset"]["final.glb"]
+    line = json.loads((field_run / "stats.jsonl").read_text().splitlines()[-1])
+    assert set(line["losses"]) == {"guidance", "orientation", "convexity", "z_variance"}
+
+
+def test_a_resumed_field_ends_with_the_same_bytes(
+    sdi_gs: Run, field_config: Path, field_run: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Stopped where shading has just begun, between two updates of the occupancy grid."""
+    out, real = tmp_path / "again", progress.Plain.step
+
+    def stopping(self: progress.Plain, report: StepReport) -> None:
+        real(self, report)
+        if report.step == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(progress.Plain, "step", stopping)
+        said = sdi_gs("generate", "a red mug", "--config", field_config, "--out", out, "--seed", 3)
+    assert said.code == 130
+    said = sdi_gs("resume", out)
+    assert said.code == 0, said.err
+    whole, again = latest(field_run).renderer, latest(out).renderer
+    assert torch.equal(whole["field"]["table"], again["field"]["table"])
+    assert torch.equal(whole["occupancy"]["opacity"], again["occupancy"]["opacity"])
+    assert (field_run / "final.glb").read_bytes() == (out / "final.glb").read_bytes()
+
+
+@pytest.mark.parametrize("kind", ["glb", "obj", "mesh-ply"])
+def test_meshes_of_both_representations(
+    sdi_gs: Run, field_run: Path, fast: Path, tmp_path: Path, kind: str
+) -> None:
+    out = tmp_path / f"mesh.{kind.removeprefix('mesh-')}"
+    said = sdi_gs("export", field_run, "--format", kind, "--out", out, "--resolution", 32)
+    assert said.code == 0, said.err
+    assert "faces in" in said.out
+    assert len(trimesh.load(out, force="mesh").faces) > 50
+
+
+def test_splats_have_triangles_too(sdi_gs: Run, fast: Path, tmp_path: Path) -> None:
+    run, out = tmp_path / "splats", tmp_path / "a.glb"
+    settings = ("representation.init.opacity=0.9", "representation.init.radius=0.5")
+    said = sdi_gs("generate", "a red mug", "--config", fast, "--out", run, *settings)
+    assert said.code == 0, said.err
+    said = sdi_gs("export", run, "--format", "glb", "--out", out, "--resolution", 32)
+    assert said.code == 0, said.err
+    assert "fused from depth pictures" in said.out
+    assert len(trimesh.load(out, force="mesh").faces) > 50
+
+
+def test_a_field_becomes_splats(sdi_gs: Run, field_run: Path) -> None:
+    said = sdi_gs("convert", field_run, "--splats", 500, "--steps", 60)
+    assert said.code == 0, said.err
+    made = field_run / "gaussians"
+    assert 0 < len(read_ply(made / "final.ply")) <= 500
+    summary = json.loads((made / "summary.json").read_text())
+    assert f"{summary['psnr_db']['mean']:.2f} dB" in said.out
+    assert summary["psnr_db"]["mean"] > 24.0  # this field is a ball: half of it is easy
+    # the result is a run like any other
+    said = sdi_gs("export", made, "--format", "splat")
+    assert said.code == 0, said.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("export", "RUN", "--format", "ply"), "a radiance field has no splats"),
+        (("export", "RUN", "--format", "stl"), "--format stl"),
+        (("export", "RUN", "--threshold", "1e9"), "no surface at threshold 1e+09"),
+        (("export", "RUN", "--threshold", "-1"), "a density is above 0"),
+        (("export", "RUN", "--resolution", "4"), "allowed are 8 to 1024"),
+        (("convert", "RUN", "--to", "voxels"), "--to voxels"),
+        (("convert", "RUN", "--splats", "0"), "--splats 0"),
+    ],
+)
+def test_bad_input_is_told_and_changes_nothing(
+    sdi_gs: Run, field_run: Path, arguments: tuple[str, ...], said: str
+) -> None:
+    before = {path: path.read_bytes() for path in field_run.rglob("*") if path.is_file()}
+    result = sdi_gs(*(field_run if word == "RUN" else word for word in arguments))
+    assert result.code == 2
+    assert said in result.err
+    assert {p: p.read_bytes() for p in field_run.rglob("*") if p.is_file()} == before
+
+
+def test_splats_are_not_converted_again(sdi_gs: Run, fast: Path, tmp_path: Path) -> None:
+    run = tmp_path / "splats"
+    sdi_gs("generate", "a red mug", "--config", fast, "--out", run)
+    result = sdi_gs("convert", run)
+    assert result.code == 2
+    assert "made of splats already" in result.err
