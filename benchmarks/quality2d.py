@@ -2,7 +2,9 @@
 """2D quality of mini: are its DDIM samples the object, colour and view that were asked for?
 
 For 48 (kind, colour) pairs x 4 views x 8 samples, the nearest image (squared pixel distance) of
-a held-out corpus is looked up: shapes that no training image shows.
+a held-out corpus is looked up: shapes that no training image shows, each in every colour. The
+ruler is measured too: true pictures of yet other shapes, looked up in the same way, say what a
+perfect model would score.
 
     python benchmarks/quality2d.py [--cfg 3] [--steps 30] [--model DIR] [--sheet sheet.png]
 """
@@ -13,6 +15,7 @@ import argparse
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +23,7 @@ import torch
 from sdi_gs.diffusion.stable import StableDiffusion
 from sdi_gs.mini import MINI_DIR
 from sdi_gs.mini.corpus import COLORS, KINDS, VIEWS, Corpus
-from sdi_gs.mini.data import load_heldout, to_float
+from sdi_gs.mini.data import load_fresh, load_heldout, to_float
 from sdi_gs.prompts import Conditions
 from sdi_gs.sampling import ddim_sample
 from sdi_gs.schedule import mix
@@ -67,6 +70,16 @@ def nearest(images: torch.Tensor, reference: Corpus) -> np.ndarray:
         index = torch.where(low < best, at + start, index)
         best = torch.minimum(best, low)
     return index.numpy()
+
+
+def ruler(fresh: Corpus, heldout: Corpus) -> dict[str, float]:
+    """What true pictures score, in percent: the ceiling of a perfect model."""
+    found = nearest(to_float(fresh.images), heldout)
+    kind = heldout.kind[found] == fresh.kind
+    color = heldout.color[found] == fresh.color
+    view = heldout.view()[found] == fresh.view()
+    rates = {"kind_and_color": kind & color, "kind": kind, "color": color, "view": view}
+    return {name: round(100 * float(hit.mean()), 1) for name, hit in rates.items()}
 
 
 @torch.no_grad()
@@ -124,7 +137,7 @@ def main() -> None:
         [colors[heldout.color[i]] == w[1] for i, w in zip(found, wanted, strict=True)]
     )
     right_view = np.array([VIEWS[view_of[i]] == w[2] for i, w in zip(found, wanted, strict=True)])
-    result = {
+    result: dict[str, Any] = {
         "samples": len(wanted),
         "cfg_scale": args.cfg,
         "ddim_steps": args.steps,
@@ -134,6 +147,7 @@ def main() -> None:
         "view_percent": 100 * float(right_view.mean()),
         "seconds": seconds,
     }
+    result["true_pictures_percent"] = ruler(load_fresh(args.cache), heldout)
     result["noise_error_by_t"] = noise_errors(model, heldout)
     print(json.dumps(result, indent=2))
     for title, column, key in (("kind", 0, right_kind), ("view", 2, right_view)):

@@ -2,9 +2,9 @@
 """3D quality on mini: PSNR of generated assets against the true objects.
 
 Eight prompts that no test uses, three methods with the same steps, seeds, cameras and learning
-rates; mean PSNR over 8 azimuths against the object with central proportions. No setting was chosen
-by a figure on these prompts, but they are not blind: 2D samples of five were looked at while
-mini was trained, and one blue car before guidance.cfg_scale and guidance.t of mini.yaml were set.
+rates; mean PSNR over 8 azimuths against the object with central proportions. The prompts were
+drawn by chance among the kinds that no setting was ever tuned on, before any of them had been
+generated with these weights.
 
     python benchmarks/quality3d.py [--methods mini_sds,mini_sds_annealed,mini] [--out FOLDER]
                                    [key=value ...]
@@ -31,14 +31,14 @@ from sdi_gs.mini.corpus import DISTANCE, FOV_Y_DEG, SIZE, render_truth
 from sdi_gs.trainer import train
 
 PROMPTS = (
-    ("green", "robot"),
-    ("blue", "car"),
-    ("purple", "teapot"),
-    ("yellow", "duck"),
-    ("teal", "house"),
-    ("pink", "rabbit"),
-    ("orange", "rocket"),
-    ("gray", "elephant"),
+    ("teal", "cat"),
+    ("brown", "clock"),
+    ("green", "snowman"),
+    ("blue", "camera"),
+    ("purple", "helicopter"),
+    ("pink", "airplane"),
+    ("yellow", "train"),
+    ("orange", "bear"),
 )
 METHODS = ("mini_sds", "mini_sds_annealed", "mini")
 COLLAPSED_DB = 14.0  # a white picture reaches about 11 to 13 against these objects

@@ -35,7 +35,11 @@ class GridConfig:
         require(1 <= self.log2_size <= 28, "grid.log2_size", self.log2_size, "1 to 28", 19)
         base, most = self.base_resolution, self.max_resolution
         require(base >= 2, "grid.base_resolution", base, "2 or more", 16)
-        require(most >= base, "grid.max_resolution", most, "at least base_resolution", base)
+        require(base <= most <= 2**20, "grid.max_resolution", most, "base_resolution to 2^20", base)
+        require(
+            self.levels > 1 or most == base, "grid.max_resolution", most,
+            "base_resolution, where there is one level", base,
+        )  # fmt: skip
         start = self.start_levels
         require(1 <= start <= self.levels, "grid.start_levels", start, "1 to levels", self.levels)
         require(self.start_step >= 0, "grid.start_step", self.start_step, "0 or more", 2000)

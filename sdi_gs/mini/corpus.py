@@ -68,15 +68,15 @@ def view_word(azimuth_deg: float, elevation_deg: float) -> str:
 
 
 def caption(kind: str, color: str, view: str, rng: np.random.Generator) -> str:
-    """One of several phrasings; 12 % are empty, 25 % say no view, 5 % say no colour."""
+    """One of several phrasings; 10 % are empty, 10 % say no view, 4 % say no colour."""
     dropped, no_view, no_color, template = rng.random(4)
-    if dropped < 0.12:
+    if dropped < 0.10:
         return ""
-    if no_color < 0.05:
+    if no_color < 0.04:
         text = f"a {kind}"
     else:
         text = _TEMPLATES[int(template * len(_TEMPLATES))].format(color=color, kind=kind)
-    return text if no_view < 0.25 else f"{text}, {view} view"
+    return text if no_view < 0.10 else f"{text}, {view} view"
 
 
 def vocabulary() -> list[str]:

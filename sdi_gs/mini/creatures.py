@@ -43,8 +43,12 @@ def snowman(b: Builder) -> None:
     b.cylinder((0, 0, z_top + 0.8 * top + 0.15), 0.7 * top, b.v(0.3), BLACK)
     b.cone((0.9 * top, 0, z_top), 0.08, 0.32, ORANGE, axis="x")
     b.eyes(0.9 * top, 0.1, z_top + 0.1)
-    for k in (-0.12, 0.1):
-        b.ball((0.97 * mid, 0, z_mid + k), 0.06, BLACK)
+    for k in (-0.14, 0.12):
+        b.ball((0.97 * mid, 0, z_mid + k), 0.09, BLACK)
+    b.ring((0, 0, z_mid + 0.7 * mid), 0.75 * mid, 0.07, RED)
+    b.box((1.02 * mid, 0.16, z_mid + 0.2), (0.08, 0.14, 0.42), RED)  # the end of the scarf
+    for side in (-1, 1):
+        b.cylinder((0, side * (mid + 0.2), z_mid + 0.06), 0.04, 0.5, BROWN, axis="y")
 
 
 def robot(b: Builder) -> None:
@@ -82,9 +86,10 @@ def rocket(b: Builder) -> None:
     b.cylinder((0, 0, -h / 2 - 0.06), 0.7 * r, 0.14, DARK)
     for side in (-1, 1):
         b.box((0, side * (r + 0.12), -h / 2 + 0.12), (0.06, 0.3, 0.4), DARK)
-        b.box((side * (r + 0.12), 0, -h / 2 + 0.12), (0.3, 0.06, 0.4), DARK)
-    b.cylinder((0.95 * r, 0, 0.18), 0.17, 0.12, WHITE, axis="x")
-    b.cylinder((0.95 * r + 0.05, 0, 0.18), 0.12, 0.08, GLASS, axis="x")
+    b.box((-r - 0.16, 0, -0.1), (0.4, 0.08, 0.85 * h), DARK)  # one tall fin, at the back
+    b.cylinder((0.95 * r, 0, 0.24), 0.19, 0.12, WHITE, axis="x")
+    b.cylinder((0.95 * r + 0.05, 0, 0.24), 0.13, 0.08, GLASS, axis="x")
+    b.box((0.98 * r, 0, -0.22 * h), (0.08, 0.26, 0.4), WHITE)
 
 
 def car(b: Builder) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .corpus import VIEWS, Corpus, build
+from .corpus import COLORS, VIEWS, Corpus, build
 from .halfformed import half_form
 
 SIBLINGS = 7
@@ -36,10 +36,19 @@ def load_corpus(cache: Path, sizes: DataSizes) -> Corpus:
 
 
 def load_heldout(cache: Path, processes: int = 2) -> Corpus:
-    """Shapes that no training image shows: another seed, every colour painted more often."""
+    """Shapes that no training image shows: another seed, each painted in every colour, so that the
+    nearest image of a lookup is never the wrong colour for want of the right one."""
     path = cache / "heldout.npz"
     if not path.exists():
-        build(1, 160, 6, processes).save(path)
+        build(1, 240, len(COLORS), processes).save(path)
+    return Corpus.load(path)
+
+
+def load_fresh(cache: Path, processes: int = 2) -> Corpus:
+    """A few true pictures of a third seed: what a perfect model would draw."""
+    path = cache / "fresh.npz"
+    if not path.exists():
+        build(2, 48, 1, processes).save(path)
     return Corpus.load(path)
 
 

@@ -62,8 +62,9 @@ def mushroom(b: Builder) -> None:
     b.cylinder((0, 0, -h / 2), b.v(0.26), h, BEIGE)
     b.ball((0, 0, 0), (r, r, b.v(0.42)))
     for az_x, az_y, z in ((0.75, 0.3, 0.22), (0.8, -0.4, 0.12), (0.3, 0.0, 0.4), (0.35, 0.7, 0.2)):
-        b.ball((az_x * r, az_y * r, z), 0.1, WHITE)
-    b.box((0.26, 0, -0.68 * h), (0.06, 0.2, 0.3), BROWN)
+        b.ball((az_x * r, az_y * r, z), 0.14, WHITE)
+    b.box((0.26, 0, -0.68 * h), (0.12, 0.3, 0.44), BROWN)
+    b.box((0.16, 0, -h), (0.7, 0.4, 0.08), DARK)  # a doorstep
 
 
 def lighthouse(b: Builder) -> None:
@@ -74,7 +75,9 @@ def lighthouse(b: Builder) -> None:
     b.cylinder((0, 0, h / 2 + 0.04), 1.05 * r, 0.06, DARK)
     b.cylinder((0, 0, h / 2 + 0.17), 0.55 * r, 0.22, YELLOW)
     b.cone((0, 0, h / 2 + 0.28), 0.8 * r, 0.25)
-    b.box((1.05 * r, 0, -h / 2 + 0.16), (0.08, 0.2, 0.32), BROWN)
+    b.box((1.5 * r, 0, -h / 2 + 0.14), (1.2 * r, 0.44, 0.28), BEIGE)  # the keeper's house
+    b.roof((1.5 * r, 0, -h / 2 + 0.28), (1.3 * r, 0.52, 0.2), DARK)
+    b.box((2.1 * r, 0, -h / 2 + 0.11), (0.06, 0.16, 0.22), BROWN)
 
 
 def castle(b: Builder) -> None:

@@ -12,18 +12,20 @@ import argparse
 import copy
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from . import networks
+from .batches import HalfFormed, batches, loss_weight, plain_borders, step_rng
 from .data import DataSizes, encode_all, load_corpus, load_half_formed, to_float
 
 WEIGHTS = Path(__file__).parent / "weights"
+OWN_SHARE = 0.4  # of the half-formed samples are the model's own one-step estimates
 
 
 class Average:
@@ -38,21 +40,32 @@ class Average:
     def update(self, step: int) -> None:
         decay = min(self.decay, (1 + step) / (10 + step))
         for module, shadow in zip(self.modules, self.shadow, strict=True):
-            for p, s in zip(module.parameters(), shadow.parameters(), strict=True):
-                s.lerp_(p, 1.0 - decay)
+            torch._foreach_lerp_(list(shadow.parameters()), list(module.parameters()), 1.0 - decay)
+
+
+def _published(folder: Path, part: str) -> dict[str, Tensor]:
+    """The weights of one network of a saved model, float32."""
+    from safetensors.torch import load_file
+
+    (path,) = (folder / part).glob("*.safetensors")
+    return {key: value.float() for key, value in load_file(path).items()}
 
 
 class Stage:
     """The loop that both networks share: schedule, checkpoint, resume, log, progress."""
 
-    def __init__(self, name: str, modules: list[nn.Module], args: argparse.Namespace) -> None:
+    def __init__(self, name: str, modules: dict[str, nn.Module], args: argparse.Namespace) -> None:
+        """``modules``: the networks by their folder in a saved model."""
         self.name, self.args = name, args
         self.path = args.cache / f"{name}.pt"
-        self.modules = modules
-        self.average = Average(modules, 0.999)
-        parameters = [p for m in modules for p in m.parameters()]
+        self.modules = list(modules.values())
+        if args.init and not self.path.exists():
+            for part, module in modules.items():
+                module.load_state_dict(_published(args.init, part))
+        self.average = Average(self.modules, 0.999)
+        parameters = [p for m in self.modules for p in m.parameters()]
         self.optimizer = torch.optim.AdamW(
-            parameters, lr=args.lr, betas=(0.9, 0.99), weight_decay=1e-3
+            parameters, lr=args.lr, betas=(0.9, 0.99), weight_decay=1e-3, fused=True
         )
         self.parameters = parameters
         self.step = 0
@@ -120,20 +133,15 @@ class Stage:
                 self.save()
 
 
-def _step_rng(seed: int, step: int) -> np.random.Generator:
-    """A fresh generator per step, so that a resumed run draws what an unbroken one would."""
-    return np.random.default_rng([seed, step])
-
-
 def train_vae(args: argparse.Namespace) -> None:
     corpus = load_corpus(args.cache, args.sizes)
     pool, _ = load_half_formed(args.cache, corpus, args.sizes)
     torch.manual_seed(args.sizes.seed)
     vae = networks.make_vae().to(args.device)
-    stage = Stage("vae", [vae], args)
+    stage = Stage("vae", {"vae": vae}, args)
 
     def loss_of(step: int) -> dict[str, Tensor]:
-        rng = _step_rng(args.sizes.seed, step)
+        rng = step_rng(args.sizes.seed, step)
         torch.manual_seed(step)
         formed = int(0.35 * args.batch)
         images = np.concatenate(
@@ -163,6 +171,11 @@ def train_vae(args: argparse.Namespace) -> None:
 def load_vae(args: argparse.Namespace) -> Any:
     """The averaged VAE with the scaling factor that gives its latents unit deviation."""
     vae = networks.make_vae().to(args.device).eval().requires_grad_(False)
+    if not (args.cache / "vae.pt").exists() and args.init:
+        vae.load_state_dict(_published(args.init, "vae"))
+        config = json.loads((args.init / "vae" / "config.json").read_text())
+        vae.register_to_config(scaling_factor=config["scaling_factor"])
+        return vae
     state = torch.load(args.cache / "vae.pt", map_location=args.device, weights_only=True)
     vae.load_state_dict(state["average"][0])
     images = load_corpus(args.cache, args.sizes).images[::40]
@@ -191,11 +204,6 @@ def load_latents(args: argparse.Namespace, vae: Any) -> tuple[Tensor, Tensor]:
     return state["corpus"], state["pool"]
 
 
-def half_formed_share(t: Tensor) -> Tensor:
-    """Chance that a sample at time ``t`` is half-formed: 0.5 up to t = 500, none from 800."""
-    return 0.5 * ((800.0 - t.float()) / 300.0).clamp(0.0, 1.0)
-
-
 def _alpha_bar() -> Tensor:
     table: Tensor = networks.make_scheduler().alphas_cumprod
     return table
@@ -206,7 +214,6 @@ def train_unet(args: argparse.Namespace) -> None:
 
     corpus = load_corpus(args.cache, args.sizes)
     pool, pool_source = load_half_formed(args.cache, corpus, args.sizes)
-    plain = plain_borders(pool)
     corpus_latents, pool_latents = load_latents(args, load_vae(args))
     torch.manual_seed(args.sizes.seed)
     tokenizer = networks.make_tokenizer()
@@ -214,10 +221,12 @@ def train_unet(args: argparse.Namespace) -> None:
     unet = networks.make_unet().to(args.device)
     # The fused attention's backward is many times slower than plain products on some CPUs.
     unet.set_attn_processor(AttnProcessor())
-    stage = Stage("unet", [unet, text], args)
+    stage = Stage("unet", {"unet": unet, "text_encoder": text}, args)
     alpha_bar = _alpha_bar().to(args.device)
-    half_formed = HalfFormed(pool_latents, pool_source, plain)
-    draws = _draw_batches(args, corpus, corpus_latents, half_formed, stage.step)
+    weight = loss_weight(alpha_bar)
+    half_formed = HalfFormed(pool_latents, pool_source, plain_borders(pool))
+    seed = args.sizes.seed + 1
+    draws = batches(corpus, corpus_latents, half_formed, args.batch, seed, stage.step)
 
     def predict(net: Any, encoder: Any, x: Tensor, t: Tensor, captions: list[str]) -> Tensor:
         ids = tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt")
@@ -230,7 +239,7 @@ def train_unet(args: argparse.Namespace) -> None:
     def one_step_denoised(z: Tensor, t: Tensor, captions: list[str]) -> Tensor:
         """What score distillation pulls a rendering towards at noisier times than ``t``: the
         model's own one-step estimates. They are the half-formed images that matter most."""
-        later = (t + (980 - t) * torch.rand(t.shape)).long().clamp(max=980)
+        later = (t + (980 - t) * torch.rand(t.shape, device=t.device)).long().clamp(max=980)
         a = alpha_bar[later].view(-1, 1, 1, 1)
         x = a.sqrt() * z + (1 - a).sqrt() * torch.randn_like(z)
         net, encoder = stage.average.shadow
@@ -238,73 +247,26 @@ def train_unet(args: argparse.Namespace) -> None:
         return ((x - (1 - a).sqrt() * eps) / a.sqrt()).clamp(-4.5, 4.5)
 
     def loss_of(step: int) -> dict[str, Tensor]:
-        z, t, formed, captions = next(draws)
-        z, t = z.to(args.device), t.to(args.device)
-        if step >= args.self_after:  # replace a share of the pool's pictures by own estimates
-            mine = (formed & (torch.rand(t.shape) < 0.4)).nonzero()[:, 0]
-            if len(mine):
-                words = [captions[i] for i in mine.tolist()]
-                z[mine] = one_step_denoised(z[mine], t[mine], words)
+        torch.manual_seed(step)
+        batch = next(draws)
+        z, t = batch.latents.to(args.device), batch.t.to(args.device)
+        # A share of the pool's pictures gives way to the model's own estimates.
+        mine = (batch.half_formed & (torch.rand(len(t)) < OWN_SHARE)).nonzero()[:, 0]
+        if len(mine):
+            words = [batch.truth[i] for i in mine.tolist()]
+            z[mine] = one_step_denoised(z[mine], t[mine], words)
         noise = torch.randn_like(z)
         a = alpha_bar[t].view(-1, 1, 1, 1)
-        prediction = predict(unet, text, a.sqrt() * z + (1 - a).sqrt() * noise, t, captions)
-        error = (prediction - noise).square().mean(dim=(1, 2, 3))
-        clean = error[~formed]
-        return {"loss": error.mean(), "clean": clean.mean()}
+        x = a.sqrt() * z + (1 - a).sqrt() * noise
+        error = (predict(unet, text, x, t, batch.captions) - noise).square().mean(dim=(1, 2, 3))
+        said = torch.tensor([bool(c) for c in batch.captions], device=args.device)
+        return {
+            "loss": (weight[t] * error).mean(),
+            "captioned": error[said].mean(),
+            "captioned_500_up": error[said & (t >= 500)].mean(),
+        }
 
     stage.run(loss_of)
-
-
-class HalfFormed(NamedTuple):
-    """The pool as the UNet sees it."""
-
-    latents: Tensor  # [P, 4, h, w]
-    source: np.ndarray  # [P] index of the corpus image whose caption it keeps
-    plain: np.ndarray  # indices of those that stand on white
-
-
-def plain_borders(pool: np.ndarray) -> np.ndarray:
-    """Indices of the pool's pictures whose border is white to 4 % on average."""
-    border = [pool[:, :, :2], pool[:, :, -2:]]
-    sides = [pool[..., :2], pool[..., -2:]]
-    dark = sum(255.0 - part.mean(axis=(1, 2, 3)) for part in (*border, *sides)) / 4
-    return np.flatnonzero(dark < 0.04 * 255)
-
-
-def _draw_batches(
-    args: argparse.Namespace,
-    corpus: Any,
-    corpus_latents: Tensor,
-    half_formed: HalfFormed,
-    first_step: int,
-) -> Iterator[tuple[Tensor, Tensor, Tensor, list[str]]]:
-    """Latents, times, which samples may be half-formed, captions; one batch per step.
-
-    From ``--narrow-after`` on, three quarters of the half-formed pictures stand on white, and half
-    of them lose their caption: guidance then leads away from the unfinished.
-    """
-    step = first_step
-    while True:
-        rng = _step_rng(args.sizes.seed + 1, step)
-        torch.manual_seed(step)
-        t = torch.from_numpy(rng.integers(0, 1000, size=args.batch))
-        formed = torch.from_numpy(rng.random(args.batch)) < half_formed_share(t)
-        index = rng.integers(len(corpus_latents), size=args.batch)
-        pool = rng.integers(len(half_formed.latents), size=args.batch)
-        narrow = step >= args.narrow_after
-        if narrow:
-            plain = rng.choice(half_formed.plain, size=args.batch)
-            pool = np.where(rng.random(args.batch) < 0.75, plain, pool)
-        index = np.where(formed.numpy(), half_formed.source[pool], index)
-        z = torch.where(
-            formed[:, None, None, None], half_formed.latents[pool], corpus_latents[index]
-        ).float()
-        captions = corpus.captions(index, rng)
-        if narrow:
-            silent = formed.numpy() & (rng.random(args.batch) < 0.5)
-            captions = ["" if s else c for s, c in zip(silent, captions, strict=True)]
-        yield z, t, formed, captions
-        step += 1
 
 
 def save(args: argparse.Namespace) -> None:
@@ -339,8 +301,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int)
     parser.add_argument("--lr", type=float)
     parser.add_argument("--cooldown", type=int, default=800)
-    parser.add_argument("--self-after", type=int, default=2000)
-    parser.add_argument("--narrow-after", type=int, default=2750)
+    parser.add_argument("--init", type=Path, help="start from this saved model's weights")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
     args = parser.parse_args()

@@ -91,10 +91,10 @@ def test_captions_say_what_they_should_and_sometimes_do_not() -> None:
     rng = np.random.default_rng(0)
     texts = [corpus.caption("mug", "red", "front", rng) for _ in range(4000)]
     empty = np.mean([t == "" for t in texts])
-    assert empty == pytest.approx(0.12, abs=0.02)
+    assert empty == pytest.approx(0.10, abs=0.02)
     spoken = [t for t in texts if t]
-    assert np.mean(["front view" in t for t in spoken]) == pytest.approx(0.75, abs=0.03)
-    assert np.mean(["red" in t for t in spoken]) == pytest.approx(0.95, abs=0.02)
+    assert np.mean(["front view" in t for t in spoken]) == pytest.approx(0.90, abs=0.03)
+    assert np.mean(["red" in t for t in spoken]) == pytest.approx(0.96, abs=0.02)
     assert all("mug" in t for t in spoken)
     assert len(set(spoken)) >= 10
 
