@@ -122,7 +122,8 @@ def test_a_batch_equals_its_single_views(backend):
         single = ops.splat(splats, features[b : b + 1], cameras[b : b + 1])
         for name, value in single._asdict().items():
             expected = getattr(batch, name)[b : b + 1]
-            torch.testing.assert_close(value, expected, atol=1e-6, rtol=1e-6, msg=name)
+            # Some processors sum products of another batch size in another order.
+            torch.testing.assert_close(value, expected, atol=1e-5, rtol=1e-5, msg=name)
 
 
 def test_gradcheck_in_float64():

@@ -273,7 +273,7 @@ def test_folders_that_are_no_run(sdi_gs: Run, tmp_path: Path) -> None:
 
 
 def test_bad_options_of_render_and_export(sdi_gs: Run, run: Path) -> None:
-    refused(sdi_gs("export", run, "--format", "obj"), "obj", "ply")
+    refused(sdi_gs("export", run, "--format", "fbx"), "fbx", "ply")
     refused(sdi_gs("render", run, "--format", "avi"), "format", "gif")
     refused(sdi_gs("render", run, "--size", "3"), "size")
     refused(sdi_gs("export", run, "--out", run), "exists")
