@@ -9,18 +9,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from ..interface import Cameras
 from . import cpu_project, cpu_raster
-from .cpu_jit import threads
-from .types import Splats, Splatted
-
-
-def _array(tensor: Tensor) -> np.ndarray:
-    return tensor.detach().contiguous().numpy()
+from .cpu_jit import array, threads
+from .types import Splats, Splatted, require_float32
 
 
 class _Project(torch.autograd.Function):
@@ -30,15 +25,15 @@ class _Project(torch.autograd.Function):
     def forward(
         ctx: Any, means: Tensor, quat: Tensor, scale: Tensor, opacity: Tensor, cameras: Cameras
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        inputs = tuple(_array(tensor) for tensor in (means, quat, scale))
+        inputs = tuple(array(tensor) for tensor in (means, quat, scale))
         view = (
-            _array(cameras.world_to_cam[:, :3]),
-            _array(cameras.intrinsics),
+            array(cameras.world_to_cam[:, :3]),
+            array(cameras.intrinsics),
             cameras.width,
             cameras.height,
         )
         with threads():
-            means2d, conics, depths, radii = cpu_project.forward(*inputs, _array(opacity), *view)
+            means2d, conics, depths, radii = cpu_project.forward(*inputs, array(opacity), *view)
         ctx.arguments = (*inputs, *view, conics, radii)
         out = tuple(torch.from_numpy(array) for array in (means2d, conics, depths, radii))
         ctx.mark_non_differentiable(out[3])
@@ -46,7 +41,7 @@ class _Project(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, d_means2d: Tensor, d_conics: Tensor, d_depths: Tensor, _: Any) -> Any:
-        gradients = (_array(tensor) for tensor in (d_means2d, d_conics, d_depths))
+        gradients = (array(tensor) for tensor in (d_means2d, d_conics, d_depths))
         with threads():
             out = cpu_project.backward(*ctx.arguments, *gradients)
         return (*(torch.from_numpy(array) for array in out), None, None)
@@ -72,7 +67,7 @@ class _Rasterise(torch.autograd.Function):
         order = torch.sort(key, dim=1, stable=True)[1].numpy()
         tile = cpu_raster.TILE
         tiles = (-(-width // tile), -(-height // tile))
-        arrays = tuple(_array(t) for t in (means2d, conics, radii, opacity, features))
+        arrays = tuple(array(t) for t in (means2d, conics, radii, opacity, features))
         with threads():
             starts, ids = cpu_raster.bin_tiles(
                 order, visible.sum(1).numpy(), arrays[0], arrays[2], *tiles
@@ -85,7 +80,7 @@ class _Rasterise(torch.autograd.Function):
     def backward(ctx: Any, d_picture: Tensor, d_alpha: Tensor) -> Any:
         starts, ids, features = ctx.arguments[0], ctx.arguments[1], ctx.arguments[6]
         with threads():
-            rows = cpu_raster.backward(*ctx.arguments, _array(d_picture), _array(d_alpha))
+            rows = cpu_raster.backward(*ctx.arguments, array(d_picture), array(d_alpha))
             rows = cpu_raster.reduce_rows(starts, ids, rows, *features.shape[:2])
         grad = torch.from_numpy(rows)  # [B, N, 6 + C]
         return grad[..., :2], grad[..., 2:5], grad[..., 5].sum(0), grad[..., 6:], None, None, None
@@ -94,12 +89,7 @@ class _Rasterise(torch.autograd.Function):
 def splat(splats: Splats, features: Tensor, cameras: Cameras) -> Splatted:
     """Draw; see :data:`~representations.ops.types.Splat`."""
     splats.check(features, cameras)
-    for name, tensor in (*splats._asdict().items(), ("features", features)):
-        if tensor.dtype != torch.float32 or tensor.device.type != "cpu":
-            raise ValueError(
-                f'back-end "cpu" takes float32 on the cpu, got {name} in {tensor.dtype} on '
-                f'{tensor.device}: convert it, or select(device, "reference")'
-            )
+    require_float32("cpu", **splats._asdict(), features=features)
     means2d, conics, depths, radii = _Project.apply(
         splats.means, splats.quat_wxyz, splats.scale, splats.opacity, cameras
     )

@@ -9,7 +9,9 @@ from contextlib import contextmanager
 from typing import Any
 
 import numba
+import numpy as np
 import torch
+from torch import Tensor
 
 _LOCK = threading.Lock()
 
@@ -44,3 +46,8 @@ def threads() -> Iterator[None]:
             yield
         finally:
             numba.set_num_threads(before)
+
+
+def array(tensor: Tensor) -> np.ndarray:
+    """The values for a kernel, without a copy where they are contiguous."""
+    return tensor.detach().contiguous().numpy()

@@ -10,7 +10,7 @@ import torch
 
 from ..interface import Cameras
 from .constants import BLUR_PX2, NEAR_PLANE
-from .types import Splats, Splatted
+from .types import Splats, Splatted, require_float32
 
 
 def splat(splats: Splats, features: torch.Tensor, cameras: Cameras) -> Splatted:
@@ -22,12 +22,7 @@ def splat(splats: Splats, features: torch.Tensor, cameras: Cameras) -> Splatted:
             'back-end "cuda" needs gsplat: `pip install gsplat` beside a CUDA build of torch'
         ) from error
     splats.check(features, cameras)
-    for name, tensor in (*splats._asdict().items(), ("features", features)):
-        if tensor.dtype != torch.float32 or tensor.device.type != "cuda":
-            raise ValueError(
-                f'back-end "cuda" takes float32 on a cuda device, got {name} in {tensor.dtype} '
-                f"on {tensor.device}"
-            )
+    require_float32("cuda", **splats._asdict(), features=features)
     picture, alpha, meta = rasterization(
         splats.means,
         splats.quat_wxyz,

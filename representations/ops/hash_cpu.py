@@ -25,8 +25,9 @@ from numba.extending import intrinsic
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .cpu_jit import jit, threads
+from .cpu_jit import array, jit, threads
 from .hash_grid import PRIMES, Encoded, HashGridSpec
+from .types import require_float32
 
 BLOCK = 32768
 """Points that look one level up before the next. Fewer would bring each level into the cache more
@@ -303,10 +304,6 @@ def _order(used: int) -> np.ndarray:
     return np.concatenate([np.arange(first, used, workers) for first in range(min(workers, used))])
 
 
-def _array(tensor: Tensor) -> np.ndarray:
-    return tensor.detach().contiguous().numpy()
-
-
 class _Encode(torch.autograd.Function):
     """table, x -> features, jacobian; the latter without rows unless it is wanted."""
 
@@ -329,10 +326,8 @@ class _Encode(torch.autograd.Function):
             make = np.empty if used == spec.levels else np.zeros
             flat = make(spec.parameters, np.float32)
             with threads():
-                pull = _by_level(_array(d_out), used, spec.features, _blocks(len(x)))
-                _backward(
-                    _array(x.T), *_grid(spec, used), _order(used), pull, _array(d_slopes), flat
-                )
+                pull = _by_level(array(d_out), used, spec.features, _blocks(len(x)))
+                _backward(array(x.T), *_grid(spec, used), _order(used), pull, array(d_slopes), flat)
             d_table = torch.from_numpy(flat).view(table.shape)
         if ctx.needs_input_grad[1]:
             _, slopes = _run_forward(table, x, spec, used, True)
@@ -345,21 +340,16 @@ def _run_forward(
 ) -> tuple[Tensor, Tensor]:
     out = np.empty((len(x), spec.width), np.float32)
     slopes = np.empty((len(x) if jacobian else 0, spec.width, 3), np.float32)
-    for array in (out, slopes):
-        array[:, used * spec.features :] = 0.0
+    for result in (out, slopes):
+        result[:, used * spec.features :] = 0.0
     with threads():
-        flat = _array(table).reshape(-1)
-        _forward(flat, _array(x.T), *_grid(spec, used), _blocks(len(x)), out, slopes)
+        flat = array(table).reshape(-1)
+        _forward(flat, array(x.T), *_grid(spec, used), _blocks(len(x)), out, slopes)
     return torch.from_numpy(out), torch.from_numpy(slopes)
 
 
 def _check(table: Tensor, x: Tensor, spec: HashGridSpec, active: int | None) -> int:
-    for name, tensor in (("table", table), ("x", x)):
-        if tensor.dtype != torch.float32 or tensor.device.type != "cpu":
-            raise ValueError(
-                f'back-end "cpu" takes float32 on the cpu, got {name} in {tensor.dtype} on '
-                f'{tensor.device}: convert it, or select(device, "reference")'
-            )
+    require_float32("cpu", table=table, x=x)
     return spec.check(table, x, active)
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from . import hash_grid
 from .hash_grid import Encoded, HashGridSpec
+from .types import require_float32
 
 
 @lru_cache(maxsize=1)
@@ -60,12 +61,7 @@ def _numbers(spec: HashGridSpec, used: int) -> int:
 
 
 def _check(table: Tensor, x: Tensor, spec: HashGridSpec, active: int | None) -> int:
-    for name, tensor in (("table", table), ("x", x)):
-        if tensor.dtype != torch.float32 or tensor.device.type != "cuda":
-            raise ValueError(
-                f'back-end "cuda" takes float32 on a cuda device, got {name} in {tensor.dtype} '
-                f"on {tensor.device}: convert it with .to(device, torch.float32)"
-            )
+    require_float32("cuda", table=table, x=x)
     return spec.check(table, x, active)
 
 

@@ -21,8 +21,9 @@ from numba import prange
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .cpu_jit import jit, threads
+from .cpu_jit import array, jit, threads
 from .ray_types import STOP, Composited, MarchSpec, Rays, Samples
+from .types import require_float32
 
 _HALF, _ZERO = np.float32(0.5), np.float32(0.0)
 _INF = np.float32(np.inf)
@@ -185,25 +186,12 @@ def _backward(offsets, start, end, features, weights, after, d_total, d_opacity)
     return d_sigma, d_features
 
 
-def _require(**tensors: Tensor) -> None:
-    for name, tensor in tensors.items():
-        if tensor.dtype != torch.float32 or tensor.device.type != "cpu":
-            raise ValueError(
-                f'back-end "cpu" takes float32 on the cpu, got {name} in {tensor.dtype} on '
-                f'{tensor.device}: convert it, or select(device, "reference")'
-            )
-
-
-def _array(tensor: Tensor) -> np.ndarray:
-    return tensor.detach().contiguous().numpy()
-
-
 def march(rays: Rays, occupied: Tensor, spec: MarchSpec, jitter: Tensor) -> Samples:
     """Cut rays into intervals; see :func:`representations.ops.ray_reference.march`."""
-    _require(origins=rays.origins, directions=rays.directions, jitter=jitter)
+    require_float32("cpu", origins=rays.origins, directions=rays.directions, jitter=jitter)
     rays.check(occupied, jitter)
     scale = occupied.shape[0] / (2.0 * spec.radius)
-    arrays = tuple(_array(t) for t in (rays.origins, rays.directions, jitter, occupied))
+    arrays = tuple(array(t) for t in (rays.origins, rays.directions, jitter, occupied))
     lengths = tuple(np.float32(x) for x in (spec.radius, spec.near, spec.step, scale))
     limits = (spec.steps, spec.max_samples)
     with threads():
@@ -220,7 +208,7 @@ class _Composite(torch.autograd.Function):
     def forward(
         ctx: Any, sigma: Tensor, features: Tensor, start: Tensor, end: Tensor, offsets: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        arrays = tuple(_array(t) for t in (offsets, start, end, sigma, features))
+        arrays = tuple(array(t) for t in (offsets, start, end, sigma, features))
         with threads():
             out = tuple(torch.from_numpy(array) for array in _forward(*arrays, STOP))
         total, opacity, weights, after = out
@@ -231,7 +219,7 @@ class _Composite(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, d_total: Tensor, d_opacity: Tensor, _: Any) -> Any:
-        arrays = tuple(_array(t) for t in (*ctx.saved_tensors, d_total, d_opacity))
+        arrays = tuple(array(t) for t in (*ctx.saved_tensors, d_total, d_opacity))
         with threads():
             d_sigma, d_features = _backward(*arrays)
         return torch.from_numpy(d_sigma), torch.from_numpy(d_features), None, None, None
@@ -242,7 +230,7 @@ def composite(sigma: Tensor, features: Tensor, samples: Samples, rays_count: int
 
     Differentiable once.
     """
-    _require(sigma=sigma, features=features, start=samples.start, end=samples.end)
+    require_float32("cpu", sigma=sigma, features=features, start=samples.start, end=samples.end)
     samples.check(sigma, features, rays_count)
     return Composited(
         *_Composite.apply(sigma, features, samples.start, samples.end, samples.offsets)
