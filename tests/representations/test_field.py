@@ -99,6 +99,32 @@ def test_gradients_of_normals_reach_the_table_and_the_head(normals: str) -> None
         assert numeric == pytest.approx(float(gradient.norm()), rel=1e-4)
 
 
+@pytest.mark.parametrize("kind", [material.TEXTURELESS, material.DIFFUSE])
+def test_gradients_of_lit_colours_reach_table_and_heads(kind: int) -> None:
+    """So close to a point that no hidden unit switches."""
+    made, x = field(), points(12)
+    light = material.Light(torch.tensor([kind]), torch.tensor([[0.9, 0.7, 1.1]]).double())
+    view = torch.zeros(12, dtype=torch.long)
+    weight = torch.randn(12, 3, generator=seeded(6), dtype=torch.float64)
+
+    def loss() -> Tensor:
+        at = made(x)
+        lit = material.colour(MaterialConfig(), light, view, x, at.albedo, at.normal)
+        return (lit * weight).sum()
+
+    for parameter in (made.table, made.density_head.inner, made.density_head.outer):
+        (gradient,) = torch.autograd.grad(loss(), parameter)
+        direction = gradient / gradient.norm()
+        step, before, values = 1e-6, parameter.detach().clone(), []
+        with torch.no_grad():
+            for sign in (1, -1):
+                parameter.copy_(before + sign * step * direction)
+                values.append(float(loss()))
+            parameter.copy_(before)
+        numeric = (values[0] - values[1]) / (2 * step)
+        assert numeric == pytest.approx(float(gradient.norm()), rel=1e-4)
+
+
 def test_levels_that_are_off_do_not_matter() -> None:
     made, x = field(), points()
     made.active = 2

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from representations.instant_ngp import (
@@ -76,8 +77,10 @@ class TestLit(FieldContract):
     material = MaterialConfig(albedo_steps=0, albedo_share=0.0, textureless_share=0.5)
 
     def test_gradient_agrees_with_finite_differences(self):
-        """Pictures without gradients show the albedo, so differences cannot see the light;
-        test_field.py has the gradient of normals and of shading."""
+        pytest.skip(
+            "normals jump where a hidden unit of the head switches, which differences of a whole "
+            "picture see and no gradient does; test_field.py has lit points in float64"
+        )
 
     def test_background_is_composited_with_one_minus_alpha(self):
         with torch.no_grad():
