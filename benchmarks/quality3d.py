@@ -27,6 +27,7 @@ from torch import Tensor
 from representations.cameras import turntable
 from sdi_gs import build
 from sdi_gs.config import load
+from sdi_gs.media import psnr
 from sdi_gs.mini.corpus import DISTANCE, FOV_Y_DEG, SIZE, render_truth
 from sdi_gs.trainer import train
 
@@ -42,11 +43,6 @@ PROMPTS = (
 )
 METHODS = ("mini_sds", "mini_sds_annealed", "mini")
 COLLAPSED_DB = 14.0  # a white picture reaches about 11 to 13 against these objects
-
-
-def psnr(pictures: Tensor, truth: Tensor) -> Tensor:
-    """dB per picture, [B], of [B, 3, H, W] in [0, 1]."""
-    return -10.0 * (pictures - truth).square().mean(dim=(1, 2, 3)).log10()
 
 
 def run(method: str, color: str, kind: str, seed: int, overrides: list[str]) -> tuple[dict, Tensor]:

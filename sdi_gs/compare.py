@@ -20,9 +20,9 @@ import numpy as np
 import torch
 import yaml
 
-from . import build, run_folder
+from . import build, media, run_folder
 from .checkpoint import write_atomic
-from .config import Config, find, from_plain, overlay, read_with_base
+from .config import Config, find, from_plain, overlay, read_with_base, to_plain
 from .errors import RunFailure, UserError, nearest
 from .run import draw, reopen
 from .run_folder import RunFolder
@@ -149,8 +149,6 @@ def compare(plan: Plan, out: Path, say: Callable[[str], None]) -> list[Row]:
 
 
 def _generate(cell: Cell, config: Config, out: Path) -> RunFolder:
-    from .config import to_plain
-
     path, log = out / "runs" / cell.name, out / "runs" / f"{cell.name}.log"
     settings = out / "runs" / f"{cell.name}.yaml"
     settings.write_text(yaml.safe_dump(to_plain(config), sort_keys=False, allow_unicode=True))
@@ -207,12 +205,6 @@ def truth_of(config: Config) -> tuple[str, str] | None:
     return kinds[0], colors[0]
 
 
-def _psnr(pictures: torch.Tensor, truth: torch.Tensor) -> float:
-    """Mean over pictures of their PSNR in dB."""
-    error = (pictures - truth).square().mean(dim=(1, 2, 3)).clamp(min=1e-12)
-    return float((-10.0 * error.log10()).mean())
-
-
 def _final_psnr(config: Config, shape: Any) -> float | None:
     from .mini.corpus import SIZE, render_truth
 
@@ -220,7 +212,7 @@ def _final_psnr(config: Config, shape: Any) -> float | None:
     if known is None:
         return None
     cameras = config.views.showcase(8, SIZE, config.output.turntable.elevation_deg)
-    return _psnr(draw(config, shape, cameras), render_truth(*known, cameras))
+    return float(media.psnr(draw(config, shape, cameras), render_truth(*known, cameras)).mean())
 
 
 def _curve(
@@ -242,5 +234,5 @@ def _curve(
         views = sheet.shape[1] // size
         pictures = sheet.reshape(size, views, size, 3).permute(1, 3, 0, 2)
         cameras = config.views.showcase(views, size, config.output.turntable.elevation_deg)
-        psnr = _psnr(pictures, render_truth(*known, cameras))
+        psnr = float(media.psnr(pictures, render_truth(*known, cameras)).mean())
         yield {"step": step, "seconds": float(seconds[step - 1]), "psnr_db": psnr}

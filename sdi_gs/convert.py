@@ -88,8 +88,8 @@ def agreement(one: Renderer, other: Renderer, cameras: Cameras, device: torch.de
         camera = cameras[i : i + 1].to(device)
         white = torch.ones(1, 3, device=device)
         a, b = (r.render(camera, white)[0].rgb for r in (one, other))
-        values.append(-10.0 * (a - b).square().mean().clamp(min=1e-12).log10())
-    return torch.stack(values).cpu()
+        values.append(media.psnr(a, b))
+    return torch.cat(values).cpu()
 
 
 def convert(

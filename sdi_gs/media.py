@@ -16,6 +16,13 @@ from torch import Tensor
 from .checkpoint import write_atomic
 
 
+def psnr(pictures: Tensor, truth: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio in dB of each picture, [B], of [B, 3, H, W] in [0, 1]; equal
+    pictures have 120."""
+    error = (pictures - truth).square().mean(dim=(1, 2, 3)).clamp(min=1e-12)
+    return -10.0 * error.log10()
+
+
 def to_uint8(images: Tensor) -> np.ndarray:
     """[N, 3, H, W] in [0, 1] -> [N, H, W, 3] bytes, rounded to the nearest."""
     scaled = images.detach().clamp(0.0, 1.0).mul(255.0).round()

@@ -67,3 +67,10 @@ def test_another_ending_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"not \.mp4 or \.gif"):
         media.save_film(smooth(2, 16, 16), tmp_path / "a.avi", fps=5)
     assert not list(tmp_path.iterdir())
+
+
+def test_psnr_of_a_known_difference() -> None:
+    """An error of 0.1 everywhere is 20 dB, of 0.01 is 40; each picture on its own."""
+    truth = torch.full((3, 3, 4, 4), 0.5)
+    made = truth + torch.tensor([0.1, 0.01, 0.0]).reshape(3, 1, 1, 1)
+    assert media.psnr(made, truth).tolist() == pytest.approx([20.0, 40.0, 120.0], abs=1e-3)
