@@ -7,7 +7,7 @@ drawn by chance among the kinds that no setting was ever tuned on, before any of
 generated with these weights.
 
     python benchmarks/quality3d.py [--methods mini_sds,mini_sds_annealed,mini] [--out FOLDER]
-                                   [key=value ...]
+                                   [--prompts "red mug; gray elephant"] [key=value ...]
 
 Writes one row of JSON per run and a sheet of pictures (generated above true) per method.
 """
@@ -84,6 +84,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--methods", default=",".join(METHODS), help="presets, comma-separated")
     parser.add_argument("--out", type=Path, default=Path("outputs/quality3d"))
+    parser.add_argument(
+        "--prompts", help='others than the eight, to choose settings with: "red mug; blue fish"'
+    )
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("overrides", nargs="*", help="settings for every method, key=value")
@@ -91,11 +94,12 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     overrides = [f"threads={args.threads}", *args.overrides]
     means: dict[str, list[dict]] = {}
+    prompts = [tuple(p.split()) for p in (args.prompts or "").split(";") if p.strip()] or PROMPTS
     with open(args.out / "rows.jsonl", "a") as log:
         for method in args.methods.split(","):
             pictures = []
             for seed in range(args.seeds):
-                for color, kind in PROMPTS:
+                for color, kind in prompts:
                     row, pair = run(method, color, kind, seed, overrides)
                     pictures.append(pair)
                     means.setdefault(method, []).append(row)

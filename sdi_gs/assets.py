@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 SPLAT_FORMATS = ("ply", "splat")
 MESH_FORMATS = ("glb", "obj", "mesh-ply")
 FORMATS = (*SPLAT_FORMATS, *MESH_FORMATS)
+MESHERS = ("default", "open3d")
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class MeshOptions:
 
     resolution: int = 128  # lattice points along an axis of the cube
     threshold: float | None = None  # density of a field's surface, 1 / world unit; None: measured
+    mesher: str = "default"  # marching cubes of a field, our fusion of splats; or open3d's of both
 
     def __post_init__(self) -> None:
         if not 8 <= self.resolution <= 1024:
@@ -43,6 +45,13 @@ class MeshOptions:
             raise UserError(
                 f"--threshold {self.threshold}: a density is above 0; leave it out to have it "
                 "measured"
+            )
+        if self.mesher not in MESHERS:
+            raise UserError(f"--mesher {self.mesher}: {nearest(self.mesher, MESHERS)}")
+        if self.mesher == "open3d" and self.threshold is not None:
+            raise UserError(
+                "--threshold is the density of a field's surface, and --mesher open3d fuses depth "
+                "pictures, which have none: leave one of the two out"
             )
 
 
@@ -88,8 +97,11 @@ def _export_mesh(
 
     with below("export"):
         match shape:
+            case GaussianRenderer() | InstantNGPRenderer() if options.mesher == "open3d":
+                made = _fused(shape, _reach(shape), views, options)
+                how = "fused from depth pictures by open3d"
             case GaussianRenderer():
-                made = _fused(shape, views, options)
+                made = _fused(shape, _reach(shape), views, options)
                 how = "fused from depth pictures"
             case InstantNGPRenderer():
                 made = _extracted(shape, views, options)
@@ -128,16 +140,29 @@ def _on(shape: InstantNGPRenderer, function):  # type: ignore[no-untyped-def]
     return lambda points: function(points.to(shape.device))
 
 
-def _fused(shape: GaussianRenderer, views: ViewPolicy, options: MeshOptions) -> Extracted:
-    from representations.export import surface
+def _reach(shape: GaussianRenderer | InstantNGPRenderer) -> float:
+    """Half the side of the cube that holds the shape, world units."""
+    from representations.instant_ngp import InstantNGPRenderer
+
+    if isinstance(shape, InstantNGPRenderer):
+        return shape.config.radius
+    distance = shape.cloud().means.norm(dim=-1).cpu()
+    return 1.1 * float(distance.sort().values[int(0.99 * (len(distance) - 1))])
+
+
+def _fused(
+    shape: GaussianRenderer | InstantNGPRenderer,
+    radius: float,
+    views: ViewPolicy,
+    options: MeshOptions,
+) -> Extracted:
+    from representations.export import fuse_open3d, surface
 
     # Two pixels per lattice cell: depth is looked up, not interpolated.
     cameras = surface.views_around(*_look(views, 2 * options.resolution))
     renders = surface.pictures(shape, cameras, shape.device)
-    cloud = shape.cloud()
-    reach = cloud.means.norm(dim=-1).cpu()
-    radius = 1.1 * float(reach.sort().values[int(0.99 * (len(reach) - 1))])
-    return surface.fuse(renders, cameras, radius=radius, resolution=options.resolution)
+    fuse = fuse_open3d.fuse if options.mesher == "open3d" else surface.fuse
+    return fuse(renders, cameras, radius=radius, resolution=options.resolution)
 
 
 def splats_on_surface(shape: Renderer, config: Config, count: int) -> Renderer:

@@ -220,6 +220,7 @@ def training(config: Config, restored: bool = False) -> Training:
         batch=config.batch,
         resolution=config.resolution,
         device=target,
+        cooldown=config.cooldown,
     )
 
 

@@ -161,6 +161,9 @@ def export(
         float | None,
         typer.Option(help="triangles of a field: density of the surface; default measured"),
     ] = None,
+    mesher: Annotated[
+        str, typer.Option(help="triangles: default, or open3d (extra 'mesh') for depth fusion")
+    ] = "default",
 ) -> None:
     """Write the shape of a run for other programs."""
     from . import assets
@@ -169,10 +172,10 @@ def export(
 
     if kind is not None and kind not in assets.FORMATS:
         raise UserError(f"--format {kind}: {nearest(kind, assets.FORMATS)}")
-    options = assets.MeshOptions(resolution, threshold)
+    options = assets.MeshOptions(resolution, threshold, mesher)
     if out is not None and out.exists() and (out.is_dir() or not force):
         raise UserError(f"--out {out} exists; name a new file, or replace a file with --force")
-    folder, config, shape = reopen(run)
+    folder, config, shape, _ = reopen(run)
     kind = kind or assets.final_format(shape)
     name = "mesh.ply" if kind == "mesh-ply" else f"final.{kind}"
     path = out if out is not None else folder.path / name

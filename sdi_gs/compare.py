@@ -167,7 +167,7 @@ def _measure(run: RunFolder, cell: Cell, out: Path) -> Row:
     summary = json.loads(run.summary_file.read_text(encoding="utf-8"))
     skip = min(len(lines) - 1, max(3, int(WARM_UP * len(lines))))
     warm = lines[skip:]
-    _, config, shape = reopen(run.path)
+    _, config, shape, _ = reopen(run.path)
     owned = {id(p): p.numel() for g in shape.optimizer.param_groups for p in g["params"]}
     curve = list(_curve(run, config, lines))
     return Row(

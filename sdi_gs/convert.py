@@ -97,7 +97,7 @@ def convert(
 ) -> tuple[RunFolder, float]:
     """Convert the run at ``path``; the new run folder and the mean PSNR between the two."""
     began = time.perf_counter()
-    run, config, teacher = reopen(path)
+    run, config, teacher, saved = reopen(path)
     if assets.final_format(teacher) == "ply":
         raise UserError(f"{path} is made of splats already; export it: sdi-gs export {path}")
     out = out if out is not None else run.path / "gaussians"
@@ -111,7 +111,6 @@ def convert(
     shown = config.views.showcase(8, 2 * options.resolution, config.output.turntable.elevation_deg)
     values = agreement(student, teacher, shown, device)
     made = run_folder.create(new, out)
-    saved = run.latest()
     checkpoint.save(
         made.checkpoints,
         Checkpoint(

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -69,8 +69,7 @@ def generate(config: Config, out: Path | None, watcher: Watcher) -> RunFolder:
 def resume(path: Path, watcher: Watcher) -> RunFolder:
     """Continue a run from its newest checkpoint, to the same bytes as without the break."""
     run = run_folder.open_existing(path)
-    saved = run.latest()
-    config = from_plain(saved.config)
+    saved, config = _newest(run)
     if config != run.config():
         raise UserError(
             f"{run.config_file} was edited after the run began, and a resumed run cannot change "
@@ -85,19 +84,43 @@ def resume(path: Path, watcher: Watcher) -> RunFolder:
 
 def restore(training: Training, saved: Checkpoint) -> None:
     """Put every part back to where the checkpoint was written."""
-    training.renderer.load_state_dict(saved.renderer)
+    with build.below("checkpoint"):
+        training.renderer.load_state_dict(saved.renderer)
     training.guidance.load_state_dict(saved.guidance)
     training.rng.set_state(saved.rng)
 
 
-def reopen(path: Path) -> tuple[RunFolder, Config, Renderer]:
-    """The shape of a run as its newest checkpoint has it, without any diffusion model."""
+class Reopened(NamedTuple):
+    """A run as its newest checkpoint has it, without any diffusion model."""
+
+    run: RunFolder
+    config: Config
+    renderer: Renderer
+    saved: Checkpoint
+
+
+def reopen(path: Path) -> Reopened:
+    """Load the shape of the run at ``path``."""
     run = run_folder.open_existing(path)
+    saved, config = _newest(run)
+    renderer = build.renderer(config, build.device(config), restored=True)
+    with build.below("checkpoint"):
+        renderer.load_state_dict(saved.renderer)
+    return Reopened(run, config, renderer, saved)
+
+
+def _newest(run: RunFolder) -> tuple[Checkpoint, Config]:
+    """The newest checkpoint and its settings; it must hold what the run is made of."""
     saved = run.latest()
     config = from_plain(saved.config)
-    renderer = build.renderer(config, build.device(config), restored=True)
-    renderer.load_state_dict(saved.renderer)
-    return run, config, renderer
+    held, asked = (to_plain(c)["representation"]["kind"] for c in (config, run.config()))
+    if held != asked:
+        raise UserError(
+            f"the checkpoint in {run.checkpoints} holds {held}, but {run.config_file} is a run of "
+            f"{asked}: put the run's own checkpoint back, or train again with "
+            f"sdi-gs generate --config {run.config_file}"
+        )
+    return saved, config
 
 
 def _run(
@@ -183,7 +206,7 @@ def _finish(
 def redraw(path: Path, out: Path | None, given: dict[str, object], stills: int) -> list[Path]:
     """Film and contact sheet of a run as ``output.turntable`` says, with ``given`` instead of its
     own values, and ``stills`` single pictures; the files, in the order they were written."""
-    _, config, renderer = reopen(path)
+    _, config, renderer, _ = reopen(path)
     table = strict.build(TurntableConfig, {**dict(config.output.turntable), **given}, "render")
     output = config.output.model_copy(update={"turntable": table})
     config = config.model_copy(update={"output": output})

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -51,6 +52,7 @@ class Training:
     batch: int  # views per step
     resolution: int  # pixels
     device: torch.device
+    cooldown: float = 0.0  # share of the run, at its end, over which every rate falls to zero
 
 
 class StepReport(NamedTuple):
@@ -94,7 +96,8 @@ def train_step(training: Training, step: int) -> StepReport:
     require_finite(losses, step)
     torch.stack(list(losses.values())).sum().backward()
     require_finite_gradients(renderer.optimizer, losses, step)
-    renderer.optimizer.step()
+    with rates_times(renderer.optimizer, rate_factor(training, step)):
+        renderer.optimizer.step()
     watch.lap("backward")
 
     # Let the representation tidy its structure.
@@ -116,6 +119,28 @@ def train(training: Training, first_step: int = 0) -> Iterator[StepReport]:
     """Steps ``first_step`` to the end, one report each; the caller decides what to do with it."""
     for step in range(first_step, training.steps):
         yield train_step(training, step)
+
+
+def rate_factor(training: Training, step: int) -> float:
+    """What the learning rates of ``step`` are multiplied by: 1, then linearly down to zero, which
+    would be reached one step after the last. Under a constant rate the shape never stops shaking
+    by about one rate in every direction, because each step sees other views and other noise."""
+    span = training.cooldown * training.steps
+    return 1.0 if span <= 0.0 else min(1.0, (training.steps - step) / span)
+
+
+@contextmanager
+def rates_times(optimizer: torch.optim.Optimizer, factor: float) -> Iterator[None]:
+    """Every learning rate times ``factor`` for now; afterwards exactly as before, so that a
+    representation may go on with a schedule of its own."""
+    rates = [group["lr"] for group in optimizer.param_groups]
+    for group in optimizer.param_groups:
+        group["lr"] *= factor
+    try:
+        yield
+    finally:
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
 
 
 def weigh(training: Training, step: int, trace: Trace) -> dict[str, Tensor]:

@@ -67,6 +67,7 @@ ONLY = {
     "gsplat": ("representations.ops.cuda",),
     "nerfacc": ("representations.ops.ray_cuda",),
     "tinycudann": ("representations.ops.hash_cuda",),
+    "open3d": ("representations.export.fuse_open3d",),
     "numba": ("representations.ops", "sdi_gs.build", "sdi_gs.doctor"),
     "typer": ("sdi_gs.cli",),
     "tests": (),

@@ -24,6 +24,12 @@ TRUNCATION_VOXELS = 3.0
 """Depth fusion trusts a picture this many voxels in front of and behind what it sees."""
 
 
+NOTHING_SOLID = (
+    "no picture shows anything that is more than half opaque: there is no surface; train longer, "
+    "or look at the run's previews"
+)
+
+
 class Extracted(NamedTuple):
     mesh: Mesh
     level: float  # density of the surface, 1 / world unit; 0 for fused depth
@@ -177,10 +183,7 @@ def fuse(
     try:
         vertices, faces = marching_cubes(values, 0.0, radius)
     except MeshError:
-        raise MeshError(
-            "no picture shows anything that is more than half opaque: there is no surface; train "
-            "longer, or look at the run's previews"
-        ) from None
+        raise MeshError(NOTHING_SOLID) from None
     shades = color / paint.clamp(min=1e-6)[:, None]
     colors = _nearest_painted(vertices, points[paint > 0], shades[paint > 0])
     kept, parts = keep_large_parts(Mesh(vertices, faces, colors))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..ops import Ops
 from ..ops.hash_grid import HashGridSpec
-from .config import InstantNGPConfig
+from .config import GridConfig, InstantNGPConfig
 
 TABLE_SPREAD = 1e-4
 """First entries are uniform in +- this (Mueller et al. 2022): nearly nothing, not exactly."""
@@ -21,6 +21,17 @@ EXPONENT_MAX = 15.0
 
 GRADIENT_FLOOR = 1e-10
 """Square of the shortest density gradient that still has a direction."""
+
+
+def grid_spec(grid: GridConfig) -> HashGridSpec:
+    """The layout of the table; nothing is allocated."""
+    return HashGridSpec.reaching(
+        grid.max_resolution,
+        levels=grid.levels,
+        features=grid.features,
+        log2_size=grid.log2_size,
+        base_resolution=grid.base_resolution,
+    )
 
 
 class Shading(NamedTuple):
@@ -67,13 +78,7 @@ class Field(nn.Module):
         super().__init__()
         self.config, self.ops = config, ops
         grid = config.grid
-        self.spec = HashGridSpec.reaching(
-            grid.max_resolution,
-            levels=grid.levels,
-            features=grid.features,
-            log2_size=grid.log2_size,
-            base_resolution=grid.base_resolution,
-        )
+        self.spec = grid_spec(grid)
         first = torch.rand(self.spec.entries, grid.features, generator=generator)
         self.table = nn.Parameter((2.0 * first - 1.0) * TABLE_SPREAD)
         width, hidden = self.spec.width, config.density.hidden

@@ -16,11 +16,12 @@ from .. import picture_terms
 from ..cameras import rays
 from ..environment import Environment, background_pictures
 from ..interface import Cameras, RefineReport, Render
+from ..memory import require_memory
 from ..ops import Ops, select
 from ..ops.ray_types import MarchSpec, Rays, Samples
 from . import material
 from .config import InstantNGPConfig
-from .field import Field, Shading
+from .field import Field, Shading, grid_spec
 from .occupancy import OccupancyGrid
 
 SURFACE_ALPHA = 0.5
@@ -31,6 +32,9 @@ OPACITY_FLOOR = 1e-8
 
 ADAM_EPS = 1e-15
 """Most entries of a hash table see a tiny gradient rarely; Adam's usual 1e-8 would freeze them."""
+
+COPIES_IN_TRAINING = 4
+"""Of the table: itself, its gradient, and Adam's two moments."""
 
 STATE_VERSION = 1
 
@@ -78,6 +82,14 @@ class InstantNGPRenderer:
         self.device = torch.device(device)
         backend = None if self.config.backend == "auto" else self.config.backend
         self.ops = ops or select(self.device, backend)
+        spec = grid_spec(self.config.grid)
+        require_memory(
+            COPIES_IN_TRAINING * 4 * spec.parameters,
+            self.device,
+            f"a hash grid of {spec.parameters:,} numbers (grid.levels={spec.levels}, "
+            f"grid.log2_size={spec.log2_size}) with its gradient and Adam's moments",
+            "write a smaller grid.log2_size, such as 19",
+        )
         generator = torch.Generator().manual_seed(self.config.seed)
         self.field = Field(self.config, self.ops, generator).to(self.device)
         self.environment = Environment(generator).to(self.device)

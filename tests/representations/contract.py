@@ -6,6 +6,7 @@ Not collected by itself: the class name does not start with ``Test``.
 
 from __future__ import annotations
 
+import dataclasses
 import io
 from typing import Any
 
@@ -29,6 +30,14 @@ class RendererContract:
 
     def parameters(self, renderer: Renderer) -> list[Tensor]:
         """Every trainable tensor the renderer has now."""
+        raise NotImplementedError
+
+    def move(self, renderer: Renderer, rotation: Tensor, shift: Tensor) -> None:
+        """Turn the scene by ``rotation`` [3, 3], then shift it by ``shift`` [3], in place."""
+        raise NotImplementedError
+
+    def motions(self) -> list[tuple[Tensor, Tensor]]:
+        """Rotations and shifts that the representation can hold exactly."""
         raise NotImplementedError
 
     def train(self, renderer: Renderer, steps: int, start: int = 0) -> list[RefineReport]:
@@ -108,6 +117,30 @@ class RendererContract:
                     torch.testing.assert_close(
                         value, getattr(batch, name)[b : b + 1], atol=2e-5, rtol=1e-4, msg=name
                     )
+
+    def test_scene_and_cameras_moved_together_change_nothing(self):
+        cameras = cameras_around(3, (24, 24))
+        for rotation, shift in self.motions():
+            renderer = self.make()
+            self.train(renderer, self.refine_steps)  # every parameter says something now
+            pose = torch.eye(4)
+            pose[:3, :3], pose[:3, 3] = rotation, shift
+            moved = dataclasses.replace(
+                cameras, world_to_cam=cameras.world_to_cam @ torch.linalg.inv(pose)
+            )
+            with torch.no_grad():
+                before, _ = renderer.render(cameras, torch.zeros(3, 3))
+                self.move(renderer, rotation, shift)
+                after, _ = renderer.render(moved, torch.zeros(3, 3))
+                left_behind, _ = renderer.render(cameras, torch.zeros(3, 3))
+            turned = torch.einsum("ij,bjhw->bihw", rotation, before.normal)
+            for name, expected in (("rgb", before.rgb), ("alpha", before.alpha),
+                                   ("depth", before.depth), ("normal", turned)):  # fmt: skip
+                difference = (getattr(after, name) - expected).abs()
+                # Rounding may move a sample over a border: rarely, in single pixels.
+                assert float(difference.mean()) < 1e-4, name
+                assert float((difference > 1e-3).float().mean()) < 5e-3, name
+            assert float((left_behind.rgb - before.rgb).abs().mean()) > 1e-3  # it did move
 
     def test_gradient_agrees_with_finite_differences(self):
         renderer, cameras = self.make(), cameras_around(2, (16, 16))

@@ -3,7 +3,12 @@
 
 from __future__ import annotations
 
+import torch
+from scipy.spatial.transform import Rotation
+
 from representations.gaussians import DensifyConfig, GaussianConfig, GaussianRenderer, InitConfig
+from representations.gaussians.harmonics import rotate_rest
+from representations.ops.reference import rotation_matrices
 
 from .contract import RendererContract
 
@@ -30,6 +35,20 @@ class GaussianContract(RendererContract):
 
     def parameters(self, renderer):
         return [*renderer.gaussians.parameters(), *renderer.environment.parameters()]
+
+    def motions(self):
+        half_turns = torch.tensor([[0.9, 0.1, -0.3, 0.4], [0.2, -0.7, 0.5, 0.6]])
+        rotations = rotation_matrices(half_turns)
+        shifts = torch.tensor([[0.3, -0.2, 0.1], [-1.0, 0.5, 2.0]])
+        return list(zip(rotations, shifts, strict=True))
+
+    def move(self, renderer, rotation, shift):
+        splats = renderer.gaussians
+        splats.means.copy_(splats.means @ rotation.T + shift)
+        axes = rotation @ rotation_matrices(splats.quat_wxyz)
+        xyzw = torch.from_numpy(Rotation.from_matrix(axes.double().numpy()).as_quat())
+        splats.quat_wxyz.copy_(xyzw[:, [3, 0, 1, 2]])
+        splats.sh_rest.copy_(rotate_rest(splats.sh_rest, rotation))
 
 
 class TestNumba(GaussianContract):

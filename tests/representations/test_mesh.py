@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import math
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +15,7 @@ import trimesh
 from torch import Tensor
 
 from representations.cameras import rays
-from representations.export import surface
+from representations.export import fuse_open3d, surface
 from representations.export.mesh import Mesh, MeshError, keep_large_parts, to_linear, write_mesh
 from representations.interface import Cameras, Render
 
@@ -62,11 +64,14 @@ def test_no_surface_says_between_what_the_field_lies() -> None:
         surface.from_density(ball, colour, 20.0, radius=1.0, resolution=16)
 
 
-def sphere_pictures(cameras: Cameras, radius: float = RADIUS) -> list[Render]:
-    """Exact depth pictures of a sphere around the origin, painted by direction."""
+def sphere_pictures(
+    cameras: Cameras, radius: float = RADIUS, centre: torch.Tensor | None = None
+) -> list[Render]:
+    """Exact depth pictures of a sphere (default: around the origin), painted by position."""
     origins, directions = rays(cameras)
-    b = (origins * directions).sum(-1)
-    inside = b.square() - origins.square().sum(-1) + radius**2
+    local = origins if centre is None else origins - centre
+    b = (local * directions).sum(-1)
+    inside = b.square() - local.square().sum(-1) + radius**2
     hit = inside > 0
     distance = -b - inside.clamp(min=0).sqrt()
     points = origins + directions * distance[..., None]
@@ -117,6 +122,54 @@ def test_nothing_to_fuse_is_told() -> None:
     empty = [Render(*(torch.zeros_like(p) for p in r)) for r in sphere_pictures(cameras)]
     with pytest.raises(MeshError, match="no surface"):
         surface.fuse(empty, cameras, radius=1.0, resolution=16)
+
+
+@pytest.fixture
+def open3d_fuse() -> Callable[..., surface.Extracted]:
+    pytest.importorskip("open3d", reason="open3d is not installed (extra 'mesh')")
+    return fuse_open3d.fuse
+
+
+def test_open3d_gives_the_sphere_back_closed_and_the_right_way_round(
+    open3d_fuse: Callable[..., surface.Extracted],
+) -> None:
+    cameras = surface.views_around(96, 3.0, 30.0)
+    made = open3d_fuse(sphere_pictures(cameras), cameras, radius=1.0, resolution=48)
+    spacing = 2.0 / 47
+    reach = np.linalg.norm(made.mesh.vertices, axis=1)
+    assert abs(float(np.median(reach)) - RADIUS) < 0.2 * spacing
+    assert float(np.quantile(np.abs(reach - RADIUS), 0.95)) < spacing
+    # The volume is signed: faces turned inside out would make it negative.
+    assert as_trimesh(made.mesh).volume == pytest.approx(4 / 3 * math.pi * RADIUS**3, rel=0.06)
+    wanted = colour(torch.from_numpy(made.mesh.vertices)).numpy()
+    assert float(np.abs(made.mesh.colors - wanted).mean()) < 0.05
+
+
+def test_open3d_puts_the_surface_where_our_fusion_does(
+    open3d_fuse: Callable[..., surface.Extracted],
+) -> None:
+    """Off-centre, so that a pixel counted from the wrong side or a pose transposed would show."""
+    cameras = surface.views_around(96, 3.0, 30.0)
+    centre = torch.tensor([0.15, -0.1, 0.2])
+    renders = sphere_pictures(cameras, 0.3, centre)
+    for fuse in (open3d_fuse, surface.fuse):
+        made = fuse(renders, cameras, radius=0.8, resolution=48)
+        middle = as_trimesh(made.mesh).center_mass
+        assert float(np.abs(middle - centre.numpy()).max()) < 0.15 * 1.6 / 47, fuse.__module__
+
+
+def test_open3d_told_nothing_says_so(open3d_fuse: Callable[..., surface.Extracted]) -> None:
+    cameras = surface.views_around(16, 3.0, 30.0)
+    empty = [Render(*(torch.zeros_like(p) for p in r)) for r in sphere_pictures(cameras)]
+    with pytest.raises(MeshError, match="there is no surface"):
+        open3d_fuse(empty, cameras, radius=1.0, resolution=16)
+
+
+def test_without_open3d_the_message_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "open3d", None)  # an import then fails
+    cameras = surface.views_around(16, 3.0, 30.0)
+    with pytest.raises(MeshError, match=r"pip install 'sdi-gs\[mesh\]'"):
+        fuse_open3d.fuse(sphere_pictures(cameras), cameras, radius=1.0)
 
 
 def test_crumbs_are_dropped() -> None:

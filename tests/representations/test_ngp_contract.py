@@ -18,6 +18,18 @@ from representations.instant_ngp import (
 from .contract import RendererContract
 
 
+class Turned(torch.nn.Module):
+    """Another field, seen after a rotation of the world."""
+
+    def __init__(self, inner, rotation):
+        super().__init__()
+        self.inner, self.rotation, self.spec = inner, rotation, inner.spec
+
+    def forward(self, position):
+        at = self.inner(position @ self.rotation)  # the inverse, applied to rows
+        return at._replace(normal=at.normal @ self.rotation.T)
+
+
 class FieldContract(RendererContract):
     backend = "cpu"
     normals = "analytic"
@@ -51,6 +63,26 @@ class FieldContract(RendererContract):
 
     def parameters(self, renderer):
         return [*renderer.field.parameters(), *renderer.environment.parameters()]
+
+    def motions(self):
+        # The cube that rays are clipped to allows its own symmetries only.
+        turns = (
+            [[0.0, -1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]],
+            [[0.0, 0.0, 1.0], [1.0, 0.0, 0.0], [0.0, 1.0, 0.0]],
+            [[1.0, 0.0, 0.0], [0.0, -1.0, 0.0], [0.0, 0.0, -1.0]],
+        )
+        return [(torch.tensor(turn), torch.zeros(3)) for turn in turns]
+
+    def move(self, renderer, rotation, shift):
+        assert not shift.any()
+        renderer.field = Turned(renderer.field, rotation)
+        occupied = renderer.occupancy.occupied
+        assert 0 < int(occupied.sum()) < occupied.numel()  # else its turning says nothing
+        cells = torch.stack(torch.meshgrid(*[torch.arange(n) for n in occupied.shape],
+                                           indexing="ij"), dim=-1)  # fmt: skip
+        middle = (len(occupied) - 1) / 2
+        source = ((cells - middle) @ rotation + middle).round().long()
+        renderer.occupancy.occupied = occupied[source.unbind(-1)].contiguous()
 
 
 class TestNumba(FieldContract):

@@ -133,3 +133,48 @@ def test_splats_are_not_converted_again(sdi_gs: Run, fast: Path, tmp_path: Path)
     result = sdi_gs("convert", run)
     assert result.code == 2
     assert "made of splats already" in result.err
+
+
+def test_a_grid_too_large_is_refused_before_it_is_made(
+    sdi_gs: Run, field_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("representations.memory.available_bytes", lambda device: 10_000_000)
+    asked = ("generate", "a red mug", "--config", field_config, "--out", tmp_path / "run")
+    large = ("representation.grid.log2_size=19", "representation.grid.max_resolution=2048")
+    assert sdi_gs(*asked).code == 0  # the small one fits
+    result = sdi_gs(*asked[:-1], tmp_path / "other", *large)
+    assert result.code == 2
+    assert "GB are free on cpu: write a smaller grid.log2_size" in result.err
+    assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize("verb", ["resume", "export", "convert", "render"])
+def test_a_checkpoint_of_the_other_representation_is_told(
+    sdi_gs: Run, fast: Path, field_run: Path, tmp_path: Path, verb: str
+) -> None:
+    splats = tmp_path / "splats"
+    sdi_gs("generate", "a red mug", "--config", fast, "--out", splats)
+    (mine,) = (field_run / "checkpoints").iterdir()
+    (theirs,) = (splats / "checkpoints").iterdir()
+    mine.unlink()
+    (mine.parent / theirs.name).write_bytes(theirs.read_bytes())
+    before = {path: path.read_bytes() for path in field_run.rglob("*") if path.is_file()}
+    result = sdi_gs(verb, field_run)
+    assert result.code == 2, result.err
+    assert "holds gaussians" in result.err, result.err
+    assert "is a run of instant_ngp" in result.err
+    assert {p: p.read_bytes() for p in field_run.rglob("*") if p.is_file()} == before
+
+
+def test_a_checkpoint_whose_shape_does_not_fit_its_settings_is_told(
+    sdi_gs: Run, field_run: Path
+) -> None:
+    path = checkpoint.latest(field_run / "checkpoints")
+    assert path is not None
+    payload = torch.load(path, weights_only=True)
+    payload["renderer"]["field"]["table"] = torch.zeros(3, 2)
+    torch.save(payload, path)
+    for verb in ("resume", "export"):
+        result = sdi_gs(verb, field_run)
+        assert result.code == 2, result.err
+        assert "checkpoint: the state holds table of shape (3, 2)" in result.err

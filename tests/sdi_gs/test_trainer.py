@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
@@ -15,7 +16,15 @@ from sdi_gs.guidance import GuidanceConfig, ScoreDistillation, TimeConfig
 from sdi_gs.noise import DDIMInversion, NoiseStrategy, RandomNoise
 from sdi_gs.prompts import PromptSet
 from sdi_gs.schedule import Ramp
-from sdi_gs.trainer import NonFinite, Training, require_finite_gradients, train, train_step
+from sdi_gs.trainer import (
+    NonFinite,
+    Training,
+    rate_factor,
+    rates_times,
+    require_finite_gradients,
+    train,
+    train_step,
+)
 from sdi_gs.views import ViewPolicy
 
 RED, BLUE = (0.9, 0.1, 0.1), (0.1, 0.1, 0.9)
@@ -155,3 +164,39 @@ def test_a_gradient_that_is_no_number_names_its_parameter() -> None:
         require_finite_gradients(optimizer, {"guidance": loss}, 7)
     bad.grad = torch.zeros(3)
     require_finite_gradients(optimizer, {"guidance": loss}, 7)
+
+
+def test_rates_cool_linearly_at_the_end_of_a_run() -> None:
+    run = dataclasses.replace(training(steps=10), cooldown=0.4)
+    factors = [rate_factor(run, step) for step in range(10)]
+    assert factors == [1, 1, 1, 1, 1, 1, 1, 0.75, 0.5, 0.25]
+    assert {rate_factor(training(steps=10), step) for step in range(10)} == {1.0}
+    assert rate_factor(dataclasses.replace(run, cooldown=1.0), 5) == 0.5
+
+
+def test_a_cooled_step_is_shorter_and_leaves_the_rates_alone() -> None:
+    value = torch.nn.Parameter(torch.zeros(2))
+    optimizer = torch.optim.SGD([{"params": [value], "lr": 0.3}])
+    value.grad = torch.tensor([1.0, -2.0])
+    with rates_times(optimizer, 0.5):
+        optimizer.step()
+    assert value.tolist() == pytest.approx([-0.15, 0.3])
+    assert optimizer.param_groups[0]["lr"] == 0.3
+    with pytest.raises(RuntimeError), rates_times(optimizer, 0.5):
+        raise RuntimeError
+    assert optimizer.param_groups[0]["lr"] == 0.3
+
+
+def test_a_run_that_cools_moves_less_in_its_last_step_and_not_in_its_first() -> None:
+    def moved(run: Training, at: int) -> float:
+        for step in range(at):
+            train_step(run, step)
+        before = run.renderer.state_dict()["gaussians"]["log_scale"].clone()
+        train_step(run, at)
+        return float((run.renderer.state_dict()["gaussians"]["log_scale"] - before).abs().mean())
+
+    def cooled(run: Training) -> Training:
+        return dataclasses.replace(run, cooldown=0.5)
+
+    assert moved(cooled(training(steps=8)), 0) == moved(training(steps=8), 0)
+    assert moved(cooled(training(steps=8)), 7) < 0.4 * moved(training(steps=8), 7)
