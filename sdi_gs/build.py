@@ -211,7 +211,9 @@ def training(config: Config, restored: bool = False) -> Training:
         prompts = PromptSet(model, config.prompt, config.negative_prompt, config.prompts)
     return Training(
         renderer=shape,
-        guidance=ScoreDistillation(model, prompts, config.noise, config.guidance, config.steps),
+        guidance=ScoreDistillation(
+            model, prompts, config.noise, config.guidance, config.steps, config.update
+        ),
         views=config.views,
         background=background(config),
         weights=dict(config.terms),

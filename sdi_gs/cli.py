@@ -71,6 +71,10 @@ def generate(
         str,
         typer.Option(help="preset name or YAML file; a run's config.yaml replays that run"),
     ] = DEFAULT_PRESET,
+    guidance: Annotated[
+        str | None,
+        typer.Option(help="method instead of the preset's own, such as sds, ism, csd"),
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="seed of everything random")] = None,
     steps: Annotated[int | None, typer.Option(help="optimisation steps")] = None,
     out: Annotated[
@@ -94,7 +98,7 @@ def generate(
 
     from .config import load
 
-    chosen = load(config, settings)
+    chosen = load(config, settings, guidance)
 
     from . import run
     from .progress import watcher
@@ -216,7 +220,7 @@ def compare(
     representations: Annotated[
         str, typer.Option(help="comma-separated: gaussians, instant_ngp, or presets")
     ] = "gaussians,instant_ngp",
-    guidances: Annotated[str, typer.Option(help="comma-separated: sdi, sds_annealed, sds")] = "sdi",
+    guidances: Annotated[str, typer.Option(help="comma-separated: sdi, sds, ism, ...")] = "sdi",
     family: Annotated[str, typer.Option(help="presets of mini, or of sdi for a card")] = "mini",
     seeds: Annotated[int, typer.Option(help="runs of each, with seeds 0, 1, ...")] = 1,
     steps: Annotated[int | None, typer.Option(help="optimisation steps")] = None,
@@ -248,6 +252,37 @@ def _names(listed: str) -> tuple[str, ...]:
 
 
 @app.command()
+def experiment(
+    name: Annotated[str, typer.Argument(help="fig9, fig10 or fig18; 'list' says what each shows")],
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[PROMPT] [KEY=VALUE]...", help="a sentence, then settings"),
+    ] = None,
+    config: Annotated[str, typer.Option(help="preset name or YAML file")] = DEFAULT_PRESET,
+    samples: Annotated[int, typer.Option(help="pictures to measure on")] = 8,
+    out: Annotated[Path | None, typer.Option(help="new folder")] = None,
+) -> None:
+    """Repeat a figure of the paper: data, plot and table."""
+    from .config import load
+    from .experiments import run as experiments
+    from .experiments.base import table
+    from .run_folder import free_name
+
+    if name == "list":
+        for known, entry in experiments.EXPERIMENTS.items():
+            typer.echo(f"{known:<6} {entry.shows}")
+        return
+    entry = experiments.require(name)
+    prompt, settings = split_words(words or [])
+    chosen = load(config, [*settings, f"prompt={prompt or 'a red mug'}"])
+    folder = out if out is not None else free_name(name)
+    result, paths = experiments.run(name, chosen, samples, folder, typer.echo)
+    typer.echo(f"\n{entry.shows}\n{result.y}\n{table(result)}\n")
+    for path in paths:
+        typer.echo(f"  {path}")
+
+
+@app.command()
 def doctor() -> None:
     """What this machine can run, and why not the rest."""
     from .doctor import examine
@@ -258,13 +293,15 @@ def doctor() -> None:
 
 @config_app.command("list")
 def config_list() -> None:
-    """The presets and why each exists."""
-    from .config import presets
+    """The presets and why each exists; then the methods that --guidance names."""
+    from .config import guidances, presets
 
-    found = presets()
-    width = max(map(len, found), default=0)
-    for name, reason in found.items():
-        typer.echo(f"{name:<{width}}  {reason}")
+    found = {"--config": presets(), "--guidance": guidances()}
+    width = max(len(name) for entries in found.values() for name in entries)
+    for option, entries in found.items():
+        typer.echo(f"{option} NAME")
+        for name, reason in entries.items():
+            typer.echo(f"  {name:<{width}}  {reason}")
 
 
 @config_app.command("show")
@@ -272,6 +309,9 @@ def config_show(
     words: Annotated[
         list[str] | None,
         typer.Argument(metavar="[NAME] [KEY=VALUE]...", help="preset or file, then settings"),
+    ] = None,
+    guidance: Annotated[
+        str | None, typer.Option(help="method instead of the preset's own; see 'config list'")
     ] = None,
 ) -> None:
     """Every setting with its value, as the YAML that --config reads."""
@@ -281,7 +321,7 @@ def config_show(
     if len(names) > 1:
         raise UserError(f"one preset at a time, got: {', '.join(names)}")
     settings = [word for word in words or [] if _ASSIGNMENT.match(word)]
-    typer.echo(dump(load(names[0] if names else None, settings)), nl=False)
+    typer.echo(dump(load(names[0] if names else None, settings, guidance)), nl=False)
 
 
 def split_words(words: list[str]) -> tuple[str | None, list[str]]:

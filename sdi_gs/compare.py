@@ -22,7 +22,15 @@ import yaml
 
 from . import build, media, run_folder
 from .checkpoint import write_atomic
-from .config import Config, find, from_plain, overlay, read_with_base, to_plain
+from .config import (
+    Config,
+    find,
+    from_plain,
+    guidances,
+    read_with_base,
+    to_plain,
+    with_guidance,
+)
 from .errors import RunFailure, UserError, nearest
 from .run import draw, reopen
 from .run_folder import RunFolder
@@ -33,18 +41,6 @@ PRESETS = {
     "sdi": {"gaussians": "sdi_gaussians", "instant_ngp": "sdi_nerf"},
 }
 """Which preset holds a representation, by family; any other preset or file goes by its name."""
-
-GUIDANCES: dict[str, dict[str, Any]] = {
-    "sdi": {},
-    "sds_annealed": {"noise": {"kind": "random"}},
-    "sds": {
-        "noise": {"kind": "random"},
-        "guidance": {
-            "t": {"high": {"start": 0.98, "end": 0.98}, "low": {"start": 0.02, "end": 0.02}}
-        },
-    },
-}
-"""What a guidance changes in a preset."""
 
 STAGES = ("render", "encode", "guidance", "backward", "refine")
 
@@ -68,8 +64,8 @@ class Plan:
         if self.family not in PRESETS:
             raise UserError(f"--family {self.family}: {nearest(self.family, PRESETS)}")
         for name in self.guidances:
-            if name not in GUIDANCES:
-                raise UserError(f"--guidances {name}: {nearest(name, GUIDANCES)}")
+            if name not in guidances():
+                raise UserError(f"--guidances {name}: {nearest(name, guidances())}")
         if self.seeds < 1:
             raise UserError(f"--seeds {self.seeds}: allowed is 1 or more")
         if not self.representations or not self.guidances:
@@ -120,7 +116,7 @@ def cells(plan: Plan) -> Iterator[Cell]:
 def configuration(plan: Plan, cell: Cell) -> Config:
     """The settings of one run. UserError for anything that no run could use."""
     preset = PRESETS[plan.family].get(cell.representation, cell.representation)
-    tree = overlay(read_with_base(find(preset)), GUIDANCES[cell.guidance])
+    tree = with_guidance(read_with_base(find(preset)), cell.guidance)
     for assignment in plan.settings:
         set_by_path(Config, tree, assignment)
     tree |= {"prompt": plan.prompt, "seed": cell.seed}

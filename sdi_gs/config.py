@@ -14,10 +14,19 @@ from representations.instant_ngp.config import InstantNGPConfig
 
 from .errors import nearest
 from .guidance import GuidanceConfig
-from .noise import DDIMInversion, FixedNoise, RandomNoise, ReleasedInversion
+from .noise import (
+    DDIMInversion,
+    FixedNoise,
+    FixedPoint,
+    GradientDescent,
+    IntervalInversion,
+    RandomNoise,
+    ReleasedInversion,
+)
 from .prompts import PromptConfig
 from .schedule import Ramp
 from .strict import ConfigError, FromNumber, Kinds, build, plain, set_by_path
+from .update import Classifier, NoiseFree, Residual
 from .views import ViewPolicy
 
 SCHEMA_VERSION = 1
@@ -67,7 +76,11 @@ NOISES = {
     "random": RandomNoise,
     "fixed": FixedNoise,
     "released_inversion": ReleasedInversion,
+    "fixed_point": FixedPoint,
+    "gradient_descent": GradientDescent,
+    "interval_inversion": IntervalInversion,
 }
+UPDATES = {"residual": Residual, "classifier": Classifier, "noise_free": NoiseFree}
 BACKGROUNDS = {
     "solid": SolidBackground,
     "random": RandomBackground,
@@ -98,8 +111,16 @@ class Config(Section):
     prompts: PromptConfig = PromptConfig()
     guidance: GuidanceConfig = GuidanceConfig()
     noise: Annotated[
-        DDIMInversion | RandomNoise | FixedNoise | ReleasedInversion, Kinds(NOISES)
+        DDIMInversion
+        | RandomNoise
+        | FixedNoise
+        | ReleasedInversion
+        | FixedPoint
+        | GradientDescent
+        | IntervalInversion,
+        Kinds(NOISES),
     ] = DDIMInversion()
+    update: Annotated[Residual | Classifier | NoiseFree, Kinds(UPDATES)] = Residual()
     views: ViewPolicy = ViewPolicy()
     background: Annotated[
         SolidBackground | RandomBackground | EnvironmentBackground, Kinds(BACKGROUNDS)
@@ -111,9 +132,16 @@ class Config(Section):
     output: OutputConfig = OutputConfig()
 
 
-def load(name_or_path: str | None = None, overrides: list[str] | None = None) -> Config:
-    """A preset or a file (none: the defaults), then ``key=value`` overrides, in order."""
+def load(
+    name_or_path: str | None = None,
+    overrides: list[str] | None = None,
+    guidance: str | None = None,
+) -> Config:
+    """A preset or a file (none: the defaults), with the ``guidance`` method of that name instead
+    of its own, then ``key=value`` overrides, in order."""
     tree = {} if name_or_path is None else read_with_base(find(name_or_path))
+    if guidance is not None:
+        tree = with_guidance(tree, guidance)
     for assignment in overrides or []:
         set_by_path(Config, tree, assignment)
     return from_plain(tree)
@@ -179,8 +207,32 @@ def presets_dir() -> Path:
 
 def presets() -> dict[str, str]:
     """Name of each preset, with the reason for its existence from its first line."""
+    return _first_lines(presets_dir())
+
+
+def guidances() -> dict[str, str]:
+    """Name of each method, with the first line of its file: what it is and where it is from."""
+    return _first_lines(presets_dir() / "guidance")
+
+
+def with_guidance(tree: dict[str, Any], name: str) -> dict[str, Any]:
+    """Plain data of a preset with the method ``name`` instead of its own.
+
+    A method's file holds its published settings; what it says under ``on_mini`` replaces them for
+    the small model, whose scales and words are not Stable Diffusion's.
+    """
+    if name not in guidances():
+        raise ConfigError(f"--guidance {name}: {nearest(name, guidances())}")
+    method = read_tree(presets_dir() / "guidance" / f"{name}.yaml")
+    on_mini = method.pop("on_mini", {})
+    tree = overlay(tree, method)
+    source = (tree.get("model") or {}).get("source")
+    return overlay(tree, on_mini) if source == "mini" else tree
+
+
+def _first_lines(folder: Path) -> dict[str, str]:
     found = {}
-    for path in sorted(presets_dir().glob("*.yaml")):
+    for path in sorted(folder.glob("*.yaml")):
         first = path.read_text(encoding="utf-8").partition("\n")[0]
         found[path.stem] = first.lstrip("# ").strip()
     return found

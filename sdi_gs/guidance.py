@@ -2,7 +2,8 @@
 """Score distillation: the paper on one screen.
 
 A rendering is encoded, made noisy by a noise strategy (``noise.py``: the only difference between
-SDS and SDI), denoised once, and pulled towards the result.
+SDS and SDI), denoised once, and pulled towards the result (``update.py``: where other methods
+differ).
 """
 
 from __future__ import annotations
@@ -14,11 +15,12 @@ import torch
 from torch import Tensor
 
 from .diffusion.base import Denoiser
-from .noise import NoiseStrategy
+from .noise import NoiseStrategy, Scheduled
 from .predict import GuidedPredictor
 from .prompts import PromptSet, ViewAngles
-from .schedule import Ramp, alpha_bar_at, per_sample, sigma, unmix
+from .schedule import Ramp, alpha_bar_at, per_sample, sigma
 from .stopwatch import Stopwatch
+from .update import Asked, Residual, UpdateRule
 
 
 @dataclass(frozen=True)
@@ -69,12 +71,14 @@ class ScoreDistillation:
         noise: NoiseStrategy,
         config: GuidanceConfig,
         total_steps: int,
+        update: UpdateRule | None = None,
     ) -> None:
         self.denoiser = denoiser
         self.prompt = prompt
         self.noise = noise
         self.config = config
         self.total_steps = total_steps
+        self.update = update or Residual()
 
     def __call__(self, rgb: Tensor, views: ViewAngles, step: int, rng: torch.Generator) -> Guided:
         """``rgb`` [B, 3, H, W] in [0, 1] with gradient; ``step`` in [0, total_steps)."""
@@ -86,10 +90,12 @@ class ScoreDistillation:
         with torch.no_grad():
             predict = GuidedPredictor(self.denoiser, self.prompt.conditions(views))
             clean = z.detach()
-            noised = self.noise(clean, t, predict, alpha_bar, rng)
-            eps = predict(noised.x_t, t, self.config.cfg_scale)
+            noised = self.noise_at(step)(clean, t, predict, alpha_bar, rng)
             level = alpha_bar_at(alpha_bar, t)
-            target = unmix(noised.x_t, eps, level)
+            target = self.update(
+                Asked(clean, noised, t, level, predict, self.config.cfg_scale, step,
+                      self.total_steps)
+            )  # fmt: skip
             gradient = self._relative_weight(level) * (clean - target)
         loss = 0.5 * (z - (clean - gradient)).square()
         loss = loss.mean() if self.config.reduction == "mean" else loss.sum() / len(z)
@@ -105,6 +111,12 @@ class ScoreDistillation:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         if state:
             raise ValueError(f"score distillation keeps no state, got {sorted(state)}")
+
+    def noise_at(self, step: int) -> NoiseStrategy:
+        """The noise strategy as it is at ``step``; some change over the run."""
+        if isinstance(self.noise, Scheduled):
+            return self.noise.at(step, self.total_steps)
+        return self.noise
 
     def times(self, batch: int, step: int, rng: torch.Generator) -> Tensor:
         """Integer times [B] in [1, T) for this step."""

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal, NamedTuple, Protocol
+from dataclasses import dataclass, field, replace
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
-from .schedule import alpha_bar_at, mix, noise_between, per_sample, unmix
+from .schedule import Ramp, alpha_bar_at, mix, noise_between, per_sample, unmix
 
 Predict = Callable[[Tensor, Tensor, float], Tensor]
 """(x_t [B, c, h, w], t [B], cfg_scale) -> epsilon [B, c, h, w]."""
@@ -27,6 +27,7 @@ class Noised(NamedTuple):
 
     x_t: Tensor  # [B, c, h, w] what the denoiser is shown
     kappa: Tensor  # [B, c, h, w] the noise in it
+    reference: Tensor | None = None  # [B, c, h, w] what is subtracted instead of kappa
 
 
 class NoiseStrategy(Protocol):
@@ -35,6 +36,15 @@ class NoiseStrategy(Protocol):
     def __call__(
         self, z: Tensor, t: Tensor, predict: Predict, alpha_bar: Tensor, rng: torch.Generator
     ) -> Noised: ...
+
+
+@runtime_checkable
+class Scheduled(Protocol):
+    """A strategy whose settings change over a run."""
+
+    def at(self, step: int, total_steps: int) -> NoiseStrategy:
+        """The strategy as it is at ``step``."""
+        ...
 
 
 def randn_like(z: Tensor, rng: torch.Generator) -> Tensor:
@@ -137,6 +147,118 @@ def ddim_invert(
         moved = mix(unmix(x, eps, a_from), eps, a_to)
         x = torch.where(per_sample(t_to > t_from), moved, x)
     return x
+
+
+@dataclass(frozen=True, kw_only=True)
+class FixedPoint:
+    """Iterate eq. 8, ``kappa <- eps(sqrt(a) z + sqrt(1 - a) kappa)``, from a random start.
+
+    A comparison of the paper (Fig. 9), not a recommendation: where guidance makes the map expand,
+    it diverges.
+    """
+
+    kind: Literal["fixed_point"] = "fixed_point"
+    cfg_scale: float = 7.5  # of the map; the paper does not state its own
+    iterations: int = 10
+
+    def __post_init__(self) -> None:
+        _at_least_one("noise.iterations", self.iterations)
+
+    def __call__(
+        self, z: Tensor, t: Tensor, predict: Predict, alpha_bar: Tensor, rng: torch.Generator
+    ) -> Noised:
+        level = alpha_bar_at(alpha_bar, t)
+        kappa = randn_like(z, rng)
+        for _ in range(self.iterations):
+            kappa = predict(mix(z, kappa, level), t, self.cfg_scale)
+        return Noised(mix(z, kappa, level), kappa)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GradientDescent:
+    """Descend ``|kappa - eps(x_t(kappa))|^2 / 2``, the residual of eq. 8, from a random start.
+
+    The paper's "SGD" (Fig. 9); its optimiser and rate are not stated. Each iteration
+    differentiates the network, which takes about three times the time and far more memory.
+    """
+
+    kind: Literal["gradient_descent"] = "gradient_descent"
+    cfg_scale: float = 7.5
+    iterations: int = 10
+    rate: float = 0.1
+
+    def __post_init__(self) -> None:
+        _at_least_one("noise.iterations", self.iterations)
+        if self.rate <= 0.0:
+            raise ValueError(f"noise.rate={self.rate} must be positive")
+
+    def __call__(
+        self, z: Tensor, t: Tensor, predict: Predict, alpha_bar: Tensor, rng: torch.Generator
+    ) -> Noised:
+        level = alpha_bar_at(alpha_bar, t)
+        kappa = randn_like(z, rng)
+        for _ in range(self.iterations):
+            with torch.enable_grad():
+                moving = kappa.detach().requires_grad_()
+                residual = moving - predict(mix(z.detach(), moving, level), t, self.cfg_scale)
+                (slope,) = torch.autograd.grad(0.5 * residual.square().sum(), moving)
+            kappa = kappa - self.rate * slope
+        return Noised(mix(z, kappa, level), kappa)
+
+
+@dataclass(frozen=True, kw_only=True)
+class IntervalInversion:
+    """Interval score matching (LucidDreamer, arXiv 2311.11284): invert without words to a time
+    ``interval`` below t, take one more step to t, and subtract the noise of that step alone.
+
+    The published first prediction is made at time 1 on a rendering with a little noise; here it
+    is made at time 0 on the rendering itself.
+    """
+
+    kind: Literal["interval_inversion"] = "interval_inversion"
+    cfg_scale: float = 0.0  # guidance while inverting; 0: no words, as published
+    # Share of the schedule between the last two times, over the run.
+    interval: Ramp = field(default_factory=lambda: Ramp(0.1, 0.05, 1500))
+    spacing: float = 0.2  # share of the schedule that an earlier step of the inversion takes
+    most_steps: int = 5  # of the inversion before the interval; longer ones if need be
+
+    def __post_init__(self) -> None:
+        _at_least_one("noise.most_steps", self.most_steps)
+        lengths = {
+            "interval.start": self.interval.start,
+            "interval.end": self.interval.end,
+            "spacing": self.spacing,
+        }
+        for name, value in lengths.items():
+            if not 0.0 < value <= 1.0:
+                raise ValueError(f"noise.{name}={value} must lie in (0, 1]")
+
+    def at(self, step: int, total_steps: int) -> IntervalInversion:
+        value = self.interval.at(step, total_steps)
+        return replace(self, interval=Ramp(value, value))
+
+    def times(self, last: Tensor, total: int) -> Tensor:
+        """Times [B, N + 1] from 0 to ``last`` [B]; shorter ones repeat their last time."""
+        steps = (last.double() / (self.spacing * total) - 1e-9).ceil().long()
+        steps = steps.clamp(1, self.most_steps)
+        k = torch.arange(int(steps.max()) + 1, device=last.device)
+        return ((k[None] / steps[:, None]).clamp(max=1.0) * last[:, None]).round().long()
+
+    def __call__(
+        self, z: Tensor, t: Tensor, predict: Predict, alpha_bar: Tensor, rng: torch.Generator
+    ) -> Noised:
+        total = len(alpha_bar)
+        before = (t - round(self.interval.start * total)).clamp(min=0)
+        x = ddim_invert(z, self.times(before, total), predict, self.cfg_scale, alpha_bar)
+        eps = predict(x, before, self.cfg_scale)
+        level = alpha_bar_at(alpha_bar, t)
+        x_t = mix(unmix(x, eps, alpha_bar_at(alpha_bar, before)), eps, level)
+        return Noised(x_t, noise_between(x_t, z, level), reference=eps)
+
+
+def _at_least_one(name: str, value: int) -> None:
+    if value < 1:
+        raise ValueError(f"{name}={value}: at least 1 is needed")
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -24,6 +26,14 @@ def perpendicular(e: Tensor, p: Tensor) -> Tensor:
     along = (e * p).sum(dim=dims, keepdim=True)
     squared = (p * p).sum(dim=dims, keepdim=True).clamp_min(1e-6)
     return e - along / squared * p
+
+
+class Separate(NamedTuple):
+    """Predictions that a rule combines by itself, [B, c, h, w] each."""
+
+    empty: Tensor  # under no words at all
+    negative: Tensor  # under the negative prompt; ``empty`` itself where it was not asked for
+    toward: Tensor  # from empty to the prompt, Perp-Neg included: guidance of scale 1
 
 
 class GuidedPredictor:
@@ -49,6 +59,43 @@ class GuidedPredictor:
         ).chunk(2)
         return classifier_free(uncond, cond, cfg_scale)
 
+    @property
+    def alpha_bar(self) -> Tensor:
+        """The schedule [T] of the denoiser."""
+        return self._denoiser.alpha_bar
+
+    def separate(self, x_t: Tensor, t: Tensor, with_negative: bool) -> Separate:
+        """The prediction without words, that under the negative prompt and the way from the first
+        to the prompt, in one batched call. The negative prompt is asked only if it counts."""
+        c = self._conditions
+        if c.empty is None:
+            raise ValueError("these conditions were made without the empty prompt")
+        stacked = [c.empty, c.positive]
+        if with_negative:
+            stacked.append(c.uncond)
+        perp = c.negatives is not None and c.weights is not None and bool((c.weights != 0).any())
+        if perp:
+            assert c.negatives is not None
+            stacked += [c.negatives[:, k] for k in range(c.negatives.shape[1])]
+        count = len(stacked)
+        rows = self._predict(x_t.repeat(count, 1, 1, 1), t.repeat(count), torch.cat(stacked))
+        empty, positive, *rest = rows.chunk(count)
+        negative = rest.pop(0) if with_negative else empty
+        toward = positive - empty
+        if perp:
+            toward = self._with_perp_neg(toward, [row - empty for row in rest])
+        return Separate(empty, negative, toward)
+
+    def _with_perp_neg(self, positive: Tensor, negatives: list[Tensor]) -> Tensor:
+        """``e_pos + sum_i w_i * perp(e_i, e_pos)``, all relative to the unconditional one."""
+        weights = self._conditions.weights
+        assert weights is not None
+        direction = positive
+        for k, negative in enumerate(negatives):
+            weight = weights[:, k].to(positive.dtype).reshape(-1, 1, 1, 1)
+            direction = direction + weight * perpendicular(negative, positive)
+        return direction
+
     def _predict(self, x_t: Tensor, t: Tensor, condition: Tensor) -> Tensor:
         self.evaluations += len(x_t)
         return self._denoiser.predict_noise(x_t, t, condition)
@@ -70,9 +117,5 @@ class GuidedPredictor:
             x_t.repeat(2 + count, 1, 1, 1), t.repeat(2 + count), torch.cat(stacked)
         ).chunk(2 + count)
         uncond = rows[0]
-        positive = rows[1] - uncond
-        direction = positive
-        for k in range(count):
-            weight = c.weights[:, k].to(positive.dtype).reshape(-1, 1, 1, 1)
-            direction = direction + weight * perpendicular(rows[2 + k] - uncond, positive)
-        return uncond + cfg_scale * direction
+        toward = self._with_perp_neg(rows[1] - uncond, [row - uncond for row in rows[2:]])
+        return uncond + cfg_scale * toward

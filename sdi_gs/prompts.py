@@ -46,6 +46,7 @@ class Conditions(NamedTuple):
     positive: Condition  # [B, ...]
     negatives: Condition | None  # [B, K, ...]
     weights: Tensor | None  # [B, K], <= 0
+    empty: Condition | None = None  # [B, ...] no words at all
 
 
 def view_index(views: ViewAngles, config: PromptConfig) -> Tensor:
@@ -130,13 +131,15 @@ class PromptSet:
             )
         self._views = denoiser.embed(texts)  # [4, ...]
         self._uncond = denoiser.embed([negative_prompt])  # [1, ...]
+        self._empty = denoiser.embed([""]) if negative_prompt else self._uncond  # [1, ...]
 
     def conditions(self, views: ViewAngles) -> Conditions:
         batch = len(views.azimuth_deg)
         uncond = self._uncond.expand(batch, *self._uncond.shape[1:])
+        empty = self._empty.expand(batch, *self._empty.shape[1:])
         if self.config.perp_neg == "none":
             index = view_index(views, self.config).to(self._views.device)
-            return Conditions(uncond, self._views[index], None, None)
+            return Conditions(uncond, self._views[index], None, None, empty)
         blend = perp_neg_blend(views, self.config)
         device = self._views.device
         pair = self._views[blend.pair.to(device)]  # [B, 2, ...]
@@ -144,5 +147,9 @@ class PromptSet:
         share = share.reshape(-1, *[1] * (pair.dim() - 2))
         positive = share * pair[:, 0] + (1.0 - share) * pair[:, 1]
         return Conditions(
-            uncond, positive, self._views[blend.negative.to(device)], blend.weight.to(device)
+            uncond,
+            positive,
+            self._views[blend.negative.to(device)],
+            blend.weight.to(device),
+            empty,
         )

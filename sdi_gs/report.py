@@ -5,12 +5,9 @@ from __future__ import annotations
 
 import html
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 from .compare import STAGES, Plan, Row
-
-PALETTE = ("#1f6f8b", "#c8553d", "#588157", "#7b4b94", "#b08900", "#444444")
-WIDTH, HEIGHT, MARGIN = 460, 260, 46  # of a plot, pixels
+from .plots import PALETTE, WIDTH, Line, plot, svg
 
 Column = tuple[str, Callable[[Row], str]]
 
@@ -69,7 +66,11 @@ def page(plan: Plan, rows: Sequence[Row], machine: str) -> str:
     )
     stages = _bars(rows)
     curves = [
-        plot([Line(_label(r), [(p[key], p["psnr_db"]) for p in r.curve]) for r in rows], title)
+        plot(
+            [Line(_label(r), [(p[key], p["psnr_db"]) for p in r.curve]) for r in rows],
+            title,
+            "PSNR dB",
+        )
         for key, title in (("step", "steps"), ("seconds", "seconds of training"))
         if any(r.curve for r in rows)
     ]
@@ -97,54 +98,6 @@ def _label(row: Row) -> str:
     return html.escape(f"{row.representation} / {row.guidance} / seed {row.seed}")
 
 
-@dataclass(frozen=True)
-class Line:
-    label: str
-    points: list[tuple[float, float]]
-
-
-def plot(lines: Sequence[Line], x_title: str) -> str:
-    """An SVG line plot of PSNR."""
-    drawn = [line for line in lines if line.points]
-    xs = [x for line in drawn for x, _ in line.points]
-    ys = [y for line in drawn for _, y in line.points]
-    x_top, low, high = max(xs), min(ys), max(ys)
-    low, high = low - 0.05 * (high - low) - 0.1, high + 0.05 * (high - low) + 0.1
-
-    def place(x: float, y: float) -> tuple[float, float]:
-        return (
-            MARGIN + x / x_top * (WIDTH - MARGIN - 10),
-            HEIGHT - MARGIN - (y - low) / (high - low) * (HEIGHT - MARGIN - 24),
-        )
-
-    parts = [_axes(x_title, "PSNR dB", x_top, (low, high))]
-    for index, line in enumerate(drawn):
-        color = PALETTE[index % len(PALETTE)]
-        path = " ".join(f"{px:.1f},{py:.1f}" for px, py in (place(*p) for p in line.points))
-        dots = "".join(
-            f'<circle cx="{px:.1f}" cy="{py:.1f}" r="3" fill="{color}"/>'
-            for px, py in (place(*p) for p in line.points)
-        )
-        parts.append(f'<polyline points="{path}" fill="none" stroke="{color}"/>{dots}')
-        parts.append(
-            f'<text x="{MARGIN + 8}" y="{16 + 14 * index}" fill="{color}">{line.label}</text>'
-        )
-    return _svg(parts, HEIGHT)
-
-
-def _axes(x_title: str, y_title: str, x_top: float, y_range: tuple[float, float]) -> str:
-    base, right = HEIGHT - MARGIN, WIDTH - 10
-    return (
-        f'<path d="M{MARGIN},20V{base}H{right}" fill="none" stroke="#999"/>'
-        f'<text x="{right}" y="{base + 16}" text-anchor="end">{x_top:.4g}</text>'
-        f'<text x="{MARGIN}" y="{base + 16}">0</text>'
-        f'<text x="{(MARGIN + right) / 2}" y="{base + 32}" text-anchor="middle">{x_title}</text>'
-        f'<text x="{MARGIN - 4}" y="28" text-anchor="end">{y_range[1]:.3g}</text>'
-        f'<text x="{MARGIN - 4}" y="{base}" text-anchor="end">{y_range[0]:.3g}</text>'
-        f'<text transform="translate(12,{base / 2 + 40}) rotate(-90)">{y_title}</text>'
-    )
-
-
 def _bars(rows: Sequence[Row]) -> str:
     """Milliseconds of a step by stage, one stacked bar per run."""
     longest = max(sum(row.seconds_per_step.values()) for row in rows) or 1.0
@@ -165,11 +118,4 @@ def _bars(rows: Sequence[Row]) -> str:
             x += width
         total = 1e3 * sum(row.seconds_per_step.values())
         parts.append(f'<text x="{x + 4:.1f}" y="{y + 25}">{total:.0f}</text>')
-    return _svg(parts, 50 + 40 * len(rows))
-
-
-def _svg(parts: Sequence[str], height: int) -> str:
-    return (
-        f'<svg width="{WIDTH}" height="{height}" viewBox="0 0 {WIDTH} {height}" '
-        f'font-family="system-ui, sans-serif" font-size="11">{"".join(parts)}</svg>'
-    )
+    return svg(parts, 50 + 40 * len(rows))

@@ -23,13 +23,16 @@ class Ramp:
     start: float  # value at step 0
     end: float  # value from step ``over`` on
     over: int | None = None  # steps; None: the whole run, however long it is
-    shape: Literal["linear", "sqrt", "cosine"] = "linear"  # sqrt is HiFA's
+    # sqrt is HiFA's; step stays at ``start`` and jumps.
+    shape: Literal["linear", "sqrt", "cosine", "step"] = "linear"
 
     def at(self, step: int, total_steps: int) -> float:
         span = self.over if self.over is not None else total_steps
         done = 1.0 if span <= 0 else min(max(step / span, 0.0), 1.0)
         if self.shape == "sqrt":
             done = math.sqrt(done)
+        elif self.shape == "step":
+            done = math.floor(done)
         elif self.shape == "cosine":
             done = 0.5 - 0.5 * math.cos(math.pi * done)
         return self.start + (self.end - self.start) * done

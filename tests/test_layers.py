@@ -61,7 +61,7 @@ ONLY = {
     "sdi_gs.diffusion.analytic": (),
     "sdi_gs.build": (
         "sdi_gs.cli", "sdi_gs.run", "sdi_gs.doctor", "sdi_gs.assets", "sdi_gs.convert",
-        "sdi_gs.compare",
+        "sdi_gs.compare", "sdi_gs.experiments",
     ),
     "sdi_gs.cli": ("sdi_gs.__main__",),
     "gsplat": ("representations.ops.cuda",),

@@ -36,7 +36,8 @@ class Denoiser(Protocol):
 
     def predict_noise(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         """epsilon(x_t, t, condition) [B, c, h, w], one network sample per row. ``t`` is [B]
-        int64 in [0, T). Whatever the network predicts (epsilon, v), this is epsilon."""
+        int64 in [0, T). Whatever the network predicts (epsilon, v), this is epsilon.
+        Differentiable in ``x_t``: a caller that wants no graph says so."""
         ...
 
 

@@ -93,7 +93,6 @@ class StableDiffusion:
         decoded: Tensor = self.vae.decode(z).sample
         return decoded.float() * 0.5 + 0.5
 
-    @torch.no_grad()
     def predict_noise(self, x_t: Tensor, t: Tensor, condition: Tensor) -> Tensor:
         out: Tensor = self.unet(
             x_t.to(self.dtype), t, encoder_hidden_states=condition.to(self.dtype)

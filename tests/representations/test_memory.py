@@ -46,9 +46,7 @@ def test_the_smallest_limit_counts(
 def test_more_than_there_is_is_refused_with_what_to_write(machine: Path) -> None:
     (machine / "meminfo").write_text("MemAvailable: 1000000 kB\n")
     memory.require_memory(1_024_000_000, CPU, "a thing", "less")
-    with pytest.raises(
-        ValueError, match=r"a thing needs 2\.0 GB, and 1\.0 GB are free on cpu"
-    ):
+    with pytest.raises(ValueError, match=r"a thing needs 2\.0 GB, and 1\.0 GB are free on cpu"):
         memory.require_memory(2_000_000_000, CPU, "a thing", "less")
 
 

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sdi_gs import config as configs
-from sdi_gs.config import Config, dump, from_plain, load, overlay, presets
-from sdi_gs.noise import DDIMInversion, FixedNoise, RandomNoise
+from sdi_gs.config import Config, dump, from_plain, guidances, load, overlay, presets
+from sdi_gs.noise import DDIMInversion, FixedNoise, IntervalInversion, RandomNoise
 from sdi_gs.schedule import Ramp
 from sdi_gs.strict import ConfigError
 
@@ -191,6 +191,36 @@ def repeated(tree: dict[str, object], below: dict[str, object], path: str = "") 
 def test_the_whole_has_the_presets_of_the_package() -> None:
     wanted = {"mini", "mini_sds", "mini_sds_annealed", "sdi_gaussians", "sdi_released"}
     assert wanted <= set(presets())
+
+
+@pytest.mark.parametrize("preset", ["mini", "mini_nerf", "sdi_gaussians", "sdi_nerf"])
+@pytest.mark.parametrize("name", guidances())
+def test_every_method_can_replace_that_of_every_preset(name: str, preset: str) -> None:
+    own, changed = load(preset), load(preset, guidance=name)
+    assert (changed == own) == (name == "sdi")
+    assert changed.representation == own.representation
+    assert changed.terms == own.terms
+    assert len(guidances()[name]) > 30  # says what it is and where it is from
+    assert "arXiv" in guidances()[name]
+
+
+def test_a_method_has_its_published_settings_except_on_mini() -> None:
+    published, mini = (load(preset, guidance="ism") for preset in ("sdi_gaussians", "mini"))
+    assert published.noise == IntervalInversion(interval=Ramp(0.1, 0.05, 1500))
+    assert published.guidance.cfg_scale == 7.5
+    assert published.guidance.t.high == Ramp(0.98, 0.5, 1500)
+    assert mini.noise == IntervalInversion(interval=Ramp(0.1, 0.05))
+    assert mini.guidance.cfg_scale == 2
+    assert mini.guidance.t.high == Ramp(0.98, 0.5)
+    assert load("sdi_gaussians", guidance="nfsd").negative_prompt.startswith("unrealistic, blurry")
+    assert load("mini", guidance="nfsd").negative_prompt == ""
+    # What is said at the command line comes last.
+    assert load("mini", ["guidance.cfg_scale=5"], "ism").guidance.cfg_scale == 5
+
+
+def test_an_unknown_method_names_the_nearest() -> None:
+    with pytest.raises(ConfigError, match=r"--guidance isn: did you mean 'ism'\?"):
+        load("mini", guidance="isn")
 
 
 def test_files_that_are_no_configuration(tmp_path: Path) -> None:

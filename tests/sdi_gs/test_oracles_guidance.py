@@ -225,6 +225,8 @@ def test_schedules_of_the_published_recipe() -> None:
     assert convex.at(4000, 10_000) == convex.at(9999, 10_000) == pytest.approx(0.1)
     assert Ramp(0.98, 0.3, shape="sqrt").at(2500, 10_000) == pytest.approx(0.98 - 0.68 * 0.5)
     assert Ramp(1.0, 0.0).at(3, 0) == 0.0  # a run of no steps has ended
+    jump = Ramp(0.98, 0.5, 5000, "step")
+    assert (jump.at(0, 1), jump.at(4999, 1), jump.at(5000, 1)) == (0.98, 0.98, 0.5)
     world = mixture()
     step = distill(world, RandomNoise(), 500)
     anneal = ScoreDistillation(

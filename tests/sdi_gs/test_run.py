@@ -17,6 +17,7 @@ import torch
 
 from representations.export import read_ply
 from sdi_gs import checkpoint, progress
+from sdi_gs.config import guidances
 from sdi_gs.trainer import StepReport
 
 PROMPT = "a red mug: [big], #1"
@@ -292,3 +293,19 @@ def test_a_file_is_replaced_whole_or_not_at_all(
     assert [file.name for file in tmp_path.iterdir()] == ["a.txt"]
     checkpoint.write_atomic(path, b"new")
     assert path.read_bytes() == b"new"
+
+
+@pytest.mark.parametrize("name", guidances())
+def test_every_method_runs_and_its_run_replays(
+    sdi_gs: Run, fast: Path, tmp_path: Path, name: str
+) -> None:
+    out = tmp_path / "run"
+    said = sdi_gs("generate", "a mug", "--config", fast, "--guidance", name, "--out", out)
+    assert said.code == 0, said.err
+    rows = [json.loads(line) for line in (out / "stats.jsonl").read_text().splitlines()]
+    assert len(rows) == 6
+    moved = [row["losses"]["guidance"] for row in rows]
+    assert len(set(moved)) == 6
+    again = tmp_path / "again"
+    assert sdi_gs("generate", "--config", out / "config.yaml", "--out", again).code == 0
+    assert same(state(out), state(again))

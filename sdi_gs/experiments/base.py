@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What every experiment is given and leaves."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Generator, Tensor
+
+from ..checkpoint import write_atomic
+from ..config import Config
+from ..diffusion.base import Denoiser
+from ..errors import UserError
+from ..plots import Line, plot
+from ..predict import GuidedPredictor
+from ..prompts import Conditions, PromptSet, ViewAngles
+from ..sampling import ddim_sample
+
+SAMPLING_STEPS = 30  # of DDIM, where an experiment needs pictures of the model itself
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A model, a prompt and clean latents to measure on."""
+
+    denoiser: Denoiser
+    conditions: Conditions  # of every sample
+    clean: Tensor  # [N, c, h, w] the model's own DDIM samples
+    cfg_scale: float  # forward, of the configuration
+    config: Config
+    seed: int
+
+    def predictor(self) -> GuidedPredictor:
+        return GuidedPredictor(self.denoiser, self.conditions)
+
+    def rng(self) -> Generator:
+        return Generator().manual_seed(self.seed)
+
+    @property
+    def alpha_bar(self) -> Tensor:
+        return self.denoiser.alpha_bar.to(device=self.clean.device, dtype=self.clean.dtype)
+
+
+@dataclass(frozen=True)
+class Result:
+    """Rows of plain numbers and words, and how to draw them."""
+
+    rows: list[dict[str, Any]]
+    series: str  # the column that tells lines apart
+    x: str
+    y: str
+    log: bool = False
+
+    def lines(self) -> list[Line]:
+        names = dict.fromkeys(str(row[self.series]) for row in self.rows)
+        return [
+            Line(
+                name,
+                [(row[self.x], row[self.y]) for row in self.rows if str(row[self.series]) == name],
+            )
+            for name in names
+        ]
+
+
+class Experiment(NamedTuple):
+    """One figure of the paper."""
+
+    shows: str  # which figure, and what it says
+    measure: Callable[[Bench, Callable[[str], None]], Result]
+
+
+def bench(denoiser: Denoiser, config: Config, samples: int) -> Bench:
+    """Draw ``samples`` front views of the prompt with DDIM; they are what is measured on."""
+    if samples < 1:
+        raise UserError(f"--samples {samples}: allowed is 1 or more")
+    prompts = PromptSet(denoiser, config.prompt, config.negative_prompt, config.prompts)
+    zeros = torch.zeros(samples)
+    conditions = prompts.conditions(ViewAngles(zeros, zeros))
+    with torch.no_grad():
+        probe = denoiser.encode(torch.ones(1, 3, config.resolution, config.resolution))
+    noise = torch.randn(
+        (samples, *probe.shape[1:]), generator=Generator().manual_seed(config.seed)
+    ).to(probe)
+    clean = ddim_sample(denoiser, conditions, noise, SAMPLING_STEPS, config.guidance.cfg_scale)
+    return Bench(denoiser, conditions, clean, config.guidance.cfg_scale, config, config.seed)
+
+
+def write(
+    result: Result, name: str, shows: str, folder: Path, context: dict[str, Any]
+) -> list[Path]:
+    """``name``.json, .csv and .svg in ``folder``; the files."""
+    columns = list(dict.fromkeys(key for row in result.rows for key in row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns)
+    writer.writeheader()
+    writer.writerows(result.rows)
+    report = {"experiment": name, "shows": shows, **context, "rows": result.rows}
+    drawn = plot(result.lines(), result.x, result.y, result.log)
+    drawn = drawn.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1)
+    contents = {
+        "json": json.dumps(report, indent=2) + "\n",
+        "csv": text.getvalue(),
+        "svg": drawn + "\n",
+    }
+    paths = []
+    for ending, content in contents.items():
+        path = folder / f"{name}.{ending}"
+        write_atomic(path, content.encode())
+        paths.append(path)
+    return paths
+
+
+def table(result: Result) -> str:
+    """One line per x, one column per line of the plot."""
+    lines = result.lines()
+    xs = sorted({x for line in lines for x, _ in line.points})
+    by_x: list[dict[float, float]] = [dict(line.points) for line in lines]
+    rows: Sequence[Sequence[str]] = [
+        [result.x, *(line.label for line in lines)],
+        *([f"{x:g}", *(f"{values[x]:.4g}" if x in values else "-" for values in by_x)] for x in xs),
+    ]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return "\n".join(
+        "  ".join(text.rjust(width) for text, width in zip(row, widths, strict=True))
+        for row in rows
+    )

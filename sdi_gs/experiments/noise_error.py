@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How well a choice of kappa solves eq. 8: Fig. 9 (right) and Fig. 10 (left)."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+from ..noise import DDIMInversion, FixedPoint, GradientDescent, NoiseStrategy, RandomNoise
+from ..schedule import alpha_bar_at, mix, per_sample, sigma
+from .base import Bench, Experiment, Result
+
+SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)  # of the schedule
+
+
+@torch.no_grad()
+def error(bench: Bench, noise: NoiseStrategy, cfg_scale: float, t: int) -> tuple[float, int]:
+    """``mean((sigma(t) (kappa - eps(x_t)))^2)`` over samples and elements, with x_t the clean
+    latents under kappa: what is left of eq. 8, in units of the latents. And the network samples
+    that finding kappa took, per latent."""
+    predict, alpha_bar = bench.predictor(), bench.alpha_bar
+    times = torch.full((len(bench.clean),), t, device=bench.clean.device)
+    kappa = noise(bench.clean, times, predict, alpha_bar, bench.rng()).kappa
+    spent = predict.evaluations // len(bench.clean)
+    level = alpha_bar_at(alpha_bar, times)
+    eps: Tensor = predict(mix(bench.clean, kappa, level), times, cfg_scale)
+    residual = per_sample(sigma(level)) * (kappa - eps)
+    return float(residual.square().mean()), spent
+
+
+def inversion(bench: Bench) -> DDIMInversion:
+    """The configuration's own, or the paper's, without what is random in it: eq. 8 has none."""
+    own = bench.config.noise
+    chosen = own if isinstance(own, DDIMInversion) else DDIMInversion(cfg_scale=-bench.cfg_scale)
+    return dataclasses.replace(chosen, tau_max=0.0, entropy=0.0)
+
+
+def _sweep(
+    bench: Bench,
+    choices: Mapping[str, tuple[NoiseStrategy, float]],
+    say: Callable[[str], None],
+) -> Result:
+    """Every choice of (kappa, forward guidance) at every time."""
+    rows = []
+    total = len(bench.alpha_bar)
+    for name, (noise, cfg_scale) in choices.items():
+        say(f"kappa: {name}")
+        for share in SHARES:
+            value, spent = error(bench, noise, cfg_scale, round(share * total))
+            rows.append({"kappa": name, "t": share, "error": value, "network_samples": spent})
+    return Result(rows, "kappa", "t", "error", log=True)
+
+
+def fig9(bench: Bench, say: Callable[[str], None]) -> Result:
+    """Random, ten fixed-point iterations, ten steps of gradient descent, and DDIM inversion."""
+    s = bench.cfg_scale
+    return _sweep(
+        bench,
+        {
+            "random": (RandomNoise(), s),
+            "fixed point": (FixedPoint(cfg_scale=s), s),
+            "gradient descent": (GradientDescent(cfg_scale=s), s),
+            "ddim inversion": (inversion(bench), s),
+        },
+        say,
+    )
+
+
+def fig10(bench: Bench, say: Callable[[str], None]) -> Result:
+    """Guidance while inverting and while denoising: (s, s), (0, 0), (0, s) and (-s, s)."""
+    s, base = bench.cfg_scale, inversion(bench)
+    pairs = ((s, s), (0.0, 0.0), (0.0, s), (-s, s))
+    return _sweep(
+        bench,
+        {
+            f"inversion {back:g}, forward {forth:g}": (
+                dataclasses.replace(base, cfg_scale=back), forth,
+            )
+            for back, forth in pairs
+        },
+        say,
+    )  # fmt: skip
+
+
+FIG9 = Experiment("Fig. 9 (right): what each choice of kappa leaves of eq. 8, by t", fig9)
+FIG10 = Experiment("Fig. 10 (left): the same for guidance while inverting and denoising", fig10)

@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From the name of an experiment to its files. A new experiment is a file and a line here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from .. import build, run_folder
+from ..config import Config, to_plain
+from ..errors import UserError, nearest
+from .base import Experiment, Result, bench, write
+from .noise_error import FIG9, FIG10
+from .round_trip import FIG18
+
+EXPERIMENTS: dict[str, Experiment] = {"fig9": FIG9, "fig10": FIG10, "fig18": FIG18}
+
+
+def require(name: str) -> Experiment:
+    """UserError for a name that is no experiment."""
+    if name not in EXPERIMENTS:
+        raise UserError(f"experiment {name}: {nearest(name, EXPERIMENTS)}")
+    return EXPERIMENTS[name]
+
+
+def run(
+    name: str, config: Config, samples: int, out: Path, say: Callable[[str], None]
+) -> tuple[Result, list[Path]]:
+    """Measure and write into the new folder ``out``; the result and the files."""
+    chosen = require(name)
+    note = build.check_prompt(config)
+    run_folder.require_free(out)
+    if note:
+        say(note)
+    say(f"loading {config.model.source}")
+    build.use_threads(config)
+    denoiser = build.denoiser(config, build.device(config))
+    say(f"drawing {samples} samples of {config.prompt!r}")
+    on = bench(denoiser, config, samples)
+    result = chosen.measure(on, say)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        context = {"prompt": config.prompt, "samples": samples, "torch": torch.__version__,
+                   "config": to_plain(config)}  # fmt: skip
+        return result, write(result, name, chosen.shows, out, context)
+    except OSError as error:
+        raise UserError(f"{out} cannot be written: {error.strerror or error}") from error

@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The update rules: which combination of noise predictions a rendering is moved along.
+
+A method of score distillation moves latents along ``w(t) * direction``. For most the direction is
+a guided prediction minus the noise that was put in; others leave the injected noise out and combine
+predictions under several conditions. Each rule is one small frozen object, called with the same
+:class:`Asked`, that returns the target ``z - sigma(t) * direction``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from .noise import Noised
+from .predict import GuidedPredictor
+from .schedule import Ramp, per_sample, sigma, unmix
+
+
+class Asked(NamedTuple):
+    """One batch at the moment when the denoiser is asked."""
+
+    clean: Tensor  # [B, c, h, w] latents of the rendering
+    noised: Noised
+    t: Tensor  # [B] int64
+    level: Tensor  # [B] alpha_bar at t
+    predict: GuidedPredictor
+    cfg_scale: float
+    step: int  # of the run
+    total_steps: int
+
+
+class UpdateRule(Protocol):
+    """``rule(asked)`` -> target latents [B, c, h, w]."""
+
+    def __call__(self, asked: Asked) -> Tensor: ...
+
+
+def _along(asked: Asked, direction: Tensor) -> Tensor:
+    return asked.clean - per_sample(sigma(asked.level)) * direction
+
+
+@dataclass(frozen=True, kw_only=True)
+class Residual:
+    """``eps(x_t; cfg_scale) - rho``: SDS, SDI and SJC with the injected noise as rho, ISM with the
+    noise of its interval. With rho = kappa the target is the one-step denoised sample (eq. 5).
+    """
+
+    kind: Literal["residual"] = "residual"
+    subtract: bool = True  # False: rho = 0, SJC without variance reduction (arXiv 2212.00774)
+
+    def __call__(self, asked: Asked) -> Tensor:
+        eps = asked.predict(asked.noised.x_t, asked.t, asked.cfg_scale)
+        reference = asked.noised.reference
+        if not self.subtract:
+            return _along(asked, eps)
+        if reference is not None:
+            return _along(asked, eps - reference)
+        return unmix(asked.noised.x_t, eps, asked.level)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Classifier:
+    """Classifier Score Distillation (arXiv 2310.19415): ``(eps_y - eps_0) + n (eps_neg - eps_0)``.
+
+    ``cfg_scale`` plays no part: only the direction of guidance is left, and Adam does not see its
+    length. The published coefficients of eps_y, eps_neg and eps_0 sum to zero, so that ``n`` says
+    them all: 0 -> -1 over the first 5000 steps in the coarse stage, -1 -> -0.5 in the fine one.
+    """
+
+    kind: Literal["classifier"] = "classifier"
+    negative: Ramp = field(default_factory=lambda: Ramp(0.0, -1.0, 5000))  # n, over the run
+
+    def __call__(self, asked: Asked) -> Tensor:
+        weight = self.negative.at(asked.step, asked.total_steps)
+        parts = asked.predict.separate(asked.noised.x_t, asked.t, weight != 0.0)
+        direction = parts.toward
+        if weight != 0.0:
+            direction = direction + weight * (parts.negative - parts.empty)
+        return _along(asked, direction)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoiseFree:
+    """Noise-free score distillation (arXiv 2310.17590): ``delta_D + cfg_scale * (eps_y - eps_0)``.
+
+    The domain part delta_D is ``eps_0`` at low noise, where the prediction is nearly free of it,
+    and ``eps_0 - eps_neg`` above, where the negative prompt stands for what is out of the domain.
+    """
+
+    kind: Literal["noise_free"] = "noise_free"
+    low_noise_until: float = 0.2  # share of the schedule below which delta_D is eps_0
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.low_noise_until <= 1.0:
+            raise ValueError(f"update.low_noise_until={self.low_noise_until} must lie in [0, 1]")
+
+    def __call__(self, asked: Asked) -> Tensor:
+        total = len(asked.predict.alpha_bar)
+        low = per_sample(asked.t < round(self.low_noise_until * total))
+        parts = asked.predict.separate(asked.noised.x_t, asked.t, not bool(low.all()))
+        domain = torch.where(low, parts.empty, parts.empty - parts.negative)
+        return _along(asked, domain + asked.cfg_scale * parts.toward)

@@ -1,0 +1,235 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The figures: their curves against closed forms on Gaussian data, and the files they leave."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import json
+import math
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from sdi_gs.config import from_plain
+from sdi_gs.diffusion.analytic import GaussianMixture, gaussian
+from sdi_gs.experiments.base import SAMPLING_STEPS, Bench, Result, bench, table, write
+from sdi_gs.experiments.noise_error import FIG9, FIG10, SHARES, error, inversion
+from sdi_gs.experiments.round_trip import FIG18, STEPS
+from sdi_gs.experiments.run import EXPERIMENTS
+from sdi_gs.media import psnr
+from sdi_gs.noise import DDIMInversion, FixedPoint, GradientDescent, RandomNoise
+from sdi_gs.plots import Line, plot
+from sdi_gs.prompts import PromptSet, ViewAngles
+from sdi_gs.sampling import ddim_times
+from sdi_gs.schedule import scaled_linear_alpha_bar, sigma
+
+SHAPE, VARIANCE, COUNT = (4, 2, 2), 0.3, 3000
+TABLE = scaled_linear_alpha_bar()
+Run = Callable[..., Any]
+
+
+def on(denoiser: GaussianMixture, clean: Tensor, **settings: object) -> Bench:
+    config = from_plain({"prompt": "a mug", **settings})
+    zeros = torch.zeros(len(clean))
+    conditions = PromptSet(denoiser, "a mug").conditions(ViewAngles(zeros, zeros))
+    return Bench(denoiser, conditions, clean, config.guidance.cfg_scale, config, 0)
+
+
+@pytest.fixture(scope="module")
+def known() -> Bench:
+    """Samples of one Gaussian, whose denoiser is exact and ignores guidance."""
+    rng = torch.Generator().manual_seed(1)
+    mean = torch.randn(SHAPE, generator=rng, dtype=torch.float64)
+    noise = torch.randn((COUNT, *SHAPE), generator=rng, dtype=torch.float64)
+    return on(gaussian(mean, VARIANCE), mean + math.sqrt(VARIANCE) * noise)
+
+
+def offsets(bench: Bench) -> Tensor:
+    assert isinstance(bench.denoiser, GaussianMixture)
+    return bench.clean - bench.denoiser.means[0]
+
+
+@pytest.mark.parametrize("t", [100, 400, 700, 950])
+def test_random_noise_leaves_what_the_closed_form_says(known: Bench, t: int) -> None:
+    """E |sigma (kappa - eps)|^2 = sigma^2 lambda / (lambda + sigma^2)."""
+    square = float(sigma(TABLE[t])) ** 2
+    value, spent = error(known, RandomNoise(), 7.5, t)
+    assert value == pytest.approx(square * VARIANCE / (VARIANCE + square), rel=0.02)
+    assert spent == 0
+
+
+@pytest.mark.parametrize("t", [100, 400, 700, 950])
+@pytest.mark.parametrize("steps", [1, 5, 40])
+def test_inversion_leaves_its_bias(known: Bench, t: int, steps: int) -> None:
+    """kappa = (F - 1) d / sigma with the growth F of the Euler steps (oracles 2 and 7)."""
+    level = float(sigma(TABLE[t]))
+    noise = DDIMInversion(cfg_scale=0.0, steps=steps, tau_max=0.0, entropy=0.0)
+    one = torch.tensor([t])
+    levels = [0.0, *(float(sigma(TABLE[k])) for k in noise.times(one, one)[0, 1:])]
+    growth = math.prod(
+        (VARIANCE + a * b) / (VARIANCE + a * a) for a, b in itertools.pairwise(levels)
+    )
+    left = (growth - 1) - growth * level**2 / (VARIANCE + level**2)
+    value, spent = error(known, noise, 7.5, t)
+    assert value == pytest.approx(left**2 * float(offsets(known).square().mean()), rel=1e-9)
+    assert spent == steps
+
+
+@pytest.mark.parametrize("t", [100, 400, 700])
+def test_iterations_leave_what_their_rates_say(known: Bench, t: int) -> None:
+    """Both start at a random kappa, kappa* = sigma d / lambda away on average."""
+    level = float(sigma(TABLE[t]))
+    u = level**2 / VARIANCE
+    slope = u / (1 + u)
+    start = level**2 * (1 - slope) ** 2 * (1 + u)  # before the first iteration
+    value, spent = error(known, FixedPoint(iterations=4), 7.5, t)
+    assert value == pytest.approx(start * slope**8, rel=0.03)
+    assert spent == 4 * 2  # guided: with and without words
+    value, _ = error(known, GradientDescent(iterations=4, rate=0.3), 7.5, t)
+    assert value == pytest.approx(start * (1 - 0.3 * (1 - slope) ** 2) ** 8, rel=0.03)
+
+
+def test_inversion_is_below_random_at_every_time(known: Bench) -> None:
+    rng = torch.Generator().manual_seed(2)
+    means = torch.randn((3, *SHAPE), generator=rng, dtype=torch.float64)
+    world = GaussianMixture(means, torch.tensor([0.2, 0.3, 0.1], dtype=torch.float64),
+                            names={"mug": [0, 1]})  # fmt: skip
+    pick = torch.randint(2, (500,), generator=rng)
+    noise = torch.randn((500, *SHAPE), generator=rng, dtype=torch.float64)
+    clean = means[pick] + world.variances[pick].sqrt() * noise
+    mixture = on(world, clean, guidance={"cfg_scale": 1.0}, noise={"cfg_scale": 1.0})
+    for one in (known, mixture):
+        rows = FIG9.measure(one, lambda text: None).rows
+        by_kappa = {(row["kappa"], row["t"]): row["error"] for row in rows}
+        assert len(rows) == 4 * len(SHARES)
+        for share in SHARES:
+            assert by_kappa["ddim inversion", share] < by_kappa["random", share], share
+
+
+def test_the_inversion_of_the_figures_has_no_randomness() -> None:
+    mug = on(gaussian(torch.zeros(SHAPE).double(), 1.0), torch.zeros(1, *SHAPE).double())
+    assert inversion(mug) == DDIMInversion(cfg_scale=-7.5, tau_max=0.0, entropy=0.0)
+    other = on(mug.denoiser, mug.clean, noise="random")  # type: ignore[arg-type]
+    assert inversion(other).cfg_scale == -7.5
+
+
+def test_fig10_pairs(known: Bench) -> None:
+    result = FIG10.measure(known, lambda text: None)
+    names = list(dict.fromkeys(row["kappa"] for row in result.rows))
+    assert names == [
+        f"inversion {a}, forward {b}"
+        for a, b in (("7.5", "7.5"), ("0", "0"), ("0", "7.5"), ("-7.5", "7.5"))
+    ]
+    # One Gaussian knows no words: guidance changes nothing, and all four agree.
+    for share in SHARES:
+        values = [row["error"] for row in result.rows if row["t"] == share]
+        assert max(values) == pytest.approx(min(values), rel=1e-6)
+
+
+def test_round_trip_loses_what_its_factor_says() -> None:
+    """There and back multiplies the offset from the mean by prod(1 - ...) (oracle 2)."""
+    mean = 0.1 * torch.ones(SHAPE).double()
+    clean = mean + 0.2 * torch.linspace(-1, 1, 16).double().reshape(1, *SHAPE)
+    trip = on(gaussian(mean, VARIANCE), clean)
+    rows = {
+        row["steps"]: row["psnr_db"]
+        for row in FIG18.measure(trip, lambda text: None).rows
+        if row["guidance"] == "inversion 0, forward 0"
+    }
+    for steps in STEPS:
+        levels = [0.0]
+        levels += [float(sigma(TABLE[round(k * 999 / steps)])) for k in range(1, steps + 1)]
+        factor = math.prod(
+            1 - VARIANCE * (b - a) ** 2 / ((VARIANCE + a * a) * (VARIANCE + b * b))
+            for a, b in itertools.pairwise(levels)
+        )
+        again = trip.denoiser.decode(mean + factor * (clean - mean))
+        expected = float(psnr(again, trip.denoiser.decode(clean)))
+        assert rows[steps] == pytest.approx(expected, abs=1e-3)
+    assert rows[10] < rows[30] < rows[100] < rows[300]
+
+
+def test_the_bench_is_made_of_the_models_own_samples() -> None:
+    mean = torch.full(SHAPE, 0.4, dtype=torch.float64)
+    made = bench(gaussian(mean, 0.05), from_plain({"prompt": "a mug", "resolution": 8}), 400)
+    assert made.clean.shape == (400, *SHAPE)
+    # DDIM in few steps shrinks: the factor of its Euler steps, from noise of variance 1.
+    levels = [float(sigma(TABLE[t])) for t in ddim_times(SAMPLING_STEPS, 1000)] + [0.0]
+    factor = math.prod((0.05 + a * b) / (0.05 + a * a) for a, b in itertools.pairwise(levels))
+    spread = factor / float(TABLE[-1].sqrt())
+    assert float(made.clean.mean()) == pytest.approx(0.4 * (1 - factor), abs=0.01)
+    assert float(made.clean.std()) == pytest.approx(spread, rel=0.02)
+
+
+def test_files_hold_the_same_numbers(tmp_path: Path) -> None:
+    rows = [{"kind": k, "t": t, "error": v} for k, t, v in
+            (("a", 0.1, 1.0), ("a", 0.2, 0.1), ("b", 0.1, 2.5))]  # fmt: skip
+    result = Result(rows, "kind", "t", "error", log=True)
+    paths = write(result, "fig0", "nothing", tmp_path, {"prompt": "a mug"})
+    assert [path.name for path in paths] == ["fig0.json", "fig0.csv", "fig0.svg"]
+    report = json.loads(paths[0].read_text())
+    assert report["rows"] == rows
+    assert report["prompt"] == "a mug"
+    with paths[1].open() as stream:
+        read = [{**row, "t": float(row["t"]), "error": float(row["error"])}
+                for row in csv.DictReader(stream)]  # fmt: skip
+    assert read == rows
+    root = ElementTree.parse(paths[2]).getroot()
+    assert len(root.findall(".//{*}circle")) == 3
+    assert table(result).splitlines()[1:] == ["0.1    1  2.5", "0.2  0.1    -"]
+
+
+def test_a_logarithmic_plot_puts_equal_ratios_at_equal_distances() -> None:
+    drawn = plot([Line("a", [(0.0, 100.0), (1.0, 10.0), (2.0, 1.0), (3.0, 0.0)])], "x", "y", True)
+    heights = [float(c.attrib["cy"]) for c in ElementTree.fromstring(drawn).iter("circle")]
+    assert len(heights) == 3  # zero has no logarithm
+    assert heights[1] - heights[0] == pytest.approx(heights[2] - heights[1], abs=0.11)
+    assert heights[0] < heights[1]  # down is less
+    assert "nothing to draw" in plot([Line("a", [(0.0, math.nan)])], "x", "y")
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_experiment_runs_from_the_command_line(
+    sdi_gs: Run, fast: Path, tmp_path: Path, name: str
+) -> None:
+    out = tmp_path / name
+    said = sdi_gs("experiment", name, "a mug", "--config", fast, "--samples", 2, "--out", out)
+    assert said.code == 0, said.err
+    assert EXPERIMENTS[name].shows in said.out
+    assert {path.suffix for path in out.iterdir()} == {".json", ".csv", ".svg"}
+    report = json.loads((out / f"{name}.json").read_text())
+    y = "psnr_db" if name == "fig18" else "error"
+    assert all(math.isfinite(row[y]) for row in report["rows"])
+    again = sdi_gs("experiment", name, "--config", fast, "--out", out)
+    assert again.code == 2
+    assert "exists" in again.err or "not empty" in again.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (("fig99",), "experiment fig99: did you mean 'fig9'?"),
+        (("fig9", "--samples", "0"), "--samples 0: allowed is 1 or more"),
+        (("fig9", " "), "the prompt is empty"),
+    ],
+)
+def test_bad_input_is_told(
+    sdi_gs: Run, fast: Path, tmp_path: Path, arguments: tuple[str, ...], expected: str
+) -> None:
+    out = tmp_path / "out"
+    said = sdi_gs("experiment", *arguments, "--config", fast, "--out", out)
+    assert said.code == 2
+    assert expected in said.err
+    assert not out.exists()
+
+
+def test_the_list_says_what_each_shows(sdi_gs: Run) -> None:
+    said = sdi_gs("experiment", "list")
+    assert said.code == 0
+    assert all(entry.shows in said.out for entry in EXPERIMENTS.values())

@@ -1,0 +1,391 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The methods beside SDS and SDI: reductions to one another, fixed points and rates in closed form.
+
+Data are Gaussian unless said: lambda is their variance, sigma the noise level of a time, and a
+guided prediction of scale g is ``sigma (x_bar - m - g delta) / (lambda + sigma^2)`` where the means
+without and with words are ``m`` and ``m + delta``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from sdi_gs.diffusion.analytic import GaussianMixture
+from sdi_gs.guidance import GuidanceConfig, Guided, ScoreDistillation, TimeConfig
+from sdi_gs.noise import (
+    DDIMInversion,
+    FixedNoise,
+    FixedPoint,
+    GradientDescent,
+    IntervalInversion,
+    Noised,
+    NoiseStrategy,
+    RandomNoise,
+)
+from sdi_gs.prompts import PromptConfig, PromptSet, ViewAngles
+from sdi_gs.schedule import Ramp, mix, scaled_linear_alpha_bar, sigma
+from sdi_gs.update import Classifier, NoiseFree, Residual, UpdateRule
+
+SHAPE = (4, 2, 2)
+TABLE = scaled_linear_alpha_bar()
+QUIET = DDIMInversion(cfg_scale=-7.5, tau_max=0.0, entropy=0.0)
+
+
+def randn(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def rng(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+class Words(GaussianMixture):
+    """Latents are pictures. No words: component 0; "red": 1; "ugly", a negative prompt: 2."""
+
+    def encode(self, rgb: Tensor) -> Tensor:
+        return rgb
+
+    def embed(self, prompts):  # type: ignore[no-untyped-def]
+        index = [1 if "red" in p else 2 if "ugly" in p else 0 for p in prompts]
+        return torch.eye(3, dtype=torch.float64)[index]
+
+
+def words(*variances: float) -> Words:
+    v = variances or (0.4, 0.4, 0.4)
+    means = torch.stack([0.2 * randn(*SHAPE, seed=5), 0.7 * randn(*SHAPE, seed=3),
+                         randn(*SHAPE, seed=4)])  # fmt: skip
+    return Words(means, torch.tensor(v, dtype=torch.float64))
+
+
+class Given:
+    """Injects a known kappa, one row per sample."""
+
+    def __init__(self, kappa: Tensor) -> None:
+        self.kappa = kappa
+
+    def __call__(self, z, t, predict, alpha_bar, rng):  # type: ignore[no-untyped-def]
+        return Noised(mix(z, self.kappa, alpha_bar[t]), self.kappa)
+
+
+def method(
+    world: GaussianMixture,
+    noise: NoiseStrategy,
+    t: int,
+    update: UpdateRule | None = None,
+    *,
+    negative: str = "",
+    weight: str = "uniform",
+    cfg_scale: float = 7.5,
+    perp_neg: str = "none",
+) -> ScoreDistillation:
+    prompts = PromptSet(
+        world, "red", negative,
+        PromptConfig(view_dependent=perp_neg != "none", perp_neg=perp_neg),  # type: ignore[arg-type]
+    )  # fmt: skip
+    time = TimeConfig(high=Ramp(t / 1000, t / 1000))
+    settings = GuidanceConfig(cfg_scale=cfg_scale, t=time, weight=weight, reduction="sum")  # type: ignore[arg-type]
+    return ScoreDistillation(world, prompts, noise, settings, 10, update)
+
+
+def ask(distillation: ScoreDistillation, z: Tensor, seed: int = 0, step: int = 0) -> Guided:
+    count = len(z)
+    azimuth = torch.linspace(-150.0, 60.0, count, dtype=torch.float64)
+    return distillation(z, ViewAngles(azimuth, torch.zeros_like(azimuth)), step, rng(seed))
+
+
+def direction(guided: Guided) -> Tensor:
+    """``(z - target) / sigma``: what a rule moves along."""
+    return (guided.latents - guided.target) / sigma(TABLE[guided.t]).reshape(-1, 1, 1, 1)
+
+
+# --- reductions -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("t", [60, 300, 900])
+def test_two_scales_of_sds_differ_by_the_classifier_score(t: int) -> None:
+    world, z, noise = words(), randn(2, *SHAPE), Given(randn(2, *SHAPE, seed=9))
+    low, high = (direction(ask(method(world, noise, t, cfg_scale=s), z)) for s in (2.0, 3.0))
+    classifier = direction(
+        ask(method(world, noise, t, Classifier(negative=Ramp(0, 0)), negative="ugly"), z)
+    )
+    torch.testing.assert_close(high - low, classifier, rtol=1e-9, atol=1e-11)
+
+
+def test_the_negative_prompt_of_the_classifier_score_counts_by_its_ramp() -> None:
+    world, z, kappa, t = words(), randn(1, *SHAPE), randn(1, *SHAPE, seed=9), 400
+    x_t, time = mix(z, kappa, TABLE[[t]]), torch.tensor([t])
+    empty, red, ugly = (
+        world.predict_noise(x_t, time, world.embed([w])) for w in ("", "red", "ugly")
+    )
+    rule = Classifier(negative=Ramp(0.0, -1.0, 8))
+    for step, weight, samples in ((0, 0.0, 2), (4, -0.5, 3), (9, -1.0, 3)):
+        guided = ask(method(world, Given(kappa), t, rule, negative="ugly"), z, step=step)
+        expected = red - empty + weight * (ugly - empty)
+        torch.testing.assert_close(direction(guided), expected, rtol=1e-9, atol=1e-11)
+        assert guided.evaluations == samples  # what has no weight is not asked
+
+
+@pytest.mark.parametrize("t", [200, 700])
+def test_noise_free_without_a_negative_prompt_is_a_scaled_classifier_score(t: int) -> None:
+    world, z, noise = words(), randn(2, *SHAPE), Given(randn(2, *SHAPE, seed=9))
+    free = direction(ask(method(world, noise, t, NoiseFree()), z))
+    classifier = direction(ask(method(world, noise, t, Classifier(negative=Ramp(0, 0))), z))
+    torch.testing.assert_close(free, 7.5 * classifier, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize(("t", "low"), [(199, True), (200, False), (600, False)])
+def test_noise_free_domain_part(t: int, low: bool) -> None:
+    world, z, kappa = words(), randn(1, *SHAPE), randn(1, *SHAPE, seed=9)
+    x_t, time = mix(z, kappa, TABLE[[t]]), torch.tensor([t])
+    empty, red, ugly = (
+        world.predict_noise(x_t, time, world.embed([w])) for w in ("", "red", "ugly")
+    )
+    guided = ask(method(world, Given(kappa), t, NoiseFree(), negative="ugly", cfg_scale=3.0), z)
+    expected = (empty if low else empty - ugly) + 3.0 * (red - empty)
+    torch.testing.assert_close(direction(guided), expected, rtol=1e-9, atol=1e-11)
+    assert guided.evaluations == (2 if low else 3)
+
+
+def test_times_on_both_sides_of_the_domain_switch_in_one_batch() -> None:
+    world, z, kappa = words(), randn(2, *SHAPE), randn(2, *SHAPE, seed=9)
+    rule = NoiseFree()
+    both = method(world, Given(kappa), 500, rule, negative="ugly")
+    both.times = lambda batch, step, rng: torch.tensor([150, 650])  # type: ignore[method-assign]
+    together = ask(both, z).target
+    for i, t in enumerate((150, 650)):
+        single = method(world, Given(kappa[i : i + 1]), t, rule, negative="ugly")
+        torch.testing.assert_close(ask(single, z[i : i + 1]).target[0], together[i])
+
+
+def test_sjc_is_uniformly_weighted_sds_or_the_prediction_alone() -> None:
+    world, z, kappa, t = words(), randn(2, *SHAPE), randn(2, *SHAPE, seed=9), 500
+    reduced = direction(ask(method(world, Given(kappa), t), z))
+    alone = direction(ask(method(world, Given(kappa), t, Residual(subtract=False)), z))
+    torch.testing.assert_close(alone - reduced, kappa, rtol=1e-9, atol=1e-11)
+    with_gradient = z.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(ask(method(world, Given(kappa), t), with_gradient).loss,
+                                      with_gradient)  # fmt: skip
+    torch.testing.assert_close(gradient, reduced / len(z), rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("t", [40, 300, 800])
+def test_one_step_of_inversion_is_the_interval_noise(t: int) -> None:
+    """With the whole of t as its interval: kappa is eps(z, 0) either way (oracle 6)."""
+    world, z = words(), randn(2, *SHAPE)
+    interval = IntervalInversion(interval=Ramp(1.0, 1.0))
+    one = DDIMInversion(cfg_scale=0.0, steps=1, tau_max=0.0, entropy=0.0)
+    a, b = ask(method(world, interval, t), z), ask(method(world, one, t), z)
+    torch.testing.assert_close(a.kappa, b.kappa, rtol=1e-9, atol=1e-11)
+    torch.testing.assert_close(a.target, b.target, rtol=1e-9, atol=1e-11)
+
+
+def test_interval_inversion_that_subtracts_all_its_noise_is_sdi() -> None:
+    world, z = words(), randn(2, *SHAPE)
+
+    @dataclasses.dataclass(frozen=True)
+    class Whole(IntervalInversion):
+        def __call__(self, z, t, predict, alpha_bar, rng):  # type: ignore[no-untyped-def]
+            return super().__call__(z, t, predict, alpha_bar, rng)._replace(reference=None)
+
+    whole = Whole(cfg_scale=-7.5, interval=Ramp(0.1, 0.1), spacing=0.1)
+    sdi = dataclasses.replace(QUIET, steps=4)
+    a, b = ask(method(world, whole, 400), z), ask(method(world, sdi, 400), z)
+    torch.testing.assert_close(a.target, b.target, rtol=1e-9, atol=1e-11)
+    published = ask(method(world, IntervalInversion(cfg_scale=-7.5), 400), z)
+    assert float((published.target - a.target).abs().max()) > 0.01  # it is another method
+
+
+# --- fixed points and rates -----------------------------------------------------------------
+
+
+def euler_growth(times: list[int], variance: float) -> float:
+    """Of the distance to the mean along DDIM steps from the clean end (oracle 2)."""
+    levels = [0.0 if t == 0 else float(sigma(TABLE[t])) for t in times]
+    steps = itertools.pairwise(levels)
+    return math.prod((variance + a * b) / (variance + a * a) for a, b in steps)
+
+
+@pytest.mark.parametrize("t", [250, 600, 950])
+@pytest.mark.parametrize("cfg_inversion", [7.5, 0.0, -7.5])
+def test_sdi_rests_where_the_closed_form_says(cfg_inversion: float, t: int) -> None:
+    """At m + g_eff delta, g_eff = g_f + q (g_f - g_i); q is 1 / sqrt(1 + u) for fine steps."""
+    variance, world, forward, steps = 0.4, words(), 7.5, 200
+    m, delta = world.means[0], world.means[1] - world.means[0]
+    s = float(sigma(TABLE[t]))
+    u = s * s / variance
+    times = [round(k * t / steps) for k in range(steps + 1)]
+    growth = euler_growth(times, variance)
+    assert growth == pytest.approx(math.sqrt(1 + u), rel=0.03)
+    # kappa = (growth - 1) (z - c_i) / s equals eps = s (c_i + growth (z - c_i) - c_f) / (v + s^2)
+    share = (s * s / (variance + s * s)) / ((growth - 1) - growth * s * s / (variance + s * s))
+    effective = cfg_inversion + share * (cfg_inversion - forward)
+    q = 1 / math.sqrt(1 + u)
+    assert effective == pytest.approx(forward + q * (forward - cfg_inversion), rel=0.05)
+    rest = (m + effective * delta)[None]
+    noise = dataclasses.replace(QUIET, cfg_scale=cfg_inversion, steps=steps)
+    guided = ask(method(world, noise, t, cfg_scale=forward), rest)
+    torch.testing.assert_close(guided.target, rest, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("t", [250, 600, 950])
+def test_interval_score_matching_rests_where_the_closed_form_says(t: int) -> None:
+    variance, world, forward = 0.4, words(), 7.5
+    noise = IntervalInversion(interval=Ramp(0.05, 0.05))
+    s = t - 50
+    steps = min(5, math.ceil(s / 200))
+    growth = euler_growth([round(k * s / steps) for k in range(steps + 1)], variance)
+    level_t, level_s = float(sigma(TABLE[t])), float(sigma(TABLE[s]))
+    a, b = level_t / (variance + level_t**2), level_s / (variance + level_s**2)
+    effective = forward * a / (growth * (a * (1 + (level_t - level_s) * b) - b))
+    rest = (world.means[0] + effective * (world.means[1] - world.means[0]))[None]
+    guided = ask(method(world, noise, t, cfg_scale=forward), rest)
+    torch.testing.assert_close(guided.target, rest, rtol=1e-6, atol=1e-6)
+    elsewhere = ask(method(world, noise, t, cfg_scale=forward), rest + 0.1)
+    assert float((elsewhere.target - rest - 0.1).abs().min()) > 1e-3
+
+
+def slope(t: int, cfg_scale: float, without: float, with_words: float) -> float:
+    """d eps / d kappa, the rate of the fixed-point iteration (oracle 10)."""
+    square = float(sigma(TABLE[t])) ** 2
+    return square * ((1 - cfg_scale) / (without + square) + cfg_scale / (with_words + square))
+
+
+@pytest.mark.parametrize("cfg_scale", [7.5, 1.0, -7.5])
+def test_fixed_point_iteration_contracts_and_diverges_at_its_rate(cfg_scale: float) -> None:
+    t, variances = int((sigma(TABLE) - 1.0).abs().argmin()), (1.0, 0.1, 1.0)
+    rate = slope(t, cfg_scale, *variances[:2])
+    expected = {7.5: 3.57, 1.0: 0.91, -7.5: -2.57}[cfg_scale]
+    assert rate == pytest.approx(expected, abs=0.04)
+    world, z = words(*variances), randn(1, *SHAPE)
+    kappas = [
+        ask(method(world, FixedPoint(cfg_scale=cfg_scale, iterations=n), t), z, seed=3).kappa
+        for n in (1, 2, 3, 4)
+    ]
+    moves = [b - a for a, b in itertools.pairwise(kappas)]
+    for before, after in itertools.pairwise(moves):
+        torch.testing.assert_close(after, rate * before, rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize("cfg_scale", [1.0, 3.0])
+def test_gradient_descent_closes_in_on_the_fixed_point_at_its_rate(cfg_scale: float) -> None:
+    t, rate = 350, 0.2
+    world, z = words(1.0, 0.6, 1.0), randn(2, *SHAPE)
+    factor = 1 - rate * (1 - slope(t, cfg_scale, 1.0, 0.6)) ** 2
+    kappas = [
+        ask(
+            method(world, GradientDescent(cfg_scale=cfg_scale, iterations=n, rate=rate), t),
+            z,
+            seed=3,
+        ).kappa
+        for n in (1, 2, 3, 4)
+    ]
+    moves = [b - a for a, b in itertools.pairwise(kappas)]
+    for before, after in itertools.pairwise(moves):
+        torch.testing.assert_close(after, factor * before, rtol=1e-7, atol=1e-10)
+
+
+ALL_NOISES: dict[str, NoiseStrategy] = {
+    "random": RandomNoise(),
+    "fixed": FixedNoise(),
+    "ddim_inversion": QUIET,
+    "fixed_point": FixedPoint(iterations=3),
+    "gradient_descent": GradientDescent(iterations=3),
+    "interval_inversion": IntervalInversion(),
+}
+
+
+@pytest.mark.parametrize("name", [n for n in ALL_NOISES if n != "interval_inversion"])
+@pytest.mark.parametrize("t", [20, 500, 980])
+def test_of_one_picture_every_residual_method_makes_that_picture(name: str, t: int) -> None:
+    """Data that are a single point (oracle 11): whatever noise, time and guidance."""
+    world = words(1e-13, 1e-13, 1e-13)
+    world.means = world.means[:1].expand(3, *SHAPE)
+    guided = ask(method(world, ALL_NOISES[name], t), randn(2, *SHAPE))
+    torch.testing.assert_close(guided.target, world.means[:1].expand(2, *SHAPE), rtol=0, atol=1e-7)
+
+
+# --- every method ---------------------------------------------------------------------------
+
+RULES: dict[str, UpdateRule] = {
+    "residual": Residual(),
+    "unreduced": Residual(subtract=False),
+    "classifier": Classifier(negative=Ramp(-0.5, -0.5)),
+    "noise_free": NoiseFree(),
+}
+
+
+@pytest.mark.parametrize("perp_neg", ["none", "threestudio", "stable-dreamfusion"])
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("name", ["given", "ddim_inversion", "fixed", "interval_inversion"])
+def test_a_batch_equals_its_single_views(name: str, rule: str, perp_neg: str) -> None:
+    world, z, kappa = words(), randn(2, *SHAPE), randn(2, *SHAPE, seed=9)
+    azimuth = torch.tensor([30.0, 170.0], dtype=torch.float64)
+    views = ViewAngles(azimuth, torch.zeros(2, dtype=torch.float64))
+
+    def target(rows: slice) -> Tensor:
+        noise = Given(kappa[rows]) if name == "given" else ALL_NOISES[name]
+        step = method(world, noise, 430, RULES[rule], negative="ugly", perp_neg=perp_neg)
+        return step(z[rows], ViewAngles(*(v[rows] for v in views)), 0, rng()).target
+
+    together = target(slice(0, 2))
+    for i in range(2):
+        torch.testing.assert_close(target(slice(i, i + 1))[0], together[i], rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("rule", ["classifier", "noise_free"])
+def test_perp_neg_reaches_the_rules_that_combine_by_themselves(rule: str) -> None:
+    """View words give negatives: a front that is asked from behind changes the direction, by as
+    much as guidance of scale one changes under the same Perp-Neg."""
+
+    class Views(Words):
+        def embed(self, prompts):  # type: ignore[no-untyped-def]
+            index = [1 if "back" in p else 2 if "front" in p else 0 for p in prompts]
+            return torch.eye(3, dtype=torch.float64)[index]
+
+    base = words()
+    world = Views(base.means, base.variances)
+    z, noise = randn(1, *SHAPE), Given(randn(1, *SHAPE, seed=9))
+    views = ViewAngles(torch.tensor([160.0]).double(), torch.zeros(1).double())
+
+    def of(update: UpdateRule, perp_neg: str, cfg_scale: float) -> Tensor:
+        step = method(world, noise, 430, update, perp_neg=perp_neg, cfg_scale=cfg_scale)
+        return direction(step(z, views, 0, rng()))
+
+    update: UpdateRule = Classifier(negative=Ramp(0, 0)) if rule == "classifier" else NoiseFree()
+    scale = 1.0 if rule == "classifier" else 2.0
+    plain = of(Residual(), "threestudio", scale) - of(Residual(), "threestudio", 0.0)
+    torch.testing.assert_close(of(update, "threestudio", scale), plain, rtol=1e-9, atol=1e-11)
+
+
+def test_the_interval_narrows_over_the_run() -> None:
+    noise = IntervalInversion()
+    step = method(words(), noise, 500)
+    for at, expected in ((0, 0.1), (750, 0.075), (1500, 0.05), (4000, 0.05)):
+        assert isinstance(narrowed := step.noise_at(at), IntervalInversion)
+        assert narrowed.interval.start == pytest.approx(expected)
+    assert step.noise is noise
+    last = torch.tensor([0, 100, 201, 930])
+    rows = noise.times(last, 1000)
+    assert [int((row.diff() > 0).sum()) for row in rows] == [0, 1, 2, 5]
+    assert rows[:, -1].tolist() == last.tolist()
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: FixedPoint(iterations=0), "noise.iterations=0: at least 1"),
+        (lambda: GradientDescent(rate=0.0), "noise.rate=0.0 must be positive"),
+        (lambda: IntervalInversion(spacing=0.0), "noise.spacing=0.0 must lie"),
+        (lambda: IntervalInversion(interval=Ramp(0.1, 2.0)), "noise.interval.end=2.0 must lie"),
+        (lambda: NoiseFree(low_noise_until=1.5), "update.low_noise_until=1.5 must lie"),
+    ],
+)
+def test_settings_that_cannot_work_are_named(make, said: str) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(ValueError, match=said):
+        make()
