@@ -6,7 +6,7 @@ rates; mean PSNR over 8 azimuths against the object with central proportions. Th
 drawn by chance among the kinds that no setting was ever tuned on, before any of them had been
 generated with these weights.
 
-    python benchmarks/quality3d.py [--methods mini_sds,mini_sds_annealed,mini] [--out FOLDER]
+    python benchmarks/quality3d.py [--methods mini/sds,mini/sds_annealed,mini] [--out FOLDER]
                                    [--prompts "red mug; gray elephant"] [key=value ...]
 
 Writes one row of JSON per run and a sheet of pictures (generated above true) per method.
@@ -41,13 +41,15 @@ PROMPTS = (
     ("yellow", "train"),
     ("orange", "bear"),
 )
-METHODS = ("mini_sds", "mini_sds_annealed", "mini")
+METHODS = ("mini/sds", "mini/sds_annealed", "mini")  # preset, or preset/guidance
 COLLAPSED_DB = 14.0  # a white picture reaches about 11 to 13 against these objects
 
 
 def run(method: str, color: str, kind: str, seed: int, overrides: list[str]) -> tuple[dict, Tensor]:
     """One generation. Returns its row and the pictures [2, 8, 3, H, W] (generated, true)."""
-    config = load(method, [f"prompt=a {color} {kind}", f"seed={seed}", *overrides])
+    preset, _, guidance = method.partition("/")
+    settings = [f"prompt=a {color} {kind}", f"seed={seed}", *overrides]
+    config = load(preset, settings, guidance or None)
     training = build.training(config)
     cameras = turntable(8, 15.0, DISTANCE, FOV_Y_DEG, (SIZE, SIZE))
     began, evaluations = time.perf_counter(), 0
@@ -82,7 +84,9 @@ def sheet(pictures: list[Tensor], path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--methods", default=",".join(METHODS), help="presets, comma-separated")
+    parser.add_argument(
+        "--methods", default=",".join(METHODS), help="PRESET or PRESET/GUIDANCE, commas between"
+    )
     parser.add_argument("--out", type=Path, default=Path("outputs/quality3d"))
     parser.add_argument(
         "--prompts", help='others than the eight, to choose settings with: "red mug; blue fish"'
@@ -107,7 +111,7 @@ def main() -> None:
                     log.flush()
                     print(f"{method:20} {row['prompt']:18} {row['psnr_db']:6.2f} dB "
                           f"{row['seconds']:6.1f} s", flush=True)  # fmt: skip
-            sheet(pictures, args.out / f"{method}.png")
+            sheet(pictures, args.out / f"{method.replace('/', '-')}.png")
     print(f"\n{'method':20} {'mean dB':>8} {'lowest':>7} {'collapsed':>9} {'s/run':>7} "
           f"{'samples/step':>12}")  # fmt: skip
     for method, rows in means.items():

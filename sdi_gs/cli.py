@@ -4,13 +4,13 @@
 from __future__ import annotations
 
 import os
-import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from .arguments import ASSIGNMENT, init_settings, split_words
 from .errors import RunFailure, UserError
 
 if TYPE_CHECKING:
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 INTERRUPTED = 130  # what shells expect after Ctrl-C
 DEFAULT_PRESET = "mini"  # the one that works everywhere, without a download
-_ASSIGNMENT = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z0-9_]+)*=")
 
 app = typer.Typer(
     name="sdi-gs",
@@ -317,40 +316,11 @@ def config_show(
     """Every setting with its value, as the YAML that --config reads."""
     from .config import dump, load
 
-    names = [word for word in words or [] if not _ASSIGNMENT.match(word)]
+    names = [word for word in words or [] if not ASSIGNMENT.match(word)]
     if len(names) > 1:
         raise UserError(f"one preset at a time, got: {', '.join(names)}")
-    settings = [word for word in words or [] if _ASSIGNMENT.match(word)]
+    settings = [word for word in words or [] if ASSIGNMENT.match(word)]
     typer.echo(dump(load(names[0] if names else None, settings, guidance)), nl=False)
-
-
-def split_words(words: list[str]) -> tuple[str | None, list[str]]:
-    """The prompt (None when there is none) and the settings. Only a first word can be a prompt;
-    one that looks like a setting is written as prompt='e=mc2'."""
-    if not words or _ASSIGNMENT.match(words[0]):
-        prompt, rest = None, words
-    else:
-        prompt, rest = words[0], words[1:]
-    for word in rest:
-        if not _ASSIGNMENT.match(word):
-            told = " ".join([prompt or "", *rest]).strip()
-            raise UserError(
-                f"{word!r} is neither the prompt nor a setting: put the whole sentence in quotes, "
-                f'as in sdi-gs generate "{told}", and write settings as key=value'
-            )
-    return prompt, list(rest)
-
-
-def init_settings(path: Path) -> list[str]:
-    """What --init FILE stands for. The path is made absolute, so that the run's config replays
-    from anywhere."""
-    if not path.is_file():
-        raise UserError(f"--init {path} is not a file")
-    kind = "splats" if path.suffix.lower() == ".ply" else "points"
-    return [
-        f"representation.init.kind={kind}",
-        f"representation.init.path={path.resolve()}",
-    ]
 
 
 def _print_results(run: RunFolder, config: Config) -> None:

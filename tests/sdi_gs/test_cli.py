@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from sdi_gs.cli import split_words
+from sdi_gs.arguments import split_words
 from sdi_gs.errors import UserError
 from sdi_gs.mini import MINI_DIR
 

@@ -189,7 +189,7 @@ def repeated(tree: dict[str, object], below: dict[str, object], path: str = "") 
 
 
 def test_the_whole_has_the_presets_of_the_package() -> None:
-    wanted = {"mini", "mini_sds", "mini_sds_annealed", "sdi_gaussians", "sdi_released"}
+    wanted = {"mini", "mini_nerf", "sdi_gaussians", "sdi_nerf", "sdi_released"}
     assert wanted <= set(presets())
 
 

@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the words behind a verb mean: a sentence, settings, a file to start from."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from .errors import UserError
+
+ASSIGNMENT = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z0-9_]+)*=")
+
+
+def split_words(words: list[str]) -> tuple[str | None, list[str]]:
+    """The prompt (None when there is none) and the settings. Only a first word can be a prompt;
+    one that looks like a setting is written as prompt='e=mc2'."""
+    if not words or ASSIGNMENT.match(words[0]):
+        prompt, rest = None, words
+    else:
+        prompt, rest = words[0], words[1:]
+    for word in rest:
+        if not ASSIGNMENT.match(word):
+            told = " ".join([prompt or "", *rest]).strip()
+            raise UserError(
+                f"{word!r} is neither the prompt nor a setting: put the whole sentence in quotes, "
+                f'as in sdi-gs generate "{told}", and write settings as key=value'
+            )
+    return prompt, list(rest)
+
+
+def init_settings(path: Path) -> list[str]:
+    """What --init FILE stands for. The path is made absolute, so that the run's config replays
+    from anywhere."""
+    if not path.is_file():
+        raise UserError(f"--init {path} is not a file")
+    kind = "splats" if path.suffix.lower() == ".ply" else "points"
+    return [
+        f"representation.init.kind={kind}",
+        f"representation.init.path={path.resolve()}",
+    ]
