@@ -5,10 +5,19 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Annotated
+
+import typer
 
 from .errors import UserError
 
+DEFAULT_PRESET = "mini"  # the one that works everywhere, without a download
+
 ASSIGNMENT = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z0-9_]+)*=")
+
+Settings = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="settings, e.g. batch=2")
+]
 
 
 def split_words(words: list[str]) -> tuple[str | None, list[str]]:

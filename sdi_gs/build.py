@@ -23,12 +23,13 @@ from .config import (
     RandomBackground,
     SolidBackground,
 )
-from .diffusion.base import Denoiser
+from .diffusion.base import Adaptable, Denoiser
 from .errors import UserError, nearest
 from .guidance import ScoreDistillation
 from .noise import ReleasedInversion
 from .prompts import PromptSet
-from .trainer import Background, Training
+from .trainer import Background, Guidance, Training
+from .variational import Variational, VariationalConfig
 
 if TYPE_CHECKING:
     from representations.gaussians import GaussianConfig, SplatCloud
@@ -211,9 +212,7 @@ def training(config: Config, restored: bool = False) -> Training:
         prompts = PromptSet(model, config.prompt, config.negative_prompt, config.prompts)
     return Training(
         renderer=shape,
-        guidance=ScoreDistillation(
-            model, prompts, config.noise, config.guidance, config.steps, config.update
-        ),
+        guidance=guidance(config, model, prompts),
         views=config.views,
         background=background(config),
         weights=dict(config.terms),
@@ -224,6 +223,22 @@ def training(config: Config, restored: bool = False) -> Training:
         device=target,
         cooldown=config.cooldown,
     )
+
+
+def guidance(config: Config, model: Denoiser, prompts: PromptSet) -> Guidance:
+    """The method that the settings describe."""
+    parts = (model, prompts, config.noise, config.guidance, config.steps)
+    match config.update:
+        case VariationalConfig() as chosen:
+            if not isinstance(model, Adaptable):
+                raise UserError(
+                    f"update.kind=variational trains a second network, and {type(model).__name__} "
+                    "has none to start from: use a diffusion model"
+                )
+            learner = model.learner(config.prompt, chosen.rank, chosen.rate)
+            return Variational(ScoreDistillation(*parts), learner, chosen)
+        case rule:
+            return ScoreDistillation(*parts, rule)
 
 
 def _check_times(config: Config) -> None:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .arguments import ASSIGNMENT, init_settings, split_words
+from . import cli_studies
+from .arguments import ASSIGNMENT, DEFAULT_PRESET, init_settings, split_words
 from .errors import RunFailure, UserError
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from .run_folder import RunFolder
 
 INTERRUPTED = 130  # what shells expect after Ctrl-C
-DEFAULT_PRESET = "mini"  # the one that works everywhere, without a download
+
 
 app = typer.Typer(
     name="sdi-gs",
@@ -30,11 +31,9 @@ app = typer.Typer(
 )
 config_app = typer.Typer(help="Presets and settings.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(config_app, name="config")
+cli_studies.register(app)
 
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="folder that 'generate' made")]
-Settings = Annotated[
-    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="settings, e.g. batch=2")
-]
 
 
 def _version(wanted: bool) -> None:
@@ -210,75 +209,6 @@ def convert(
     for path in made.finals():
         typer.echo(f"{path}  ({path.stat().st_size:,} bytes)")
     typer.echo(f"PSNR between the two, 8 views: {psnr:.2f} dB; see {made.preview_png}")
-
-
-@app.command()
-def compare(
-    prompt: Annotated[str, typer.Argument(help="a sentence in quotes")],
-    settings: Settings = None,
-    representations: Annotated[
-        str, typer.Option(help="comma-separated: gaussians, instant_ngp, or presets")
-    ] = "gaussians,instant_ngp",
-    guidances: Annotated[str, typer.Option(help="comma-separated: sdi, sds, ism, ...")] = "sdi",
-    family: Annotated[str, typer.Option(help="presets of mini, or of sdi for a card")] = "mini",
-    seeds: Annotated[int, typer.Option(help="runs of each, with seeds 0, 1, ...")] = 1,
-    steps: Annotated[int | None, typer.Option(help="optimisation steps")] = None,
-    out: Annotated[Path | None, typer.Option(help="new folder")] = None,
-) -> None:
-    """One sentence through several representations and guidances: table and HTML page."""
-    from .checkpoint import write_atomic
-    from .compare import Plan
-    from .compare import compare as run_all
-    from .report import page, table
-    from .run_folder import environment, free_name
-
-    plan = Plan(
-        prompt, family, _names(representations), _names(guidances), seeds, steps,
-        tuple(settings or ()),
-    )  # fmt: skip
-    folder = out if out is not None else free_name(f"compare {prompt}")
-    rows = run_all(plan, folder, typer.echo)
-    typer.echo("\n" + table(rows) + "\n")
-    hardware = environment()["hardware"]
-    machine = f"{hardware['gpu'] or hardware['cpu']}, {hardware['cores']} cores"
-    write_atomic(folder / "compare.html", page(plan, rows, machine).encode())
-    for name in ("compare.html", "compare.json"):
-        typer.echo(f"  {folder / name}")
-
-
-def _names(listed: str) -> tuple[str, ...]:
-    return tuple(name.strip() for name in listed.split(",") if name.strip())
-
-
-@app.command()
-def experiment(
-    name: Annotated[str, typer.Argument(help="fig9, fig10 or fig18; 'list' says what each shows")],
-    words: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[PROMPT] [KEY=VALUE]...", help="a sentence, then settings"),
-    ] = None,
-    config: Annotated[str, typer.Option(help="preset name or YAML file")] = DEFAULT_PRESET,
-    samples: Annotated[int, typer.Option(help="pictures to measure on")] = 8,
-    out: Annotated[Path | None, typer.Option(help="new folder")] = None,
-) -> None:
-    """Repeat a figure of the paper: data, plot and table."""
-    from .config import load
-    from .experiments import run as experiments
-    from .experiments.base import table
-    from .run_folder import free_name
-
-    if name == "list":
-        for known, entry in experiments.EXPERIMENTS.items():
-            typer.echo(f"{known:<6} {entry.shows}")
-        return
-    entry = experiments.require(name)
-    prompt, settings = split_words(words or [])
-    chosen = load(config, [*settings, f"prompt={prompt or 'a red mug'}"])
-    folder = out if out is not None else free_name(name)
-    result, paths = experiments.run(name, chosen, samples, folder, typer.echo)
-    typer.echo(f"\n{entry.shows}\n{result.y}\n{table(result)}\n")
-    for path in paths:
-        typer.echo(f"  {path}")
 
 
 @app.command()

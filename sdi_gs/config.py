@@ -27,6 +27,7 @@ from .prompts import PromptConfig
 from .schedule import Ramp
 from .strict import ConfigError, FromNumber, Kinds, build, plain, set_by_path
 from .update import Classifier, NoiseFree, Residual
+from .variational import VariationalConfig
 from .views import ViewPolicy
 
 SCHEMA_VERSION = 1
@@ -80,7 +81,12 @@ NOISES = {
     "gradient_descent": GradientDescent,
     "interval_inversion": IntervalInversion,
 }
-UPDATES = {"residual": Residual, "classifier": Classifier, "noise_free": NoiseFree}
+UPDATES = {
+    "residual": Residual,
+    "classifier": Classifier,
+    "noise_free": NoiseFree,
+    "variational": VariationalConfig,
+}
 BACKGROUNDS = {
     "solid": SolidBackground,
     "random": RandomBackground,
@@ -120,7 +126,9 @@ class Config(Section):
         | IntervalInversion,
         Kinds(NOISES),
     ] = DDIMInversion()
-    update: Annotated[Residual | Classifier | NoiseFree, Kinds(UPDATES)] = Residual()
+    update: Annotated[Residual | Classifier | NoiseFree | VariationalConfig, Kinds(UPDATES)] = (
+        Residual()
+    )
     views: ViewPolicy = ViewPolicy()
     background: Annotated[
         SolidBackground | RandomBackground | EnvironmentBackground, Kinds(BACKGROUNDS)

@@ -94,7 +94,7 @@ class ScoreDistillation:
             level = alpha_bar_at(alpha_bar, t)
             target = self.update(
                 Asked(clean, noised, t, level, predict, self.config.cfg_scale, step,
-                      self.total_steps)
+                      self.total_steps, views)
             )  # fmt: skip
             gradient = self._relative_weight(level) * (clean - target)
         loss = 0.5 * (z - (clean - gradient)).square()

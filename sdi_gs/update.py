@@ -17,6 +17,7 @@ from torch import Tensor
 
 from .noise import Noised
 from .predict import GuidedPredictor
+from .prompts import ViewAngles
 from .schedule import Ramp, per_sample, sigma, unmix
 
 
@@ -31,6 +32,7 @@ class Asked(NamedTuple):
     cfg_scale: float
     step: int  # of the run
     total_steps: int
+    views: ViewAngles  # where the batch is seen from
 
 
 class UpdateRule(Protocol):

@@ -61,7 +61,7 @@ ONLY = {
     "sdi_gs.diffusion.analytic": (),
     "sdi_gs.build": (
         "sdi_gs.cli", "sdi_gs.run", "sdi_gs.doctor", "sdi_gs.assets", "sdi_gs.convert",
-        "sdi_gs.compare", "sdi_gs.experiments",
+        "sdi_gs.compare", "sdi_gs.experiments", "sdi_gs.flat",
     ),
     "sdi_gs.cli": ("sdi_gs.__main__",),
     "gsplat": ("representations.ops.cuda",),
@@ -69,7 +69,7 @@ ONLY = {
     "tinycudann": ("representations.ops.hash_cuda",),
     "open3d": ("representations.export.fuse_open3d",),
     "numba": ("representations.ops", "sdi_gs.build", "sdi_gs.doctor"),
-    "typer": ("sdi_gs.cli",),
+    "typer": ("sdi_gs.cli", "sdi_gs.cli_studies", "sdi_gs.arguments"),
     "tests": (),
 }  # fmt: skip
 

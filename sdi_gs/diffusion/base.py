@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
-from torch import Tensor
+from torch import Generator, Tensor
 
 Condition = Any
 """One encoded prompt per sample, as the denoiser that made it wants it: [B, ...]."""
@@ -46,3 +46,31 @@ class Predicted(NamedTuple):
 
     eps: Tensor  # [B, c, h, w]
     evaluations: int  # network samples spent
+
+
+class NoiseLearner(Protocol):
+    """A second noise predictor, trained on the renderings of a run.
+
+    A camera is a pose [B, 16], a 4 x 4 matrix row by row; all zeros, or None, say nothing of it.
+    """
+
+    def predict(self, x_t: Tensor, t: Tensor, camera: Tensor | None) -> Tensor:
+        """epsilon [B, c, h, w] under the prompt, detached."""
+        ...
+
+    def learn(self, latents: Tensor, camera: Tensor, rng: Generator) -> float:
+        """One step of training on clean latents at random times; the loss before it."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+@runtime_checkable
+class Adaptable(Protocol):
+    """A denoiser that can be given a second, trainable one."""
+
+    def learner(self, prompt: str, rank: int, rate: float) -> NoiseLearner:
+        """A learner for ``prompt`` that starts as this denoiser."""
+        ...

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..schedule import per_sample
+from .lora import LoraLearner
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -102,6 +103,12 @@ class StableDiffusion:
         a = per_sample(self.alpha_bar[t.clamp(min=0)]).to(x_t.dtype)
         eps: Tensor = a.sqrt() * out + (1.0 - a).sqrt() * x_t
         return eps
+
+    def learner(self, prompt: str, rank: int, rate: float) -> LoraLearner:
+        """A second UNet with low-rank weights of its own; see :class:`~.lora.LoraLearner`."""
+        return LoraLearner(
+            self.unet, self.embed([prompt]), self.alpha_bar, self.prediction, rank, rate
+        )
 
 
 _NEEDED = (

@@ -309,3 +309,21 @@ def test_every_method_runs_and_its_run_replays(
     again = tmp_path / "again"
     assert sdi_gs("generate", "--config", out / "config.yaml", "--out", again).code == 0
     assert same(state(out), state(again))
+
+
+def test_a_method_that_learns_resumes_with_what_it_learned(
+    sdi_gs: Run, fast: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, out = tmp_path / "whole", tmp_path / "stopped"
+    command = ("generate", "a mug", "--config", fast, "--guidance", "vsd", "update.rate=0.01")
+    assert sdi_gs(*command, "--out", whole).code == 0
+    with monkeypatch.context() as patch:
+        stop_at(patch, 2, interrupt)
+        assert sdi_gs(*command, "--out", out).code != 0
+    assert sdi_gs("resume", out).code == 0
+    assert (out / "final.ply").read_bytes() == (whole / "final.ply").read_bytes()
+    learned = [torch.load(next((run / "checkpoints").iterdir()), weights_only=True)["guidance"]
+               for run in (out, whole)]  # fmt: skip
+    assert same(*learned)
+    weights = learned[0]["learner"]["weights"]
+    assert any(float(value.abs().max()) > 0 for name, value in weights.items() if "up" in name)

@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The verbs for questions: comparisons, figures of the paper, pictures instead of shapes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .arguments import DEFAULT_PRESET, Settings, split_words
+
+
+def compare(
+    prompt: Annotated[str, typer.Argument(help="a sentence in quotes")],
+    settings: Settings = None,
+    representations: Annotated[
+        str, typer.Option(help="comma-separated: gaussians, instant_ngp, or presets")
+    ] = "gaussians,instant_ngp",
+    guidances: Annotated[str, typer.Option(help="comma-separated: sdi, sds, ism, ...")] = "sdi",
+    family: Annotated[str, typer.Option(help="presets of mini, or of sdi for a card")] = "mini",
+    seeds: Annotated[int, typer.Option(help="runs of each, with seeds 0, 1, ...")] = 1,
+    steps: Annotated[int | None, typer.Option(help="optimisation steps")] = None,
+    out: Annotated[Path | None, typer.Option(help="new folder")] = None,
+) -> None:
+    """One sentence through several representations and guidances: table and HTML page."""
+    from .checkpoint import write_atomic
+    from .compare import Plan
+    from .compare import compare as run_all
+    from .report import page, table
+    from .run_folder import environment, free_name
+
+    plan = Plan(
+        prompt, family, _names(representations), _names(guidances), seeds, steps,
+        tuple(settings or ()),
+    )  # fmt: skip
+    folder = out if out is not None else free_name(f"compare {prompt}")
+    rows = run_all(plan, folder, typer.echo)
+    typer.echo("\n" + table(rows) + "\n")
+    hardware = environment()["hardware"]
+    machine = f"{hardware['gpu'] or hardware['cpu']}, {hardware['cores']} cores"
+    write_atomic(folder / "compare.html", page(plan, rows, machine).encode())
+    for name in ("compare.html", "compare.json"):
+        typer.echo(f"  {folder / name}")
+
+
+def _names(listed: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in listed.split(",") if name.strip())
+
+
+def generate2d(
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="PROMPT [KEY=VALUE]...", help="a sentence, then settings"),
+    ] = None,
+    config: Annotated[str, typer.Option(help="preset name or YAML file")] = "mini_2d",
+    guidance: Annotated[
+        str | None, typer.Option(help="ddim, cached, or a method such as sds; default inversion")
+    ] = None,
+    space: Annotated[str, typer.Option(help="what is optimised: latents or pixels")] = "latents",
+    move: Annotated[str, typer.Option(help="adam, or assign: take the target over")] = "adam",
+    rate: Annotated[float, typer.Option(help="Adam's learning rate")] = 0.05,
+    samples: Annotated[int, typer.Option(help="how many pictures")] = 4,
+    steps: Annotated[int | None, typer.Option(help="optimisation steps")] = None,
+    out: Annotated[Path | None, typer.Option(help="new folder")] = None,
+) -> None:
+    """Make pictures by score distillation, or by DDIM to compare."""
+    from .config import load
+    from .flat import FlatOptions
+    from .flat import generate as make
+    from .run_folder import free_name
+
+    prompt, settings = split_words(words or [])
+    if steps is not None:
+        settings.append(f"steps={steps}")
+    settings.append(f"prompt={prompt or ''}")
+    special = guidance in ("ddim", "cached")
+    options = FlatOptions(
+        method=guidance if special else "distill",  # type: ignore[arg-type]
+        space=space, move=move, rate=rate, samples=samples,  # type: ignore[arg-type]
+    )  # fmt: skip
+    chosen = load(config, settings, None if special else guidance)
+    folder = out if out is not None else free_name(f"2d {chosen.prompt}")
+    for path in make(chosen, options, folder, typer.echo):
+        typer.echo(f"  {path}")
+
+
+def experiment(
+    name: Annotated[str, typer.Argument(help="fig9, fig10 or fig18; 'list' says what each shows")],
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[PROMPT] [KEY=VALUE]...", help="a sentence, then settings"),
+    ] = None,
+    config: Annotated[str, typer.Option(help="preset name or YAML file")] = DEFAULT_PRESET,
+    samples: Annotated[int, typer.Option(help="pictures to measure on")] = 8,
+    out: Annotated[Path | None, typer.Option(help="new folder")] = None,
+) -> None:
+    """Repeat a figure of the paper: data, plot and table."""
+    from .config import load
+    from .experiments import run as experiments
+    from .experiments.base import table
+    from .run_folder import free_name
+
+    if name == "list":
+        for known, entry in experiments.EXPERIMENTS.items():
+            typer.echo(f"{known:<6} {entry.shows}")
+        return
+    entry = experiments.require(name)
+    prompt, settings = split_words(words or [])
+    chosen = load(config, [*settings, f"prompt={prompt or 'a red mug'}"])
+    folder = out if out is not None else free_name(name)
+    result, paths = experiments.run(name, chosen, samples, folder, typer.echo)
+    typer.echo(f"\n{entry.shows}\n{result.y}\n{table(result)}\n")
+    for path in paths:
+        typer.echo(f"  {path}")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verbs to the command line."""
+    for verb in (compare, experiment, generate2d):
+        app.command()(verb)
