@@ -26,6 +26,7 @@ from .config import (
 from .diffusion.base import Adaptable, Denoiser
 from .errors import UserError, nearest
 from .guidance import ScoreDistillation
+from .image_space import ImageSpace, ImageSpaceConfig
 from .noise import ReleasedInversion
 from .prompts import PromptSet
 from .trainer import Background, Guidance, Training
@@ -237,6 +238,8 @@ def guidance(config: Config, model: Denoiser, prompts: PromptSet) -> Guidance:
                 )
             learner = model.learner(config.prompt, chosen.rank, chosen.rate)
             return Variational(ScoreDistillation(*parts), learner, chosen)
+        case ImageSpaceConfig() as chosen:
+            return ImageSpace(ScoreDistillation(*parts), chosen)
         case rule:
             return ScoreDistillation(*parts, rule)
 

@@ -14,6 +14,7 @@ from representations.instant_ngp.config import InstantNGPConfig
 
 from .errors import nearest
 from .guidance import GuidanceConfig
+from .image_space import ImageSpaceConfig
 from .noise import (
     DDIMInversion,
     FixedNoise,
@@ -81,11 +82,13 @@ NOISES = {
     "gradient_descent": GradientDescent,
     "interval_inversion": IntervalInversion,
 }
+Update = Residual | Classifier | NoiseFree | VariationalConfig | ImageSpaceConfig
 UPDATES = {
     "residual": Residual,
     "classifier": Classifier,
     "noise_free": NoiseFree,
     "variational": VariationalConfig,
+    "image_space": ImageSpaceConfig,
 }
 BACKGROUNDS = {
     "solid": SolidBackground,
@@ -126,9 +129,7 @@ class Config(Section):
         | IntervalInversion,
         Kinds(NOISES),
     ] = DDIMInversion()
-    update: Annotated[Residual | Classifier | NoiseFree | VariationalConfig, Kinds(UPDATES)] = (
-        Residual()
-    )
+    update: Annotated[Update, Kinds(UPDATES)] = Residual()
     views: ViewPolicy = ViewPolicy()
     background: Annotated[
         SolidBackground | RandomBackground | EnvironmentBackground, Kinds(BACKGROUNDS)

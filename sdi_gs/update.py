@@ -34,15 +34,15 @@ class Asked(NamedTuple):
     total_steps: int
     views: ViewAngles  # where the batch is seen from
 
+    def along(self, direction: Tensor) -> Tensor:
+        """The target that moves the latents along ``direction`` [B, c, h, w]."""
+        return self.clean - per_sample(sigma(self.level)) * direction
+
 
 class UpdateRule(Protocol):
     """``rule(asked)`` -> target latents [B, c, h, w]."""
 
     def __call__(self, asked: Asked) -> Tensor: ...
-
-
-def _along(asked: Asked, direction: Tensor) -> Tensor:
-    return asked.clean - per_sample(sigma(asked.level)) * direction
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,9 +58,9 @@ class Residual:
         eps = asked.predict(asked.noised.x_t, asked.t, asked.cfg_scale)
         reference = asked.noised.reference
         if not self.subtract:
-            return _along(asked, eps)
+            return asked.along(eps)
         if reference is not None:
-            return _along(asked, eps - reference)
+            return asked.along(eps - reference)
         return unmix(asked.noised.x_t, eps, asked.level)
 
 
@@ -82,7 +82,7 @@ class Classifier:
         direction = parts.toward
         if weight != 0.0:
             direction = direction + weight * (parts.negative - parts.empty)
-        return _along(asked, direction)
+        return asked.along(direction)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,4 +105,4 @@ class NoiseFree:
         low = per_sample(asked.t < round(self.low_noise_until * total))
         parts = asked.predict.separate(asked.noised.x_t, asked.t, not bool(low.all()))
         domain = torch.where(low, parts.empty, parts.empty - parts.negative)
-        return _along(asked, domain + asked.cfg_scale * parts.toward)
+        return asked.along(domain + asked.cfg_scale * parts.toward)

@@ -17,7 +17,6 @@ from torch import Generator, Tensor
 from .diffusion.base import NoiseLearner
 from .guidance import Guided, ScoreDistillation
 from .prompts import ViewAngles
-from .schedule import per_sample, sigma
 from .update import Asked
 
 CAMERA_WIDTH = 16
@@ -81,7 +80,7 @@ class LearnedReference:
                 seen = self.learner.predict(asked.noised.x_t, asked.t, camera)
                 reference = reference + share * seen
                 self.evaluations += len(eps)
-        return asked.clean - per_sample(sigma(asked.level)) * (eps - reference)
+        return asked.along(eps - reference)
 
 
 class Variational:

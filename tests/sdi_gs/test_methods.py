@@ -11,6 +11,10 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+import sys
+import types
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,6 +22,7 @@ from torch import Tensor
 
 from sdi_gs.diffusion.analytic import GaussianMixture
 from sdi_gs.guidance import GuidanceConfig, Guided, ScoreDistillation, TimeConfig
+from sdi_gs.image_space import ImageSpace, ImageSpaceConfig
 from sdi_gs.noise import (
     DDIMInversion,
     FixedNoise,
@@ -363,6 +368,38 @@ def test_perp_neg_reaches_the_rules_that_combine_by_themselves(rule: str) -> Non
     torch.testing.assert_close(of(update, "threestudio", scale), plain, rtol=1e-9, atol=1e-11)
 
 
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_pixels_are_pulled_towards_the_decoded_target(reduction: str) -> None:
+    """HiFA: sds on the latents, and weight * sqrt(a (1 - a)) * (rgb - decoded) on the pixels."""
+    base = words()
+    model = GaussianMixture(base.means[:, :3], base.variances[:, :3], names={"red": [1]})
+    kappa, t = randn(2, 3, 2, 2, seed=9), 420
+    rgb = torch.rand((2, 3, 2, 2), generator=rng(1), dtype=torch.float64).requires_grad_()
+    prompts = PromptSet(model, "red", config=PromptConfig(view_dependent=False))
+    settings = GuidanceConfig(
+        t=TimeConfig(high=Ramp(t / 1000, t / 1000)),
+        reduction=reduction,
+        scale=3.0,  # type: ignore[arg-type]
+    )
+    plain = ScoreDistillation(model, prompts, Given(kappa), settings, 10)
+    both = ImageSpace(plain, ImageSpaceConfig(weight=0.2))
+    one, two = (torch.autograd.grad(m(rgb, *_front(2)).loss, rgb)[0] for m in (plain, both))
+    wanted = model.decode(plain(rgb, *_front(2)).target).clamp(0, 1)
+    a = TABLE[t]
+    count = 2 if reduction == "sum" else rgb.numel()
+    expected = 3.0 * 0.2 * (a * (1 - a)).sqrt() * (rgb - wanted) / count
+    torch.testing.assert_close(two - one, expected.detach(), rtol=1e-9, atol=1e-12)
+    # Pictures of another size are compared at the decoder's.
+    large = torch.rand((2, 3, 8, 8), generator=rng(1), dtype=torch.float64).requires_grad_()
+    (gradient,) = torch.autograd.grad(both(large, *_front(2)).loss, large)
+    assert bool(torch.isfinite(gradient).all())
+
+
+def _front(count: int) -> tuple[ViewAngles, int, torch.Generator]:
+    zeros = torch.zeros(count, dtype=torch.float64)
+    return ViewAngles(zeros, zeros), 0, rng()
+
+
 def test_the_interval_narrows_over_the_run() -> None:
     noise = IntervalInversion()
     step = method(words(), noise, 500)
@@ -389,3 +426,16 @@ def test_the_interval_narrows_over_the_run() -> None:
 def test_settings_that_cannot_work_are_named(make, said: str) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(ValueError, match=said):
         make()
+
+
+def test_the_worked_example_of_the_readme_is_a_method() -> None:
+    text = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    (code,) = [part.split("```")[0] for part in text.split("```python\n")[1:]]
+    module: dict[str, Any] = {"__name__": "readme"}
+    sys.modules["readme"] = types.ModuleType("readme")  # dataclasses look their module up
+    exec(compile(code, "README.md", "exec"), module)
+    rule = module["Bounded"](limit=0.3)
+    z = randn(2, *SHAPE)
+    free, bounded = (ask(method(words(), QUIET, 500, r), z).target for r in (Residual(), rule))
+    assert float(free.abs().max()) > 0.3
+    torch.testing.assert_close(bounded, free.clamp(-0.3, 0.3))
