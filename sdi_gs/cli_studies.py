@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from .arguments import DEFAULT_PRESET, Settings, split_words
+from .arguments import Settings, split_words
 
 
 def compare(
@@ -86,12 +86,12 @@ def generate2d(
 
 
 def experiment(
-    name: Annotated[str, typer.Argument(help="fig9, fig10 or fig18; 'list' says what each shows")],
+    name: Annotated[str, typer.Argument(help="such as fig9; 'list' says what each shows")],
     words: Annotated[
         list[str] | None,
         typer.Argument(metavar="[PROMPT] [KEY=VALUE]...", help="a sentence, then settings"),
     ] = None,
-    config: Annotated[str, typer.Option(help="preset name or YAML file")] = DEFAULT_PRESET,
+    config: Annotated[str, typer.Option(help="preset name or YAML file")] = "mini_2d",
     samples: Annotated[int, typer.Option(help="pictures to measure on")] = 8,
     out: Annotated[Path | None, typer.Option(help="new folder")] = None,
 ) -> None:

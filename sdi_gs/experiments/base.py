@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Generator, Tensor
 
+from .. import media
 from ..checkpoint import write_atomic
 from ..config import Config
 from ..diffusion.base import Denoiser
@@ -57,6 +58,8 @@ class Result:
     x: str
     y: str
     log: bool = False
+    pictures: Tensor | None = None  # [M, 3, H, W], row by row
+    columns: int = 1  # of the sheet that they make
 
     def lines(self) -> list[Line]:
         names = dict.fromkeys(str(row[self.series]) for row in self.rows)
@@ -95,7 +98,7 @@ def bench(denoiser: Denoiser, config: Config, samples: int) -> Bench:
 def write(
     result: Result, name: str, shows: str, folder: Path, context: dict[str, Any]
 ) -> list[Path]:
-    """``name``.json, .csv and .svg in ``folder``; the files."""
+    """``name``.json, .csv, .svg and, where there are pictures, .png in ``folder``; the files."""
     columns = list(dict.fromkeys(key for row in result.rows for key in row))
     text = io.StringIO()
     writer = csv.DictWriter(text, columns)
@@ -114,6 +117,9 @@ def write(
         path = folder / f"{name}.{ending}"
         write_atomic(path, content.encode())
         paths.append(path)
+    if result.pictures is not None:
+        sheet = media.contact_sheet(result.pictures, result.columns)
+        paths.append(media.save_png(sheet, folder / f"{name}.png"))
     return paths
 
 

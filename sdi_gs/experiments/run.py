@@ -13,9 +13,17 @@ from ..config import Config, to_plain
 from ..errors import UserError, nearest
 from .base import Experiment, Result, bench, write
 from .noise_error import FIG9, FIG10
+from .pictures import FIG1, FIG3, FIG6
 from .round_trip import FIG18
 
-EXPERIMENTS: dict[str, Experiment] = {"fig9": FIG9, "fig10": FIG10, "fig18": FIG18}
+EXPERIMENTS: dict[str, Experiment] = {
+    "fig1": FIG1,
+    "fig3": FIG3,
+    "fig6": FIG6,
+    "fig9": FIG9,
+    "fig10": FIG10,
+    "fig18": FIG18,
+}
 
 
 def require(name: str) -> Experiment:

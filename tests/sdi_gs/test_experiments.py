@@ -20,6 +20,7 @@ from sdi_gs.config import from_plain
 from sdi_gs.diffusion.analytic import GaussianMixture, gaussian
 from sdi_gs.experiments.base import SAMPLING_STEPS, Bench, Result, bench, table, write
 from sdi_gs.experiments.noise_error import FIG9, FIG10, SHARES, error, inversion
+from sdi_gs.experiments.pictures import FIG6, detail, saturation
 from sdi_gs.experiments.round_trip import FIG18, STEPS
 from sdi_gs.experiments.run import EXPERIMENTS
 from sdi_gs.media import psnr
@@ -167,6 +168,24 @@ def test_the_bench_is_made_of_the_models_own_samples() -> None:
     assert float(made.clean.std()) == pytest.approx(spread, rel=0.02)
 
 
+def test_detail_and_saturation_of_known_pictures() -> None:
+    stripes = torch.tensor([0.0, 1.0]).repeat(4).expand(1, 3, 8, 8)
+    assert float(detail(stripes)) == pytest.approx(1.0)  # across only
+    assert float(detail(stripes.mean(dim=3, keepdim=True).expand(1, 3, 8, 8))) == 0.0
+    assert float(saturation(stripes)) == 0.0
+    red = torch.tensor([0.9, 0.1, 0.3]).reshape(1, 3, 1, 1).expand(2, 3, 4, 4)
+    assert saturation(red).tolist() == pytest.approx([0.8, 0.8])
+
+
+def test_one_step_pictures_of_the_inverted_noise_are_nearest_at_low_noise(known: Bench) -> None:
+    """On Gaussian data nothing depends on guidance, and PSNR falls as t rises."""
+    few = on(known.denoiser, known.clean[:200] * 0.2)
+    rows = FIG6.measure(few, lambda text: None).rows
+    for kappa in ("random", "ddim inversion"):
+        values = [row["psnr_db"] for row in rows if row["kappa"] == kappa]
+        assert values == sorted(values)  # the moments fall
+
+
 def test_files_hold_the_same_numbers(tmp_path: Path) -> None:
     rows = [{"kind": k, "t": t, "error": v} for k, t, v in
             (("a", 0.1, 1.0), ("a", 0.2, 0.1), ("b", 0.1, 2.5))]  # fmt: skip
@@ -202,10 +221,12 @@ def test_every_experiment_runs_from_the_command_line(
     said = sdi_gs("experiment", name, "a mug", "--config", fast, "--samples", 2, "--out", out)
     assert said.code == 0, said.err
     assert EXPERIMENTS[name].shows in said.out
-    assert {path.suffix for path in out.iterdir()} == {".json", ".csv", ".svg"}
+    suffixes = {path.suffix for path in out.iterdir()}
+    assert suffixes - {".png"} == {".json", ".csv", ".svg"}
+    assert (".png" in suffixes) == (name in ("fig1", "fig3", "fig6"))
     report = json.loads((out / f"{name}.json").read_text())
-    y = "psnr_db" if name == "fig18" else "error"
-    assert all(math.isfinite(row[y]) for row in report["rows"])
+    for row in report["rows"]:
+        assert all(math.isfinite(v) for v in row.values() if not isinstance(v, str))
     again = sdi_gs("experiment", name, "--config", fast, "--out", out)
     assert again.code == 2
     assert "exists" in again.err or "not empty" in again.err
