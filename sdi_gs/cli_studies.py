@@ -115,7 +115,38 @@ def experiment(
         typer.echo(f"  {path}")
 
 
+def table1(
+    prompts: Annotated[
+        list[str] | None, typer.Argument(metavar="[PROMPT]...", help="sentences in quotes")
+    ] = None,
+    representations: Annotated[
+        str, typer.Option(help="comma-separated: gaussians, instant_ngp, or presets")
+    ] = "gaussians",
+    guidances: Annotated[
+        str | None, typer.Option(help="comma-separated; default every method")
+    ] = None,
+    family: Annotated[str, typer.Option(help="presets of mini, or of sdi for a card")] = "mini",
+    seeds: Annotated[int, typer.Option(help="runs of each, with seeds 0, 1, ...")] = 1,
+    steps: Annotated[int | None, typer.Option(help="optimisation steps")] = None,
+    out: Annotated[Path | None, typer.Option(help="new folder")] = None,
+) -> None:
+    """The paper's Table 1: every method by quality, divergence, seconds and memory."""
+    from . import config
+    from .compare import Plan
+    from .experiments.table1 import table1 as measure
+    from .experiments.table1 import text
+    from .run_folder import free_name
+
+    asked = prompts or ["a red mug", "a yellow duck", "a blue car"]
+    methods = _names(guidances) if guidances is not None else tuple(config.guidances())
+    plan = Plan(asked[0], family, _names(representations), methods, seeds, steps)
+    folder = out if out is not None else free_name("table1")
+    entries = measure(plan, asked, folder, typer.echo)
+    typer.echo("\n" + text(entries) + "\n")
+    typer.echo(f"  {folder / 'table1.json'}")
+
+
 def register(app: typer.Typer) -> None:
     """Add the verbs to the command line."""
-    for verb in (compare, experiment, generate2d):
+    for verb in (compare, experiment, generate2d, table1):
         app.command()(verb)

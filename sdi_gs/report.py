@@ -53,10 +53,12 @@ def table(rows: Sequence[Row]) -> str:
 
 def page(plan: Plan, rows: Sequence[Row], machine: str) -> str:
     """The whole HTML page; films and pictures are named relative to its folder."""
-    heads = "".join(f"<th>{html.escape(title)}</th>" for title, _ in COLUMNS)
+    # A column per run: measures are many and runs are few, and a page is read downwards.
     body = "".join(
-        "<tr>" + "".join(f"<td>{html.escape(cell(row))}</td>" for _, cell in COLUMNS) + "</tr>"
-        for row in rows
+        f"<tr><th>{html.escape(title)}</th>"
+        + "".join(f"<td>{html.escape(cell(row))}</td>" for row in rows)
+        + "</tr>"
+        for title, cell in COLUMNS
     )
     films = "".join(
         f'<figure><video src="{row.run}/turntable.mp4" poster="{row.run}/preview.png" width="256" '
@@ -87,7 +89,7 @@ svg {{ margin-right: 1rem }}
 <h1>{html.escape(plan.prompt)}</h1>
 <p class="note">{html.escape(machine)}</p>
 <section>{films}</section>
-<table><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table>
+<table><tbody>{body}</tbody></table>
 <p class="note">{html.escape(NOTE)}</p>
 <section>{"".join(curves)}{stages}</section>
 </body></html>

@@ -16,13 +16,16 @@ import pytest
 import torch
 from torch import Tensor
 
+from sdi_gs.compare import Plan, Row
 from sdi_gs.config import from_plain
 from sdi_gs.diffusion.analytic import GaussianMixture, gaussian
+from sdi_gs.errors import RunFailure
 from sdi_gs.experiments.base import SAMPLING_STEPS, Bench, Result, bench, table, write
 from sdi_gs.experiments.noise_error import FIG9, FIG10, SHARES, error, inversion
 from sdi_gs.experiments.pictures import FIG6, detail, saturation
 from sdi_gs.experiments.round_trip import FIG18, STEPS
 from sdi_gs.experiments.run import EXPERIMENTS
+from sdi_gs.experiments.table1 import summarise, table1, text
 from sdi_gs.media import psnr
 from sdi_gs.noise import DDIMInversion, FixedPoint, GradientDescent, RandomNoise
 from sdi_gs.plots import Line, plot
@@ -106,7 +109,7 @@ def test_inversion_is_below_random_at_every_time(known: Bench) -> None:
     clean = means[pick] + world.variances[pick].sqrt() * noise
     mixture = on(world, clean, guidance={"cfg_scale": 1.0}, noise={"cfg_scale": 1.0})
     for one in (known, mixture):
-        rows = FIG9.measure(one, lambda text: None).rows
+        rows = FIG9.measure(one, lambda said: None).rows
         by_kappa = {(row["kappa"], row["t"]): row["error"] for row in rows}
         assert len(rows) == 4 * len(SHARES)
         for share in SHARES:
@@ -121,7 +124,7 @@ def test_the_inversion_of_the_figures_has_no_randomness() -> None:
 
 
 def test_fig10_pairs(known: Bench) -> None:
-    result = FIG10.measure(known, lambda text: None)
+    result = FIG10.measure(known, lambda said: None)
     names = list(dict.fromkeys(row["kappa"] for row in result.rows))
     assert names == [
         f"inversion {a}, forward {b}"
@@ -140,7 +143,7 @@ def test_round_trip_loses_what_its_factor_says() -> None:
     trip = on(gaussian(mean, VARIANCE), clean)
     rows = {
         row["steps"]: row["psnr_db"]
-        for row in FIG18.measure(trip, lambda text: None).rows
+        for row in FIG18.measure(trip, lambda said: None).rows
         if row["guidance"] == "inversion 0, forward 0"
     }
     for steps in STEPS:
@@ -180,7 +183,7 @@ def test_detail_and_saturation_of_known_pictures() -> None:
 def test_one_step_pictures_of_the_inverted_noise_are_nearest_at_low_noise(known: Bench) -> None:
     """On Gaussian data nothing depends on guidance, and PSNR falls as t rises."""
     few = on(known.denoiser, known.clean[:200] * 0.2)
-    rows = FIG6.measure(few, lambda text: None).rows
+    rows = FIG6.measure(few, lambda said: None).rows
     for kappa in ("random", "ddim inversion"):
         values = [row["psnr_db"] for row in rows if row["kappa"] == kappa]
         assert values == sorted(values)  # the moments fall
@@ -254,3 +257,59 @@ def test_the_list_says_what_each_shows(sdi_gs: Run) -> None:
     said = sdi_gs("experiment", "list")
     assert said.code == 0
     assert all(entry.shows in said.out for entry in EXPERIMENTS.values())
+
+
+def row(psnr_db: float | None, **more: Any) -> Row:
+    values: dict[str, Any] = {
+        "representation": "gaussians", "guidance": "sdi", "seed": 0, "run": "r", "steps": 3,
+        "seconds_per_step": {"render": 0.1, "guidance": 0.3}, "seconds_total": 2.0,
+        "evaluations_per_step": 8.0, "peak_memory_mb": 500.0, "peak_cuda_memory_mb": None,
+        "parameters": 1, "size": 1, "unit": "splats", "files": {}, "psnr_db": psnr_db,
+    }  # fmt: skip
+    return Row(**{**values, **more})
+
+
+def test_a_line_of_table1_leaves_diverged_runs_out_of_the_mean() -> None:
+    rows = [row(20.0), row(24.0, peak_memory_mb=700.0), row(12.0), None]
+    entry = summarise("gaussians", "sdi", rows)
+    assert (entry.runs, entry.diverged_percent) == (4, 50.0)
+    assert entry.psnr_db == pytest.approx(22.0)
+    assert entry.psnr_spread_db == pytest.approx(2.0)
+    assert entry.ms_per_step == pytest.approx(400.0)
+    assert entry.peak_memory_mb == 700.0
+    nothing = summarise("gaussians", "sdi", [None])
+    assert (nothing.diverged_percent, nothing.psnr_db, nothing.seconds) == (100.0, None, None)
+    assert "22.00" in text([entry, nothing])
+    unknown = summarise("gaussians", "sdi", [row(None)])  # no truth, no verdict
+    assert (unknown.diverged_percent, unknown.psnr_db) == (0.0, None)
+
+
+def test_table1_from_the_command_line(sdi_gs: Run, fast: Path, tmp_path: Path) -> None:
+    out = tmp_path / "t"
+    said = sdi_gs(
+        "table1", "a mug", "--representations", fast, "--guidances", "sdi,sds", "--steps", 3,
+        "--out", out,
+    )  # fmt: skip
+    assert said.code == 0, said.err
+    report = json.loads((out / "table1.json").read_text())
+    assert [e["guidance"] for e in report["entries"]] == ["sdi", "sds"]
+    calls = [e["network_samples_per_step"] for e in report["entries"]]
+    assert calls[0] > calls[1] > 0  # inversion costs what it costs
+    assert said.out.count("fast") >= 2
+    again = sdi_gs("table1", "a mug", "--representations", fast, "--out", out)
+    assert again.code == 2
+    assert sdi_gs("table1", "a mug", "--guidances", "sdss", "--out", tmp_path / "n").code == 2
+
+
+def test_a_run_that_fails_counts_as_diverged(
+    fast: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(plan: Plan, out: Path, say: Callable[[str], None]) -> list[Row]:
+        raise RunFailure("it blew up")
+
+    monkeypatch.setattr("sdi_gs.experiments.table1.compare", broken)
+    said: list[str] = []
+    plan = Plan("x", representations=(str(fast),), guidances=("sdi",), seeds=2)
+    (entry,) = table1(plan, ["a mug"], tmp_path / "t", said.append)
+    assert (entry.runs, entry.diverged_percent) == (2, 100.0)
+    assert any("it blew up" in line for line in said)
