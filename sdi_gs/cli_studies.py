@@ -3,12 +3,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from .arguments import Settings, split_words
+
+if TYPE_CHECKING:
+    from .compare import Plan
+    from .experiments.tables import Variant
 
 
 def compare(
@@ -93,20 +98,34 @@ def experiment(
     ] = None,
     config: Annotated[str, typer.Option(help="preset name or YAML file")] = "mini_2d",
     samples: Annotated[int, typer.Option(help="pictures to measure on")] = 8,
+    family: Annotated[str, typer.Option(help="of whole runs: mini, or sdi for a card")] = "mini",
+    representation: Annotated[
+        str, typer.Option(help="of whole runs: gaussians, instant_ngp, or a preset")
+    ] = "gaussians",
     out: Annotated[Path | None, typer.Option(help="new folder")] = None,
 ) -> None:
-    """Repeat a figure of the paper: data, plot and table."""
+    """Repeat a figure of the paper: data, plot and table. Fig. 8, 11 and 14 are whole runs on the
+    presets of a family, 'mini' or 'sdi', and take a while."""
+    from .compare import Plan
     from .config import load
     from .experiments import run as experiments
+    from .experiments import tables
     from .experiments.base import table
     from .run_folder import free_name
 
     if name == "list":
-        for known, entry in experiments.EXPERIMENTS.items():
-            typer.echo(f"{known:<6} {entry.shows}")
+        entries = {known: entry.shows for known, entry in experiments.EXPERIMENTS.items()}
+        for known, shows in {**entries, **tables.CHAINS}.items():
+            typer.echo(f"{known:<6} {shows}")
+        return
+    prompt, settings = split_words(words or [])
+    if name in tables.CHAINS:
+        typer.echo(tables.CHAINS[name])
+        plan = Plan("", family, (representation,), settings=tuple(settings))
+        prompts = [prompt] if prompt else []
+        _print_table(name, tables.chain(name, family), plan, prompts, out)
         return
     entry = experiments.require(name)
-    prompt, settings = split_words(words or [])
     chosen = load(config, [*settings, f"prompt={prompt or 'a red mug'}"])
     folder = out if out is not None else free_name(name)
     result, paths = experiments.run(name, chosen, samples, folder, typer.echo)
@@ -133,17 +152,24 @@ def table1(
     """The paper's Table 1: every method by quality, divergence, seconds and memory."""
     from . import config
     from .compare import Plan
-    from .experiments.table1 import table1 as measure
-    from .experiments.table1 import text
+    from .experiments import tables
+
+    names = _names(guidances) if guidances is not None else tuple(config.guidances())
+    plan = Plan("", family, _names(representations), names, seeds, steps)
+    _print_table("table1", tables.methods(names), plan, prompts or [], out)
+
+
+def _print_table(
+    name: str, variants: Sequence[Variant], plan: Plan, prompts: list[str], out: Path | None
+) -> None:
+    from .experiments import tables
     from .run_folder import free_name
 
+    folder = out if out is not None else free_name(name)
     asked = prompts or ["a red mug", "a yellow duck", "a blue car"]
-    methods = _names(guidances) if guidances is not None else tuple(config.guidances())
-    plan = Plan(asked[0], family, _names(representations), methods, seeds, steps)
-    folder = out if out is not None else free_name("table1")
-    entries = measure(plan, asked, folder, typer.echo)
-    typer.echo("\n" + text(entries) + "\n")
-    typer.echo(f"  {folder / 'table1.json'}")
+    entries = tables.measure(variants, plan, asked, folder, typer.echo)
+    typer.echo("\n" + tables.text(entries) + "\n")
+    typer.echo(f"  {folder / 'table.json'}")
 
 
 def register(app: typer.Typer) -> None:

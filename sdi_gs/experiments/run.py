@@ -15,6 +15,7 @@ from .base import Experiment, Result, bench, write
 from .noise_error import FIG9, FIG10
 from .pictures import FIG1, FIG3, FIG6
 from .round_trip import FIG18
+from .tables import CHAINS
 
 EXPERIMENTS: dict[str, Experiment] = {
     "fig1": FIG1,
@@ -29,7 +30,7 @@ EXPERIMENTS: dict[str, Experiment] = {
 def require(name: str) -> Experiment:
     """UserError for a name that is no experiment."""
     if name not in EXPERIMENTS:
-        raise UserError(f"experiment {name}: {nearest(name, EXPERIMENTS)}")
+        raise UserError(f"experiment {name}: {nearest(name, (*EXPERIMENTS, *CHAINS))}")
     return EXPERIMENTS[name]
 
 

@@ -16,8 +16,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from sdi_gs.compare import Plan, Row
-from sdi_gs.config import from_plain
+from sdi_gs.compare import Plan, Row, cells, configuration
+from sdi_gs.config import dump, from_plain
 from sdi_gs.diffusion.analytic import GaussianMixture, gaussian
 from sdi_gs.errors import RunFailure
 from sdi_gs.experiments.base import SAMPLING_STEPS, Bench, Result, bench, table, write
@@ -25,9 +25,9 @@ from sdi_gs.experiments.noise_error import FIG9, FIG10, SHARES, error, inversion
 from sdi_gs.experiments.pictures import FIG6, detail, saturation
 from sdi_gs.experiments.round_trip import FIG18, STEPS
 from sdi_gs.experiments.run import EXPERIMENTS
-from sdi_gs.experiments.table1 import summarise, table1, text
+from sdi_gs.experiments.tables import CHAINS, chain, measure, methods, summarise, text
 from sdi_gs.media import psnr
-from sdi_gs.noise import DDIMInversion, FixedPoint, GradientDescent, RandomNoise
+from sdi_gs.noise import DDIMInversion, FixedPoint, GradientDescent, IntervalInversion, RandomNoise
 from sdi_gs.plots import Line, plot
 from sdi_gs.prompts import PromptSet, ViewAngles
 from sdi_gs.sampling import ddim_times
@@ -291,8 +291,8 @@ def test_table1_from_the_command_line(sdi_gs: Run, fast: Path, tmp_path: Path) -
         "--out", out,
     )  # fmt: skip
     assert said.code == 0, said.err
-    report = json.loads((out / "table1.json").read_text())
-    assert [e["guidance"] for e in report["entries"]] == ["sdi", "sds"]
+    report = json.loads((out / "table.json").read_text())
+    assert [e["variant"] for e in report["entries"]] == ["sdi", "sds"]
     calls = [e["network_samples_per_step"] for e in report["entries"]]
     assert calls[0] > calls[1] > 0  # inversion costs what it costs
     assert said.out.count("fast") >= 2
@@ -307,9 +307,38 @@ def test_a_run_that_fails_counts_as_diverged(
     def broken(plan: Plan, out: Path, say: Callable[[str], None]) -> list[Row]:
         raise RunFailure("it blew up")
 
-    monkeypatch.setattr("sdi_gs.experiments.table1.compare", broken)
+    monkeypatch.setattr("sdi_gs.experiments.tables.compare", broken)
     said: list[str] = []
     plan = Plan("x", representations=(str(fast),), guidances=("sdi",), seeds=2)
-    (entry,) = table1(plan, ["a mug"], tmp_path / "t", said.append)
+    (entry,) = measure(methods(["sdi"]), plan, ["a mug"], tmp_path / "t", said.append)
     assert (entry.runs, entry.diverged_percent) == (2, 100.0)
     assert any("it blew up" in line for line in said)
+
+
+@pytest.mark.parametrize("family", ["mini", "sdi"])
+@pytest.mark.parametrize("name", CHAINS)
+def test_every_line_of_a_chain_is_a_configuration_of_its_own(name: str, family: str) -> None:
+    made = []
+    for variant in chain(name, family):
+        plan = Plan("a red mug", family, ("gaussians",), (variant.guidance,),
+                    settings=variant.settings)  # fmt: skip
+        made.append(configuration(plan, next(cells(plan))))
+    assert len({dump(config) for config in made}) == len(made)
+    if name == "fig14":
+        assert isinstance(made[0].noise, IntervalInversion)
+        assert isinstance(made[-1].noise, DDIMInversion)
+        assert made[-1].guidance.t == made[-2].guidance.t
+        assert made[-1].noise.cfg_scale == made[-2].noise.cfg_scale < 0  # type: ignore[union-attr]
+    if name == "fig11":
+        assert [config.noise.steps_per_unit for config in made] == [3, 5, 10, 20, 30]  # type: ignore[union-attr]
+
+
+def test_a_chain_from_the_command_line(sdi_gs: Run, fast: Path, tmp_path: Path) -> None:
+    out = tmp_path / "c"
+    said = sdi_gs("experiment", "fig11", "a mug", "steps=2", "noise.steps=null",
+                  "--representation", fast, "--out", out)  # fmt: skip
+    assert said.code == 0, said.err
+    entries = json.loads((out / "table.json").read_text())["entries"]
+    calls = [entry["network_samples_per_step"] for entry in entries]
+    assert calls == sorted(calls)
+    assert calls[0] < calls[-1]

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Table 1 of the paper: every method on the same prompts: quality, divergence, time, memory."""
+"""Tables of whole runs: Table 1 (every method), Fig. 8, Fig. 11 and Fig. 14 (chains of changes).
+
+Each line is a variant on the same prompts: quality, divergence, time and memory.
+"""
 
 from __future__ import annotations
 
@@ -20,11 +23,20 @@ DIVERGED_DB = 14.0
 
 
 @dataclass(frozen=True)
+class Variant:
+    """A method with settings of its own."""
+
+    label: str
+    guidance: str
+    settings: tuple[str, ...] = ()  # key=value
+
+
+@dataclass(frozen=True)
 class Entry:
-    """One method on one representation, over all prompts and seeds."""
+    """One variant on one representation, over all prompts and seeds."""
 
     representation: str
-    guidance: str
+    variant: str
     runs: int
     diverged_percent: float  # failed, empty, or far from any object
     psnr_db: float | None  # mean of the others, where mini knows the objects
@@ -35,13 +47,63 @@ class Entry:
     peak_memory_mb: float | None  # largest
 
 
-def table1(
-    plan: Plan, prompts: Sequence[str], out: Path, say: Callable[[str], None]
-) -> list[Entry]:
-    """Run everything below the new folder ``out``; table1.json grows with each method.
+def methods(names: Sequence[str]) -> tuple[Variant, ...]:
+    """Table 1: the methods as they are."""
+    return tuple(Variant(name, name) for name in names)
 
-    ``plan`` says what is compared; its prompt is replaced by each of ``prompts``. A run that fails
-    counts as diverged; its log is kept.
+
+def chain(name: str, family: str) -> tuple[Variant, ...]:
+    """The variants of ``fig8``, ``fig11`` or ``fig14`` with the scales of a family of presets."""
+    small = family == "mini"
+    few = "resolution=32" if small else "resolution=64"
+    random_t = (
+        "guidance.t.high={start: 0.98, end: 0.98}",
+        "guidance.t.low={start: 0.02, end: 0.02}",
+    )
+    negative = f"noise.cfg_scale={-2.0 if small else -7.5}"
+    wide = ("guidance.t.high={start: 0.98, end: 0.98}", "guidance.t.low={start: 0.1, end: 0.1}")
+    falling = ("guidance.t.high={start: 0.98, end: 0.25}", "guidance.t.low=null")
+    return {
+        "fig8": (
+            Variant("sds, fewer pixels", "sds", (few,)),
+            Variant("sds", "sds"),
+            Variant("+ falling t", "sds_annealed"),
+            Variant("+ inversion: sdi", "sdi"),
+            Variant("sdi, fewer pixels", "sdi", (few,)),
+            Variant("sdi, random t", "sdi", random_t),
+        ),
+        "fig11": tuple(
+            Variant(f"{n} inversion steps", "sdi", (f"noise.steps_per_unit={n}",))
+            for n in (3, 5, 10, 20, 30)
+        ),
+        "fig14": (
+            Variant("ism", "ism"),
+            Variant("+ larger t", "ism", wide),
+            Variant("+ falling t", "ism", falling),
+            Variant("+ negative inversion", "ism", (*falling, negative)),
+            Variant("+ all of kappa: sdi", "sdi", (*falling, negative)),
+        ),
+    }[name]
+
+
+CHAINS = {
+    "fig8": "Fig. 8: from DreamFusion to SDI, change by change",
+    "fig11": "Fig. 11: the number of inversion steps, by time and quality",
+    "fig14": "Fig. 14: from interval score matching to SDI",
+}
+
+
+def measure(
+    variants: Sequence[Variant],
+    plan: Plan,
+    prompts: Sequence[str],
+    out: Path,
+    say: Callable[[str], None],
+) -> list[Entry]:
+    """Run everything below the new folder ``out``; table.json grows with each line.
+
+    ``plan`` says on what; its prompt, guidances and settings are those of each variant and prompt.
+    A run that fails counts as diverged; its log is kept.
     """
     if not prompts:
         raise UserError('no prompt: name at least one in quotes, such as "a red mug"')
@@ -49,25 +111,28 @@ def table1(
     out.mkdir(parents=True, exist_ok=True)
     entries = []
     for representation in plan.representations:
-        for guidance in plan.guidances:
+        for line, variant in enumerate(variants):
             rows: list[Row | None] = []
             for number, prompt in enumerate(prompts):
                 one = dataclasses.replace(
-                    plan, prompt=prompt, representations=(representation,), guidances=(guidance,)
-                )
-                name = f"{Path(representation).stem}-{guidance}-{number}"
+                    plan, prompt=prompt, representations=(representation,),
+                    guidances=(variant.guidance,),
+                    settings=(*plan.settings, *variant.settings),
+                )  # fmt: skip
+                name = f"{Path(representation).stem}-{line}-{number}"
+                say(f"{Path(representation).stem}, {variant.label}: {prompt}")
                 rows += _rows(one, out / "runs" / name, say)
-            entries.append(summarise(representation, guidance, rows))
+            entries.append(summarise(representation, variant.label, rows))
             report = {"plan": asdict(plan), "prompts": list(prompts),
+                      "variants": [asdict(v) for v in variants],
                       "entries": [asdict(entry) for entry in entries],
                       **run_folder.environment()}  # fmt: skip
-            write_atomic(out / "table1.json", (json.dumps(report, indent=2) + "\n").encode())
+            write_atomic(out / "table.json", (json.dumps(report, indent=2) + "\n").encode())
     return entries
 
 
 def _rows(plan: Plan, out: Path, say: Callable[[str], None]) -> list[Row | None]:
     """One per seed; None for a run that failed."""
-    say(f"{plan.representations[0]}, {plan.guidances[0]}: {plan.prompt}")
     try:
         return list(compare(plan, out, lambda text: None))
     except RunFailure as error:
@@ -77,7 +142,7 @@ def _rows(plan: Plan, out: Path, say: Callable[[str], None]) -> list[Row | None]
         return [*(Row(**row) for row in finished), *[None] * (plan.seeds - len(finished))]
 
 
-def summarise(representation: str, guidance: str, rows: Sequence[Row | None]) -> Entry:
+def summarise(representation: str, variant: str, rows: Sequence[Row | None]) -> Entry:
     """One line of the table."""
     done = [row for row in rows if row is not None]
     good = [row for row in done if row.psnr_db is None or row.psnr_db >= DIVERGED_DB]
@@ -89,7 +154,7 @@ def summarise(representation: str, guidance: str, rows: Sequence[Row | None]) ->
 
     return Entry(
         representation=representation,
-        guidance=guidance,
+        variant=variant,
         runs=len(rows),
         diverged_percent=100.0 * (len(rows) - len(good)) / len(rows),
         psnr_db=mean(values),
@@ -107,11 +172,11 @@ def text(entries: Sequence[Entry]) -> str:
     def number(value: float | None, form: str) -> str:
         return "-" if value is None else format(value, form)
 
-    lines = [["representation", "guidance", "runs", "diverged %", "PSNR dB", "+-", "seconds",
+    lines = [["representation", "variant", "runs", "diverged %", "PSNR dB", "+-", "seconds",
               "ms/step", "network/step", "peak MB"]]  # fmt: skip
     lines += [
         [
-            Path(e.representation).stem, e.guidance, str(e.runs), f"{e.diverged_percent:.0f}",
+            Path(e.representation).stem, e.variant, str(e.runs), f"{e.diverged_percent:.0f}",
             number(e.psnr_db, ".2f"), number(e.psnr_spread_db, ".2f"), number(e.seconds, ".0f"),
             number(e.ms_per_step, ".0f"), number(e.network_samples_per_step, ".1f"),
             number(e.peak_memory_mb, ".0f"),
