@@ -29,6 +29,7 @@ from .guidance import ScoreDistillation
 from .image_space import ImageSpace, ImageSpaceConfig
 from .noise import ReleasedInversion
 from .prompts import PromptSet
+from .stein import ControlVariate, Stein, SteinConfig
 from .trainer import Background, Guidance, Training
 from .variational import Variational, VariationalConfig
 
@@ -240,6 +241,8 @@ def guidance(config: Config, model: Denoiser, prompts: PromptSet) -> Guidance:
             return Variational(ScoreDistillation(*parts), learner, chosen)
         case ImageSpaceConfig() as chosen:
             return ImageSpace(ScoreDistillation(*parts), chosen)
+        case SteinConfig() as chosen:
+            return Stein(ScoreDistillation(*parts), ControlVariate(chosen))
         case rule:
             return ScoreDistillation(*parts, rule)
 

@@ -26,6 +26,7 @@ from .noise import (
 )
 from .prompts import PromptConfig
 from .schedule import Ramp
+from .stein import SteinConfig
 from .strict import ConfigError, FromNumber, Kinds, build, plain, set_by_path
 from .update import Classifier, NoiseFree, Residual
 from .variational import VariationalConfig
@@ -82,13 +83,14 @@ NOISES = {
     "gradient_descent": GradientDescent,
     "interval_inversion": IntervalInversion,
 }
-Update = Residual | Classifier | NoiseFree | VariationalConfig | ImageSpaceConfig
+Update = Residual | Classifier | NoiseFree | VariationalConfig | ImageSpaceConfig | SteinConfig
 UPDATES = {
     "residual": Residual,
     "classifier": Classifier,
     "noise_free": NoiseFree,
     "variational": VariationalConfig,
     "image_space": ImageSpaceConfig,
+    "stein": SteinConfig,
 }
 BACKGROUNDS = {
     "solid": SolidBackground,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Variational (ProlificDreamer, arXiv 2305.16213) and entropic (2401.00604) score distillation.
+"""Variational (ProlificDreamer, arXiv 2305.16213) and entropic (2401.00909) score distillation.
 
 The noise that is subtracted is what a second network sees in the rendering. It starts as the frozen
 one and is trained, one step each time, on the renderings of this very run, so that the difference

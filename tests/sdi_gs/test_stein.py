@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Control variates: they change the variance of a step and nothing else."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Generator, Tensor
+
+from sdi_gs.diffusion.analytic import GaussianMixture, gaussian
+from sdi_gs.guidance import GuidanceConfig, ScoreDistillation, TimeConfig
+from sdi_gs.noise import RandomNoise
+from sdi_gs.prompts import PromptConfig, PromptSet, ViewAngles
+from sdi_gs.schedule import Ramp, scaled_linear_alpha_bar, sigma
+from sdi_gs.stein import Baseline, ControlVariate, Stein, SteinConfig
+
+SHAPE, VARIANCE, T = (4, 2, 2), 0.4, 500
+TABLE = scaled_linear_alpha_bar()
+
+
+def rng(seed: int = 0) -> Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def randn(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=rng(seed), dtype=torch.float64)
+
+
+class World(GaussianMixture):
+    def encode(self, rgb: Tensor) -> Tensor:
+        return rgb
+
+
+def world() -> World:
+    known = gaussian(0.5 * randn(*SHAPE, seed=3), VARIANCE)
+    return World(known.means, known.variances)
+
+
+def plain() -> ScoreDistillation:
+    model = world()
+    prompts = PromptSet(model, "a mug", config=PromptConfig(view_dependent=False))
+    settings = GuidanceConfig(cfg_scale=1.0, t=TimeConfig(high=Ramp(T / 1000, T / 1000)))
+    return ScoreDistillation(model, prompts, RandomNoise(), settings, 10)
+
+
+def stein(baseline: Baseline | None = None, decay: float = 0.95) -> Stein:
+    return Stein(plain(), ControlVariate(SteinConfig(decay=decay), baseline))
+
+
+def targets(run, z: Tensor, steps: int, first_seed: int = 0) -> Tensor:  # type: ignore[no-untyped-def]
+    angle = torch.zeros(len(z), dtype=torch.float64)
+    views = ViewAngles(angle, angle)
+    return torch.stack([run(z, views, 0, rng(first_seed + k)).target for k in range(steps)])
+
+
+def depth_like(x_t: Tensor) -> Tensor:
+    """Some scalar that depends on the picture."""
+    return 1.0 + 0.2 * torch.tanh(x_t).mean(dim=(1, 2, 3))
+
+
+def test_before_it_has_learned_it_is_sds() -> None:
+    z = randn(3, *SHAPE)
+    torch.testing.assert_close(targets(stein(), z, 1), targets(plain(), z, 1), rtol=0, atol=1e-12)
+
+
+def test_on_gaussian_data_the_learned_weight_removes_all_variance() -> None:
+    """eps = A kappa + c with A = sigma^2 / (lambda + sigma^2): mu -> A, and what is left is c."""
+    square = float(sigma(TABLE[T])) ** 2
+    run, z = stein(decay=0.98), randn(200, *SHAPE)
+    targets(run, z, 60)
+    assert run.rule.weight(z).flatten().tolist() == pytest.approx(
+        [square / (VARIANCE + square)] * 4, rel=0.02
+    )
+    one = z[:1].expand(200, *SHAPE)
+    calm, noisy = (targets(r, one, 1, 100)[0].var(dim=0).mean() for r in (run, plain()))
+    assert float(calm) < 0.01 * float(noisy)
+
+
+@pytest.mark.parametrize("baseline", [None, depth_like], ids=["constant", "any"])
+def test_the_expectation_is_that_of_sds(baseline: Baseline | None) -> None:
+    run, one = stein(baseline), randn(1, *SHAPE).expand(4000, *SHAPE)
+    targets(run, one[:100], 20)  # some weight has been learned
+    assert float((run.rule.weight(one) - 1.0).abs().max()) > 0.05
+    ours, theirs = (targets(r, one, 1, 500)[0] for r in (run, plain()))
+    error = (ours.var(dim=0) / 4000 + theirs.var(dim=0) / 4000).sqrt()
+    assert float(((ours.mean(dim=0) - theirs.mean(dim=0)).abs() / error).max()) < 4.5
+
+
+def test_a_baseline_that_varies_has_a_control_variate_of_mean_zero() -> None:
+    """Stein's identity: E[kappa phi] = E[d phi / d kappa]; without the slope it would not be.
+    For the sum of x_t the slope is sqrt(1 - alpha_bar) everywhere."""
+    seen = []
+
+    class Spy(ControlVariate):
+        def variate(self, asked):  # type: ignore[no-untyped-def]
+            value = super().variate(asked)
+            seen.append((value, asked.noised.kappa, asked.noised.x_t.sum(dim=(1, 2, 3))))
+            return value
+
+    run = Stein(plain(), Spy(SteinConfig(), lambda x: x.sum(dim=(1, 2, 3))))
+    targets(run, randn(1, *SHAPE).expand(20_000, *SHAPE), 1)
+    ((variate, kappa, phi),) = seen
+    error = float((variate.var(dim=0) / 20_000).sqrt().max())
+    assert float(variate.mean(dim=0).abs().max()) < 4.5 * error
+    unsloped = (kappa * phi.reshape(-1, 1, 1, 1)).mean(dim=0)
+    expected = float((1.0 - TABLE[T]).sqrt())
+    assert float((unsloped - expected).abs().max()) < 4.5 * error
+    assert expected > 10 * error
+
+
+def test_what_was_learned_is_saved() -> None:
+    run, other, z = stein(), stein(), randn(8, *SHAPE)
+    assert run.state_dict() == {}
+    targets(run, z, 3)
+    other.load_state_dict(run.state_dict())
+    assert torch.equal(targets(run, z, 1, 9), targets(other, z, 1, 9))
+    with pytest.raises(ValueError, match="keeps its moments"):
+        other.load_state_dict({"learner": 0})
+    with pytest.raises(ValueError, match=r"update.decay=1\.0"):
+        SteinConfig(decay=1.0)
