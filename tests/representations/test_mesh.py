@@ -158,6 +158,21 @@ def test_open3d_puts_the_surface_where_our_fusion_does(
         assert float(np.abs(middle - centre.numpy()).max()) < 0.15 * 1.6 / 47, fuse.__module__
 
 
+def test_open3d_takes_no_notice_of_what_is_mostly_transparent(
+    open3d_fuse: Callable[..., surface.Extracted],
+) -> None:
+    """A veil of alpha 0.4 in front of everything else, as half-formed splats leave it."""
+    cameras = surface.views_around(64, 3.0, 30.0)
+    clear = sphere_pictures(cameras)
+    veiled = []
+    for r in clear:
+        veil = r.alpha == 0
+        veiled.append(r._replace(alpha=torch.where(veil, 0.4, r.alpha),
+                                 depth=torch.where(veil, 2.0, r.depth)))  # fmt: skip
+    one, two = (open3d_fuse(rs, cameras, radius=1.2, resolution=32) for rs in (clear, veiled))
+    assert np.array_equal(one.mesh.vertices, two.mesh.vertices)
+
+
 def test_open3d_told_nothing_says_so(open3d_fuse: Callable[..., surface.Extracted]) -> None:
     cameras = surface.views_around(16, 3.0, 30.0)
     empty = [Render(*(torch.zeros_like(p) for p in r)) for r in sphere_pictures(cameras)]

@@ -251,6 +251,8 @@ def test_interval_score_matching_rests_where_the_closed_form_says(t: int) -> Non
     rest = (world.means[0] + effective * (world.means[1] - world.means[0]))[None]
     guided = ask(method(world, noise, t, cfg_scale=forward), rest)
     torch.testing.assert_close(guided.target, rest, rtol=1e-6, atol=1e-6)
+    # kappa is all of the noise in x_t, not what is subtracted.
+    torch.testing.assert_close(guided.x_t, mix(rest, guided.kappa, TABLE[[t]]))
     elsewhere = ask(method(world, noise, t, cfg_scale=forward), rest + 0.1)
     assert float((elsewhere.target - rest - 0.1).abs().min()) > 1e-3
 
