@@ -31,6 +31,7 @@ from .schedule import alpha_bar_at, mix, noise_between, unmix
 Space = Literal["latents", "pixels"]
 Move = Literal["adam", "assign"]
 Method = Literal["distill", "cached", "ddim"]
+STREAM = 1_000_003  # between the seed of a picture's first noise and that of its run
 KEPT = 8  # moments of a run in its picture of the evolution
 
 
@@ -127,7 +128,8 @@ def distill(
 
     A picture starts as pure noise that was denoised in one step; in pixels, decoded.
     """
-    count, rng = len(noise), Generator().manual_seed(config.seed)
+    # Another stream than that of ``noise``: the first kappa must not be the noise of the start.
+    count, rng = len(noise), Generator().manual_seed(config.seed + STREAM)
     conditions = prompts.conditions(front(count))
     start, eps = denoised_noise(denoiser, conditions, noise, config.guidance.cfg_scale)
     evaluations = 2 * count

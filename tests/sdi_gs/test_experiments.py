@@ -189,6 +189,24 @@ def test_one_step_pictures_of_the_inverted_noise_are_nearest_at_low_noise(known:
         assert values == sorted(values)  # the moments fall
 
 
+def test_kappa_is_never_the_noise_that_its_picture_was_drawn_from() -> None:
+    """With it random noise would look far better than it is: the samples solve eq. 8 for it."""
+    seen = []
+
+    class Spy(GaussianMixture):
+        def predict_noise(self, x_t, t, condition):  # type: ignore[no-untyped-def]
+            seen.append(x_t.clone())
+            return super().predict_noise(x_t, t, condition)
+
+    model = Spy(torch.zeros(1, *SHAPE), torch.ones(1))
+    made = bench(model, from_plain({"prompt": "a mug", "resolution": 8, "seed": 5}), 3)
+    first = seen[0][:3]  # of DDIM: pure noise
+    kappa = RandomNoise()(made.clean, torch.tensor([500] * 3), made.predictor(), made.alpha_bar,
+                          made.rng()).kappa  # fmt: skip
+    assert float(torch.corrcoef(torch.stack([first.flatten(), kappa.flatten()]))[0, 1].abs()) < 0.5
+    assert float(first.std()) == pytest.approx(1.0, abs=0.3)
+
+
 def test_files_hold_the_same_numbers(tmp_path: Path) -> None:
     rows = [{"kind": k, "t": t, "error": v} for k, t, v in
             (("a", 0.1, 1.0), ("a", 0.2, 0.1), ("b", 0.1, 2.5))]  # fmt: skip
