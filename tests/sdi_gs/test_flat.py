@@ -13,7 +13,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from sdi_gs import guidance
 from sdi_gs.config import Config, from_plain
 from sdi_gs.diffusion.analytic import GaussianMixture
 from sdi_gs.flat import KEPT, Flat, FlatOptions, distill, front, make
@@ -75,25 +74,6 @@ def test_inversion_draws_nothing_and_random_noise_does() -> None:
     for noise, same in ((quiet, True), ("random", False)):
         one, two = (run(settings(noise=noise, seed=s), move="assign").latents for s in (0, 1))
         assert torch.equal(one, two) == same
-
-
-def test_the_first_kappa_is_not_the_noise_of_the_start() -> None:
-    model, config = world(), settings(noise="random", steps=1, seed=3)
-    prompts = PromptSet(model, "a mug", config=config.prompts)
-    seen = []
-
-    real = guidance.ScoreDistillation.__call__
-
-    def spy(self, *arguments):  # type: ignore[no-untyped-def]
-        seen.append(real(self, *arguments))
-        return seen[-1]
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(guidance.ScoreDistillation, "__call__", spy)
-        rng = torch.Generator().manual_seed(3)
-        begin = torch.randn((3, *SHAPE), generator=rng, dtype=torch.float64)
-        distill(config, model, prompts, begin, FlatOptions())
-    assert float((seen[0].kappa - begin).abs().mean()) > 0.5
 
 
 def test_adam_rests_at_the_guided_mean_under_random_noise() -> None:
