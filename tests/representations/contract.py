@@ -36,6 +36,9 @@ class RendererContract:
         """Turn the scene by ``rotation`` [3, 3], then shift it by ``shift`` [3], in place."""
         raise NotImplementedError
 
+    def prepare_to_move(self, renderer: Renderer) -> None:
+        """Make the scene lopsided where it would look the same after a turn."""
+
     def motions(self) -> list[tuple[Tensor, Tensor]]:
         """Rotations and shifts that the representation can hold exactly."""
         raise NotImplementedError
@@ -123,6 +126,7 @@ class RendererContract:
         for rotation, shift in self.motions():
             renderer = self.make()
             self.train(renderer, self.refine_steps)  # every parameter says something now
+            self.prepare_to_move(renderer)
             pose = torch.eye(4)
             pose[:3, :3], pose[:3, 3] = rotation, shift
             moved = dataclasses.replace(

@@ -73,11 +73,14 @@ class FieldContract(RendererContract):
         )
         return [(torch.tensor(turn), torch.zeros(3)) for turn in turns]
 
+    def prepare_to_move(self, renderer):
+        renderer.occupancy.occupied[:3] = False  # a corner of the grid is empty
+        renderer.occupancy.occupied[:, 6:] = False
+
     def move(self, renderer, rotation, shift):
         assert not shift.any()
         renderer.field = Turned(renderer.field, rotation)
         occupied = renderer.occupancy.occupied
-        assert 0 < int(occupied.sum()) < occupied.numel()  # else its turning says nothing
         cells = torch.stack(torch.meshgrid(*[torch.arange(n) for n in occupied.shape],
                                            indexing="ij"), dim=-1)  # fmt: skip
         middle = (len(occupied) - 1) / 2
