@@ -61,6 +61,12 @@ def unmix(x_t: Tensor, eps: Tensor, alpha_bar: Tensor) -> Tensor:
     return (x_t - (1.0 - a).sqrt() * eps) / a.sqrt()
 
 
+def eps_of_v(v: Tensor, x_t: Tensor, alpha_bar: Tensor) -> Tensor:
+    """The noise that a v-prediction (arXiv 2202.00512) of ``x_t`` means, at level ``alpha_bar`` [B]."""
+    a = per_sample(alpha_bar)
+    return a.sqrt() * v + (1.0 - a).sqrt() * x_t
+
+
 def noise_between(x_t: Tensor, z: Tensor, alpha_bar: Tensor) -> Tensor:
     """The noise that takes ``z`` to ``x_t``. Inverse of :func:`mix` in its second argument."""
     a = per_sample(alpha_bar)

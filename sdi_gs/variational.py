@@ -19,9 +19,6 @@ from .guidance import Guided, ScoreDistillation
 from .prompts import ViewAngles
 from .update import Asked
 
-CAMERA_WIDTH = 16
-"""Numbers that describe a camera: its pose as a 4 x 4 matrix, row by row."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class VariationalConfig:

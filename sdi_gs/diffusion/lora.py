@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
-from ..schedule import alpha_bar_at, mix, per_sample
+from ..schedule import eps_of_v, mix
 
 PROJECTIONS = ("to_q", "to_k", "to_v", "to_out.0")
 
@@ -99,8 +99,7 @@ class LoraLearner:
         ).sample.to(x_t.dtype)
         if self.prediction == "epsilon":
             return out
-        a = per_sample(alpha_bar_at(self.alpha_bar.to(x_t), t))
-        return a.sqrt() * out + (1.0 - a).sqrt() * x_t
+        return eps_of_v(out, x_t, self.alpha_bar[t.clamp(min=0)].to(x_t.dtype))
 
     @torch.no_grad()
     def predict(self, x_t: Tensor, t: Tensor, camera: Tensor | None) -> Tensor:

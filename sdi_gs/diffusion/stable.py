@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..schedule import per_sample
+from ..schedule import eps_of_v
 from .lora import LoraLearner
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -100,9 +100,7 @@ class StableDiffusion:
         ).sample.to(x_t.dtype)
         if self.prediction == "epsilon":
             return out
-        a = per_sample(self.alpha_bar[t.clamp(min=0)]).to(x_t.dtype)
-        eps: Tensor = a.sqrt() * out + (1.0 - a).sqrt() * x_t
-        return eps
+        return eps_of_v(out, x_t, self.alpha_bar[t.clamp(min=0)].to(x_t.dtype))
 
     def learner(self, prompt: str, rank: int, rate: float) -> LoraLearner:
         """A second UNet with low-rank weights of its own; see :class:`~.lora.LoraLearner`."""
