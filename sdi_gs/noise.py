@@ -107,15 +107,12 @@ class DDIMInversion:
             raise ValueError(f"noise.entropy={self.entropy} must not be negative")
 
     def times(self, t: Tensor, last: Tensor) -> Tensor:
-        """Times [B, N + 1] from 0 to ``last``. Samples with fewer steps than the batch's most
-        repeat their last time, which moves nothing."""
+        """Times [B, N + 1] from 0 to ``last``; see :func:`even_times`."""
         # The tiny nudge keeps e.g. 10 * 700 / 1000 from falling to 6 in floating point.
         steps = (self.steps_per_unit * t.double() / 1000.0 + 1e-9).long().clamp(min=1)
         if self.steps is not None:
             steps = torch.full_like(t, self.steps)
-        k = torch.arange(int(steps.max()) + 1, device=t.device)
-        share = (k[None] / steps[:, None]).clamp(max=1.0)
-        return (share * last[:, None]).round().long()
+        return even_times(steps, last)
 
     def __call__(
         self, z: Tensor, t: Tensor, predict: Predict, alpha_bar: Tensor, rng: torch.Generator
@@ -130,6 +127,14 @@ class DDIMInversion:
         if self.entropy > 0.0:
             kappa = kappa + self.entropy * (1.0 - per_sample(level)).sqrt() * randn_like(z, rng)
         return Noised(mix(z, kappa, level), kappa)
+
+
+def even_times(steps: Tensor, last: Tensor) -> Tensor:
+    """Times [B, N + 1] from 0 to ``last`` [B] in ``steps`` [B] even steps. Samples with fewer steps
+    than the batch's most repeat their last time, which moves nothing."""
+    k = torch.arange(int(steps.max()) + 1, device=last.device)
+    share = (k[None] / steps[:, None]).clamp(max=1.0)
+    return (share * last[:, None]).round().long()
 
 
 def ddim_invert(
@@ -238,11 +243,9 @@ class IntervalInversion:
         return replace(self, interval=Ramp(value, value))
 
     def times(self, last: Tensor, total: int) -> Tensor:
-        """Times [B, N + 1] from 0 to ``last`` [B]; shorter ones repeat their last time."""
+        """Times [B, N + 1] from 0 to ``last`` [B]; see :func:`even_times`."""
         steps = (last.double() / (self.spacing * total) - 1e-9).ceil().long()
-        steps = steps.clamp(1, self.most_steps)
-        k = torch.arange(int(steps.max()) + 1, device=last.device)
-        return ((k[None] / steps[:, None]).clamp(max=1.0) * last[:, None]).round().long()
+        return even_times(steps.clamp(1, self.most_steps), last)
 
     def __call__(
         self, z: Tensor, t: Tensor, predict: Predict, alpha_bar: Tensor, rng: torch.Generator

@@ -48,7 +48,7 @@ class GuidedPredictor:
         """Args: x_t [B, c, h, w]; t [B] int64; cfg_scale in the convention of
         :func:`classifier_free`, any sign. Returns epsilon [B, c, h, w]."""
         c = self._conditions
-        if c.negatives is not None and c.weights is not None and bool((c.weights != 0).any()):
+        if self._has_perp_neg:
             return self._perp_neg(x_t, t, cfg_scale)
         if cfg_scale == 0.0:
             return self._predict(x_t, t, c.uncond)
@@ -58,6 +58,11 @@ class GuidedPredictor:
             torch.cat([x_t, x_t]), torch.cat([t, t]), torch.cat([c.uncond, c.positive])
         ).chunk(2)
         return classifier_free(uncond, cond, cfg_scale)
+
+    @property
+    def _has_perp_neg(self) -> bool:
+        c = self._conditions
+        return c.negatives is not None and c.weights is not None and bool((c.weights != 0).any())
 
     @property
     def alpha_bar(self) -> Tensor:
@@ -73,8 +78,7 @@ class GuidedPredictor:
         stacked = [c.empty, c.positive]
         if with_negative:
             stacked.append(c.uncond)
-        perp = c.negatives is not None and c.weights is not None and bool((c.weights != 0).any())
-        if perp:
+        if self._has_perp_neg:
             assert c.negatives is not None
             stacked += [c.negatives[:, k] for k in range(c.negatives.shape[1])]
         count = len(stacked)
@@ -82,7 +86,7 @@ class GuidedPredictor:
         empty, positive, *rest = rows.chunk(count)
         negative = rest.pop(0) if with_negative else empty
         toward = positive - empty
-        if perp:
+        if self._has_perp_neg:
             toward = self._with_perp_neg(toward, [row - empty for row in rest])
         return Separate(empty, negative, toward)
 
