@@ -22,16 +22,15 @@ from .checkpoint import write_atomic
 from .config import Config, to_plain
 from .diffusion.base import Adaptable, Condition, Denoiser, NoiseLearner
 from .errors import UserError, nearest
-from .noise import Noised, NoiseStrategy, Predict, randn_like
+from .noise import Noised, NoiseStrategy, Predict
 from .predict import GuidedPredictor
 from .prompts import Conditions, PromptSet, ViewAngles
-from .sampling import ddim_sample
+from .sampling import STREAM, ddim_sample, pure_noise
 from .schedule import alpha_bar_at, mix, noise_between, unmix
 
 Space = Literal["latents", "pixels"]
 Move = Literal["adam", "assign"]
 Method = Literal["distill", "cached", "ddim"]
-STREAM = 1_000_003  # between the seed of a picture's first noise and that of its run
 KEPT = 8  # moments of a run in its picture of the evolution
 
 
@@ -128,7 +127,6 @@ def distill(
 
     A picture starts as pure noise that was denoised in one step; in pixels, decoded.
     """
-    # Another stream than that of ``noise``: the first kappa must not be the noise of the start.
     count, rng = len(noise), Generator().manual_seed(config.seed + STREAM)
     conditions = prompts.conditions(front(count))
     start, eps = denoised_noise(denoiser, conditions, noise, config.guidance.cfg_scale)
@@ -207,11 +205,9 @@ def generate(
 
 def make(config: Config, denoiser: Denoiser, prompts: PromptSet, options: FlatOptions) -> Flat:
     """The latents of ``options.samples`` pictures by the method that is asked for."""
-    with torch.no_grad():
-        side = config.resolution
-        probe = denoiser.encode(torch.ones(1, 3, side, side, device=build.device(config)))
-    rng = Generator().manual_seed(config.seed)
-    noise = randn_like(probe.expand(options.samples, -1, -1, -1), rng)
+    noise = pure_noise(
+        denoiser, options.samples, config.resolution, config.seed, build.device(config)
+    )
     if options.method != "ddim":
         return distill(config, denoiser, prompts, noise, options)
     conditions = prompts.conditions(front(options.samples))

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .diffusion.base import Denoiser
+from .noise import randn_like
 from .predict import GuidedPredictor
 from .prompts import Conditions
 from .schedule import alpha_bar_at, mix, unmix
@@ -20,6 +21,21 @@ def ddim_times(steps: int, total: int, first: int | None = None) -> list[int]:
         raise ValueError(f"steps={steps} must lie in 1..{total}, the schedule's length")
     start = total - 1 if first is None else first
     return [round(start * (steps - k) / steps) for k in range(steps)]
+
+
+STREAM = 1_000_003
+"""Between the seed of a picture's first noise and that of what is done with it: a kappa that happens
+to be the noise of its own picture would solve eq. 8 better than any other."""
+
+
+@torch.no_grad()
+def pure_noise(
+    denoiser: Denoiser, count: int, pixels: int, seed: int, device: torch.device
+) -> Tensor:
+    """Standard normal latents [count, c, h, w] for square pictures of ``pixels``."""
+    probe = denoiser.encode(torch.ones(1, 3, pixels, pixels, device=device))
+    like = probe.expand(count, *probe.shape[1:])
+    return randn_like(like, torch.Generator().manual_seed(seed))
 
 
 @torch.no_grad()

@@ -62,7 +62,7 @@ def unmix(x_t: Tensor, eps: Tensor, alpha_bar: Tensor) -> Tensor:
 
 
 def eps_of_v(v: Tensor, x_t: Tensor, alpha_bar: Tensor) -> Tensor:
-    """The noise that a v-prediction (arXiv 2202.00512) of ``x_t`` means, at level ``alpha_bar`` [B]."""
+    """The noise that a v-prediction (arXiv 2202.00512) means; ``alpha_bar`` [B] is the level."""
     a = per_sample(alpha_bar)
     return a.sqrt() * v + (1.0 - a).sqrt() * x_t
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Generator, Tensor
 
-from .. import media
+from .. import build, media
 from ..checkpoint import write_atomic
 from ..config import Config
 from ..diffusion.base import Denoiser
@@ -22,12 +22,9 @@ from ..errors import UserError
 from ..plots import Line, plot
 from ..predict import GuidedPredictor
 from ..prompts import Conditions, PromptSet, ViewAngles
-from ..sampling import ddim_sample
+from ..sampling import STREAM, ddim_sample, pure_noise
 
 SAMPLING_STEPS = 30  # of DDIM, where an experiment needs pictures of the model itself
-
-STREAM = 1_000_003
-"""Between the seed of the samples and that of what is measured on them."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +42,7 @@ class Bench:
         return GuidedPredictor(self.denoiser, self.conditions)
 
     def rng(self) -> Generator:
-        """Not the stream that the samples were drawn from: a kappa that happens to be the noise of
-        its own picture would solve eq. 8 better than any other."""
+        """Not the stream that the samples were drawn from."""
         return Generator().manual_seed(self.seed + STREAM)
 
     @property
@@ -91,11 +87,7 @@ def bench(denoiser: Denoiser, config: Config, samples: int) -> Bench:
     prompts = PromptSet(denoiser, config.prompt, config.negative_prompt, config.prompts)
     zeros = torch.zeros(samples)
     conditions = prompts.conditions(ViewAngles(zeros, zeros))
-    with torch.no_grad():
-        probe = denoiser.encode(torch.ones(1, 3, config.resolution, config.resolution))
-    noise = torch.randn(
-        (samples, *probe.shape[1:]), generator=Generator().manual_seed(config.seed)
-    ).to(probe)
+    noise = pure_noise(denoiser, samples, config.resolution, config.seed, build.device(config))
     clean = ddim_sample(denoiser, conditions, noise, SAMPLING_STEPS, config.guidance.cfg_scale)
     return Bench(denoiser, conditions, clean, config.guidance.cfg_scale, config, config.seed)
 
