@@ -17,7 +17,7 @@ from typing import Literal, NamedTuple, get_args
 import torch
 from torch import Generator, Tensor, nn
 
-from . import build, media, run_folder
+from . import build, media
 from .checkpoint import write_atomic
 from .config import Config, to_plain
 from .diffusion.base import Adaptable, Condition, Denoiser, NoiseLearner
@@ -25,6 +25,7 @@ from .errors import UserError, nearest
 from .noise import Noised, NoiseStrategy, Predict
 from .predict import GuidedPredictor
 from .prompts import Conditions, PromptSet, ViewAngles
+from .run import require_ready
 from .sampling import STREAM, ddim_sample, pure_noise
 from .schedule import alpha_bar_at, mix, noise_between, unmix
 
@@ -168,11 +169,7 @@ def generate(
     config: Config, options: FlatOptions, out: Path, say: Callable[[str], None]
 ) -> list[Path]:
     """Pictures of ``config.prompt`` in the new folder ``out``; the files."""
-    note = build.check_prompt(config)
-    run_folder.require_free(out)
-    if note:
-        say(note)
-    say(f"loading {config.model.source}")
+    require_ready(config, out, say)
     build.use_threads(config)
     denoiser = build.denoiser(config, build.device(config))
     with build.below("prompts"):

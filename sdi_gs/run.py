@@ -7,7 +7,7 @@ import errno
 import shlex
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,13 +54,18 @@ class StopFlag:
     requested: bool = False
 
 
-def generate(config: Config, out: Path | None, watcher: Watcher) -> RunFolder:
-    """A new run in a new folder."""
+def require_ready(config: Config, out: Path | None, say: Callable[[str], None]) -> None:
+    """Refuse a prompt or a folder that cannot work before a model is loaded, which is announced."""
     note = build.check_prompt(config)
     run_folder.require_free(out)
     if note:
-        watcher.say(note)
-    watcher.say(f"loading {config.model.source}")
+        say(note)
+    say(f"loading {config.model.source}")
+
+
+def generate(config: Config, out: Path | None, watcher: Watcher) -> RunFolder:
+    """A new run in a new folder."""
+    require_ready(config, out, watcher.say)
     training = build.training(config)
     run = run_folder.create(config, out)
     return _run(config, training, run, 0, 0.0, watcher)

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import torch
 
-from .. import build, run_folder
+from .. import build
 from ..config import Config, to_plain
 from ..errors import UserError, nearest
+from ..run import require_ready
 from .base import Experiment, Result, bench, write
 from .noise_error import FIG9, FIG10
 from .pictures import FIG1, FIG3, FIG6
@@ -39,11 +40,7 @@ def run(
 ) -> tuple[Result, list[Path]]:
     """Measure and write into the new folder ``out``; the result and the files."""
     chosen = require(name)
-    note = build.check_prompt(config)
-    run_folder.require_free(out)
-    if note:
-        say(note)
-    say(f"loading {config.model.source}")
+    require_ready(config, out, say)
     build.use_threads(config)
     denoiser = build.denoiser(config, build.device(config))
     say(f"drawing {samples} samples of {config.prompt!r}")
