@@ -98,10 +98,10 @@ def _export_mesh(
     with below("export"):
         match shape:
             case GaussianRenderer() | InstantNGPRenderer() if options.mesher == "open3d":
-                made = _fused(shape, _reach(shape), views, options)
+                made = _fused(shape, views, options)
                 how = "fused from depth pictures by open3d"
             case GaussianRenderer():
-                made = _fused(shape, _reach(shape), views, options)
+                made = _fused(shape, views, options)
                 how = "fused from depth pictures"
             case InstantNGPRenderer():
                 made = _extracted(shape, views, options)
@@ -151,10 +151,7 @@ def _reach(shape: GaussianRenderer | InstantNGPRenderer) -> float:
 
 
 def _fused(
-    shape: GaussianRenderer | InstantNGPRenderer,
-    radius: float,
-    views: ViewPolicy,
-    options: MeshOptions,
+    shape: GaussianRenderer | InstantNGPRenderer, views: ViewPolicy, options: MeshOptions
 ) -> Extracted:
     from representations.export import fuse_open3d, surface
 
@@ -162,7 +159,7 @@ def _fused(
     cameras = surface.views_around(*_look(views, 2 * options.resolution))
     renders = surface.pictures(shape, cameras, shape.device)
     fuse = fuse_open3d.fuse if options.mesher == "open3d" else surface.fuse
-    return fuse(renders, cameras, radius=radius, resolution=options.resolution)
+    return fuse(renders, cameras, radius=_reach(shape), resolution=options.resolution)
 
 
 def splats_on_surface(shape: Renderer, config: Config, count: int) -> Renderer:

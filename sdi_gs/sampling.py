@@ -24,8 +24,8 @@ def ddim_times(steps: int, total: int, first: int | None = None) -> list[int]:
 
 
 STREAM = 1_000_003
-"""Between the seed of a picture's first noise and that of what is done with it: a kappa that happens
-to be the noise of its own picture would solve eq. 8 better than any other."""
+"""Between the seed of a picture's first noise and that of what is done with it: a kappa that is the
+noise of its own picture would solve eq. 8 better than any other."""
 
 
 @torch.no_grad()

@@ -15,6 +15,7 @@ import torch
 import trimesh
 
 from representations.export import read_ply
+from representations.export.mesh import MeshError
 from sdi_gs import checkpoint, progress
 from sdi_gs.trainer import StepReport
 
@@ -113,6 +114,8 @@ def test_a_field_becomes_splats(sdi_gs: Run, field_run: Path) -> None:
         (("export", "RUN", "--threshold", "1e9"), "no surface at threshold 1e+09"),
         (("export", "RUN", "--threshold", "-1"), "a density is above 0"),
         (("export", "RUN", "--resolution", "4"), "allowed are 8 to 1024"),
+        (("export", "RUN", "--mesher", "open4d"), "--mesher open4d: did you mean 'open3d'?"),
+        (("export", "RUN", "--mesher", "open3d", "--threshold", "9"), "leave one of the two out"),
         (("convert", "RUN", "--to", "voxels"), "--to voxels"),
         (("convert", "RUN", "--splats", "0"), "--splats 0"),
     ],
@@ -125,6 +128,27 @@ def test_bad_input_is_told_and_changes_nothing(
     assert result.code == 2
     assert said in result.err
     assert {p: p.read_bytes() for p in field_run.rglob("*") if p.is_file()} == before
+
+
+def test_open3d_is_asked_for_both_representations(
+    sdi_gs: Run, fast: Path, field_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    splats = tmp_path / "splats"
+    sdi_gs("generate", "a red mug", "--config", fast, "--out", splats)
+    asked: list[float] = []
+
+    def spy(renders: Any, cameras: Any, *, radius: float, resolution: int) -> Any:
+        asked.append(radius)
+        raise MeshError("seen")
+
+    monkeypatch.setattr("representations.export.fuse_open3d.fuse", spy)
+    for run in (splats, field_run):
+        said = sdi_gs("export", run, "--format", "glb", "--mesher", "open3d", "--out",
+                      tmp_path / "a.glb")  # fmt: skip
+        assert (said.code, "export: seen" in said.err) == (2, True), said.err
+    assert 0.1 < asked[0] < 3.0  # what holds the splats
+    assert asked[1] == 1.0  # the field's own cube
+    assert not (tmp_path / "a.glb").exists()
 
 
 def test_splats_are_not_converted_again(sdi_gs: Run, fast: Path, tmp_path: Path) -> None:
