@@ -16,7 +16,7 @@ from torch import Tensor
 
 from representations.interface import RefineReport, Renderer
 
-from .helpers import cameras_around, seeded
+from .helpers import cameras_around, seeded, slope_along
 
 
 class RendererContract:
@@ -163,14 +163,7 @@ class RendererContract:
             # Along the gradient the slope is largest, and rounding matters least.
             direction = parameter.grad / parameter.grad.norm()
             expected = float(parameter.grad.norm())
-            step, before = 3e-3, parameter.detach().clone()
-            values = []
-            with torch.no_grad():
-                for sign in (1, -1):
-                    parameter.copy_(before + sign * step * direction)
-                    values.append(float(loss()))
-                parameter.copy_(before)
-            numeric = (values[0] - values[1]) / (2 * step)
+            numeric = slope_along(loss, parameter, direction, 3e-3)
             assert numeric == pytest.approx(expected, rel=0.03), (
                 f"parameter {index} of shape {tuple(parameter.shape)}: {numeric} against {expected}"
             )

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -51,6 +52,19 @@ def on_axis_camera(
         [[[focal_px, 0, size / 2], [0, focal_px, size / 2], [0, 0, 1]]], dtype=dtype
     )
     return Cameras(torch.eye(4, dtype=dtype)[None], intrinsics, size, size)
+
+
+@torch.no_grad()
+def slope_along(
+    loss: Callable[[], Tensor], parameter: Tensor, direction: Tensor, step: float
+) -> float:
+    """Central difference of ``loss`` as ``parameter`` moves along ``direction``; it is put back."""
+    before, values = parameter.detach().clone(), []
+    for sign in (1, -1):
+        parameter.copy_(before + sign * step * direction)
+        values.append(float(loss()))
+    parameter.copy_(before)
+    return (values[0] - values[1]) / (2 * step)
 
 
 class Outcome(NamedTuple):

@@ -115,13 +115,7 @@ def test_gradients_of_lit_colours_reach_table_and_heads(kind: int) -> None:
     for parameter in (made.table, made.density_head.inner, made.density_head.outer):
         (gradient,) = torch.autograd.grad(loss(), parameter)
         direction = gradient / gradient.norm()
-        step, before, values = 1e-6, parameter.detach().clone(), []
-        with torch.no_grad():
-            for sign in (1, -1):
-                parameter.copy_(before + sign * step * direction)
-                values.append(float(loss()))
-            parameter.copy_(before)
-        numeric = (values[0] - values[1]) / (2 * step)
+        numeric = slope_along(loss, parameter, direction, 1e-6)
         assert numeric == pytest.approx(float(gradient.norm()), rel=1e-4)
 
 
