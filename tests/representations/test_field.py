@@ -23,7 +23,7 @@ from representations.instant_ngp.field import Field
 from representations.instant_ngp.occupancy import OccupancyGrid
 from representations.ops import select
 
-from .helpers import cameras_around, seeded
+from .helpers import cameras_around, seeded, slope_along
 
 GRID = GridConfig(
     levels=3, log2_size=10, base_resolution=4, max_resolution=12, start_levels=3, start_step=0
