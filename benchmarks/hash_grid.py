@@ -11,10 +11,10 @@ of a picture lie side by side along rays.
 
 from __future__ import annotations
 
-import argparse
 import os
 
-from rasteriser import best_of, cpu_name
+import machine
+from machine import best_of
 
 POINTS = 65_536
 # name -> (levels, log2_size, max_resolution, with the jacobian)
@@ -28,24 +28,14 @@ BAR = ("16 x 2, 2^19", 20.0)  # the ratio, forward and backward, that one row mu
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--repeats", type=int, default=7)
+    parser = machine.options(__doc__, 7)
     options = parser.parse_args()
-    # Thread pools are sized when they are first used, so this comes before the imports.
-    os.environ["NUMBA_NUM_THREADS"] = os.environ["OMP_NUM_THREADS"] = str(options.threads)
+    machine.begin(options.threads, options.repeats)
 
-    import numba
     import torch
 
     from representations.ops import hash_cpu, hash_grid
 
-    torch.set_num_threads(options.threads)
-    print(f"CPU      {cpu_name()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.2f} at start")
-    print(
-        f"threads  torch {torch.get_num_threads()}, numba {numba.config.NUMBA_NUM_THREADS}; "
-        f"torch {torch.__version__}, numba {numba.__version__}; best of {options.repeats}"
-    )
     print(
         f"{POINTS} points; ms forward, backward, both\n"
         f"{'':<23} {'torch':>21} {'numba':>21} {'ratio':>6}  agreement"

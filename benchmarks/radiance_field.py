@@ -12,32 +12,20 @@ the share of each stage in a step of ``sdi-gs generate "a red mug" --config mini
 
 from __future__ import annotations
 
-import argparse
 import os
 
-from rasteriser import best_of, cpu_name
+import machine
+from machine import best_of
 
 WARM_UP = 5  # steps: compilation, caches
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--repeats", type=int, default=5)
+    parser = machine.options(__doc__, 5)
     parser.add_argument("--steps", type=int, default=40)
     options = parser.parse_args()
-    # Thread pools are sized when they are first used, so this comes before the imports.
-    os.environ["NUMBA_NUM_THREADS"] = os.environ["OMP_NUM_THREADS"] = str(options.threads)
+    machine.begin(options.threads, options.repeats)
 
-    import numba
-    import torch
-
-    torch.set_num_threads(options.threads)
-    print(f"CPU      {cpu_name()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.2f} at start")
-    print(
-        f"threads  torch {torch.get_num_threads()}, numba {numba.config.NUMBA_NUM_THREADS}; "
-        f"torch {torch.__version__}, numba {numba.__version__}; best of {options.repeats}"
-    )
     parts(options.repeats)
     step_shares(options.steps, options.threads)
     print(f"load {os.getloadavg()[0]:.2f} at end")

@@ -11,57 +11,25 @@ of view of 60 degrees.
 
 from __future__ import annotations
 
-import argparse
 import os
-import platform
-import time
-from collections.abc import Callable
-from pathlib import Path
+
+import machine
+from machine import best_of
 
 ROWS = ((1_000, 64), (4_000, 64), (10_000, 128), (10_000, 256))  # splats, pixels
 BAR = ((10_000, 128), 15.0)  # the ratio that one row must reach
 
 
-def cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if "model name" in line)
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
-
-
-def best_of(function: Callable[[], object], repeats: int) -> float:
-    """Shortest of several runs in milliseconds: the least disturbed by other programs."""
-    function()  # compile and fill caches
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        function()
-        times.append(time.perf_counter() - start)
-    return 1e3 * min(times)
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--repeats", type=int, default=7)
+    parser = machine.options(__doc__, 7)
     options = parser.parse_args()
-    # Thread pools are sized when they are first used, so this comes before the imports.
-    os.environ["NUMBA_NUM_THREADS"] = os.environ["OMP_NUM_THREADS"] = str(options.threads)
+    machine.begin(options.threads, options.repeats)
 
-    import numba
     import torch
 
     from representations.cameras import orbit
     from representations.gaussians import GaussianConfig, InitConfig, initialise
     from representations.ops import Ops, Splats, select
-
-    torch.set_num_threads(options.threads)
-    print(f"CPU      {cpu_name()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.2f} at start")
-    print(
-        f"threads  torch {torch.get_num_threads()}, numba {numba.config.NUMBA_NUM_THREADS}; "
-        f"torch {torch.__version__}, numba {numba.__version__}; best of {options.repeats}"
-    )
 
     def draw(ops: Ops, splats: Splats, features: torch.Tensor, cameras, pull: torch.Tensor):  # type: ignore[no-untyped-def]
         leaves = [t.detach().clone().requires_grad_() for t in (*splats, features)]
