@@ -38,10 +38,16 @@ class GuidanceConfig:
     """Everything of score distillation but the noise."""
 
     cfg_scale: float = 7.5  # uncond + s * (cond - uncond)
+    cfg_scale_end: float | None = None  # reached linearly at the last step; None: constant
     t: TimeConfig = field(default_factory=TimeConfig)
     weight: Literal["sigma", "one_minus_alpha_bar", "uniform"] = "sigma"  # of (eps - kappa)
     reduction: Literal["mean", "sum"] = "mean"  # over elements; "sum" still averages over views
     scale: float = 1.0  # of the loss
+
+    def cfg_scale_at(self, step: int, total_steps: int) -> float:
+        """The forward guidance of ``step`` in [0, total_steps)."""
+        end = self.cfg_scale if self.cfg_scale_end is None else self.cfg_scale_end
+        return Ramp(self.cfg_scale, end).at(step, total_steps)
 
 
 class Guided(NamedTuple):
@@ -92,10 +98,10 @@ class ScoreDistillation:
             clean = z.detach()
             noised = self.noise_at(step)(clean, t, predict, alpha_bar, rng)
             level = alpha_bar_at(alpha_bar, t)
+            cfg_scale = self.config.cfg_scale_at(step, self.total_steps)
             target = self.update(
-                Asked(clean, noised, t, level, predict, self.config.cfg_scale, step,
-                      self.total_steps, views)
-            )  # fmt: skip
+                Asked(clean, noised, t, level, predict, cfg_scale, step, self.total_steps, views)
+            )
             gradient = self._relative_weight(level) * (clean - target)
         loss = 0.5 * (z - (clean - gradient)).square()
         loss = loss.mean() if self.config.reduction == "mean" else loss.sum() / len(z)

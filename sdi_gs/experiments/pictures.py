@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What methods draw in 2D: Fig. 1, Fig. 3 and Fig. 6."""
+"""What methods draw in 2D: Fig. 1, Fig. 3, Fig. 4 and Fig. 6."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from ..config import Config
-from ..flat import Flat, FlatOptions, make
+from ..flat import CachedNoise, Flat, FlatOptions, denoised_noise, make
 from ..media import psnr
-from ..noise import FixedPoint, GradientDescent, NoiseStrategy, RandomNoise
+from ..noise import FixedPoint, GradientDescent, NoiseStrategy, RandomNoise, randn_like
 from ..prompts import PromptSet
+from ..sampling import ddim_times
 from ..schedule import alpha_bar_at, mix, unmix
 from .base import SAMPLING_STEPS, Bench, Experiment, Result
 from .noise_error import inversion
@@ -88,6 +89,49 @@ def fig3(bench: Bench, say: Callable[[str], None]) -> Result:
     return Result(rows, "method", "cfg_scale", "saturation", pictures=sheet, columns=len(SCALES))
 
 
+def turned(kappa: Tensor, before: Tensor) -> Tensor:
+    """1 - cos of the angle between two noises [N, c, h, w], [N]: 0 for the same direction, about 1
+    for independent ones."""
+    a, b = (noise.flatten(1) for noise in (kappa, before))
+    # However small: a kappa that fades away has a direction still.
+    a, b = (v / v.norm(dim=1, keepdim=True).clamp_min(torch.finfo(v.dtype).tiny) for v in (a, b))
+    return 1.0 - (a * b).sum(dim=1)
+
+
+@torch.no_grad()
+def fig4(bench: Bench, say: Callable[[str], None]) -> Result:
+    """From the same noise along DDIM's times, taking each one-step denoised picture over: x(t), its
+    x0(t) and kappa(t), a row each; how far kappa turns from one step to the next. Only the kappa
+    that DDIM leaves behind makes this DDIM itself."""
+    total, alpha_bar, s = len(bench.alpha_bar), bench.alpha_bar, bench.cfg_scale
+    times = ddim_times(SAMPLING_STEPS, total)
+    noise = randn_like(bench.clean, torch.Generator().manual_seed(bench.seed))
+    shown = {min(times[1:], key=lambda t: abs(t - share * total)) for share in MOMENTS}
+    rows, sheet = [], []
+    for name in ("ddim", "random", "ddim inversion"):
+        say(f"kappa: {name}")
+        predict, rng = bench.predictor(), bench.rng()
+        z, before = denoised_noise(bench.denoiser, bench.conditions, noise, s)
+        cached = CachedNoise(before)
+        choices = {"ddim": cached, "random": RandomNoise(), "ddim inversion": inversion(bench)}
+        lines: tuple[list[Tensor], ...] = ([], [], [])
+        for step in times[1:]:
+            t = torch.full((len(z),), step, device=z.device)
+            level = alpha_bar_at(alpha_bar, t)
+            kappa = choices[name](z, t, predict, alpha_bar, rng).kappa
+            x_t = mix(z, kappa, level)
+            eps = predict(x_t, t, s)
+            z, cached.kappa = unmix(x_t, eps, level), eps
+            change = float(turned(kappa, before).mean())
+            rows.append({"kappa": name, "t": step / total, "turn": change})
+            before = kappa
+            if step in shown:
+                for line, latents in zip(lines, (x_t, z, kappa), strict=True):
+                    line.append(bench.denoiser.decode(latents[:1]).clamp(0.0, 1.0).cpu())
+        sheet += [picture for line in lines for picture in line]
+    return Result(rows, "kappa", "t", "turn", pictures=torch.cat(sheet), columns=len(shown))
+
+
 @torch.no_grad()
 def fig6(bench: Bench, say: Callable[[str], None]) -> Result:
     """For each kappa, a row of noisy pictures and a row of what is seen in them, by falling t;
@@ -122,4 +166,5 @@ def fig6(bench: Bench, say: Callable[[str], None]) -> Result:
 
 FIG1 = Experiment("Fig. 1: the same noise drawn by DDIM, by SDS and by SDI in 2D", fig1)
 FIG3 = Experiment("Fig. 3: the three at rising scales of guidance", fig3)
+FIG4 = Experiment("Fig. 4: x(t), x0(t) and kappa along DDIM's times, by choice of kappa", fig4)
 FIG6 = Experiment("Fig. 6: noisy and denoised pictures under each choice of kappa, by t", fig6)

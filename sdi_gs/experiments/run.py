@@ -14,13 +14,14 @@ from ..errors import UserError, nearest
 from ..run import require_ready
 from .base import Experiment, Result, bench, write
 from .noise_error import FIG9, FIG10
-from .pictures import FIG1, FIG3, FIG6
+from .pictures import FIG1, FIG3, FIG4, FIG6
 from .round_trip import FIG18
 from .tables import CHAINS
 
 EXPERIMENTS: dict[str, Experiment] = {
     "fig1": FIG1,
     "fig3": FIG3,
+    "fig4": FIG4,
     "fig6": FIG6,
     "fig9": FIG9,
     "fig10": FIG10,

@@ -22,7 +22,7 @@ from sdi_gs.diffusion.analytic import GaussianMixture, gaussian
 from sdi_gs.errors import RunFailure
 from sdi_gs.experiments.base import SAMPLING_STEPS, Bench, Result, bench, table, write
 from sdi_gs.experiments.noise_error import FIG9, FIG10, SHARES, error, inversion
-from sdi_gs.experiments.pictures import FIG6, detail, saturation
+from sdi_gs.experiments.pictures import FIG4, FIG6, detail, saturation, turned
 from sdi_gs.experiments.round_trip import FIG18, STEPS
 from sdi_gs.experiments.run import EXPERIMENTS
 from sdi_gs.experiments.tables import CHAINS, chain, measure, methods, summarise, text
@@ -121,6 +121,29 @@ def test_the_inversion_of_the_figures_has_no_randomness() -> None:
     assert inversion(mug) == DDIMInversion(cfg_scale=-7.5, tau_max=0.0, entropy=0.0)
     other = on(mug.denoiser, mug.clean, noise="random")  # type: ignore[arg-type]
     assert inversion(other).cfg_scale == -7.5
+
+
+def test_only_random_noise_turns_on_one_gaussian() -> None:
+    """There DDIM and inversion both move along one line, so their kappa keeps its direction; two
+    independent noises have a cosine of mean 0 and variance 1 / D."""
+    mean = torch.zeros(SHAPE, dtype=torch.float64)
+    few = on(gaussian(mean, VARIANCE), mean.expand(400, *SHAPE))
+    rows = FIG4.measure(few, lambda said: None).rows
+    assert len(rows) == 3 * (SAMPLING_STEPS - 1)
+    for row in rows:
+        if row["kappa"] == "random":
+            error = 1 / math.sqrt(mean.numel() * 400)
+            assert row["turn"] == pytest.approx(1.0, abs=5 * error)
+        else:
+            assert row["turn"] == pytest.approx(0.0, abs=1e-9)
+
+
+@pytest.mark.parametrize("degrees", [0.0, 30.0, 90.0, 180.0])
+def test_turn_is_one_minus_the_cosine(degrees: float) -> None:
+    angle = math.radians(degrees)
+    a = torch.tensor([1.0, 0, 0, 0]).double().reshape(1, 4, 1, 1)
+    b = torch.tensor([math.cos(angle), math.sin(angle), 0, 0]).double().reshape(1, 4, 1, 1)
+    assert float(turned(2 * a, 3 * b)) == pytest.approx(1 - math.cos(angle), abs=1e-12)
 
 
 def test_fig10_pairs(known: Bench) -> None:

@@ -109,6 +109,19 @@ def direction(guided: Guided) -> Tensor:
     return (guided.latents - guided.target) / sigma(TABLE[guided.t]).reshape(-1, 1, 1, 1)
 
 
+# --- guidance over a run ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("step", "scale"), [(0, 1.0), (5, 3.0), (9, 4.6)])
+def test_a_rising_scale_is_at_each_step_the_constant_one(step: int, scale: float) -> None:
+    world, z, noise = words(), randn(2, *SHAPE), Given(randn(2, *SHAPE, seed=9))
+    constant = method(world, noise, 400, cfg_scale=scale)
+    rising = method(world, noise, 400, cfg_scale=1.0)
+    rising.config = dataclasses.replace(rising.config, cfg_scale_end=5.0)
+    expected, given = (ask(m, z, step=step).target for m in (constant, rising))
+    torch.testing.assert_close(given, expected, rtol=1e-12, atol=1e-12)
+
+
 # --- reductions -----------------------------------------------------------------------------
 
 
