@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -89,47 +90,53 @@ def fig3(bench: Bench, say: Callable[[str], None]) -> Result:
     return Result(rows, "method", "cfg_scale", "saturation", pictures=sheet, columns=len(SCALES))
 
 
-def turned(kappa: Tensor, before: Tensor) -> Tensor:
+def turned(kappa: Tensor, other: Tensor) -> Tensor:
     """1 - cos of the angle between two noises [N, c, h, w], [N]: 0 for the same direction, about 1
     for independent ones."""
-    a, b = (noise.flatten(1) for noise in (kappa, before))
-    # However small: a kappa that fades away has a direction still.
-    a, b = (v / v.norm(dim=1, keepdim=True).clamp_min(torch.finfo(v.dtype).tiny) for v in (a, b))
-    return 1.0 - (a * b).sum(dim=1)
+    return 1.0 - torch.cosine_similarity(kappa.flatten(1), other.flatten(1), dim=1)
 
 
 @torch.no_grad()
 def fig4(bench: Bench, say: Callable[[str], None]) -> Result:
-    """From the same noise along DDIM's times, taking each one-step denoised picture over: x(t), its
-    x0(t) and kappa(t), a row each; how far kappa turns from one step to the next. Only the kappa
-    that DDIM leaves behind makes this DDIM itself."""
+    """Along DDIM: the one-step denoised picture of each time, made noisy for the next by the noise
+    that DDIM carries, by a random one and by an inverted one. Rows of x(t), of the x0(t) seen in it
+    and of kappa(t) for each; how far that x0(t) is from DDIM's own (root mean square, latents), and
+    how far kappa is turned from DDIM's."""
     total, alpha_bar, s = len(bench.alpha_bar), bench.alpha_bar, bench.cfg_scale
-    times = ddim_times(SAMPLING_STEPS, total)
+    times = ddim_times(SAMPLING_STEPS, total)[1:]
+    shown = {min(times, key=lambda t: abs(t - share * total)) for share in MOMENTS}
     noise = randn_like(bench.clean, torch.Generator().manual_seed(bench.seed))
-    shown = {min(times[1:], key=lambda t: abs(t - share * total)) for share in MOMENTS}
-    rows, sheet = [], []
-    for name in ("ddim", "random", "ddim inversion"):
-        say(f"kappa: {name}")
-        predict, rng = bench.predictor(), bench.rng()
-        z, before = denoised_noise(bench.denoiser, bench.conditions, noise, s)
-        cached = CachedNoise(before)
-        choices = {"ddim": cached, "random": RandomNoise(), "ddim inversion": inversion(bench)}
-        lines: tuple[list[Tensor], ...] = ([], [], [])
-        for step in times[1:]:
-            t = torch.full((len(z),), step, device=z.device)
-            level = alpha_bar_at(alpha_bar, t)
-            kappa = choices[name](z, t, predict, alpha_bar, rng).kappa
+    z, carried = denoised_noise(bench.denoiser, bench.conditions, noise, s)
+    choices: dict[str, NoiseStrategy] = {
+        "ddim": CachedNoise(carried),  # first, since the others are compared with it
+        "random": RandomNoise(),
+        "ddim inversion": inversion(bench),
+    }
+    rows: list[dict[str, Any]] = []
+    lines: dict[tuple[str, int], list[Tensor]] = {}
+    predict, rng = bench.predictor(), bench.rng()
+    for step in times:
+        say(f"t = {step / total:.2f}")
+        t = torch.full((len(z),), step, device=z.device)
+        level = alpha_bar_at(alpha_bar, t)
+        choices["ddim"] = CachedNoise(carried)
+        seen = {}
+        for name, noise_of in choices.items():
+            kappa = noise_of(z, t, predict, alpha_bar, rng).kappa
             x_t = mix(z, kappa, level)
             eps = predict(x_t, t, s)
-            z, cached.kappa = unmix(x_t, eps, level), eps
-            change = float(turned(kappa, before).mean())
-            rows.append({"kappa": name, "t": step / total, "turn": change})
-            before = kappa
+            seen[name] = (unmix(x_t, eps, level), eps)
+            off = (seen[name][0] - seen["ddim"][0]).square().mean().sqrt()
+            turn = float(turned(kappa, carried).mean())
+            rows.append({"kappa": name, "t": step / total, "x0_off": float(off), "turn": turn})
             if step in shown:
-                for line, latents in zip(lines, (x_t, z, kappa), strict=True):
-                    line.append(bench.denoiser.decode(latents[:1]).clamp(0.0, 1.0).cpu())
-        sheet += [picture for line in lines for picture in line]
-    return Result(rows, "kappa", "t", "turn", pictures=torch.cat(sheet), columns=len(shown))
+                for row, latents in enumerate((x_t, seen[name][0], kappa)):
+                    picture = bench.denoiser.decode(latents[:1]).clamp(0.0, 1.0).cpu()
+                    lines.setdefault((name, row), []).append(picture)
+        z, carried = seen["ddim"]
+    sheet = [lines[name, row] for name in choices for row in range(3)]
+    return Result(rows, "kappa", "t", "x0_off", columns=len(shown),
+                  pictures=torch.cat([picture for line in sheet for picture in line]))  # fmt: skip
 
 
 @torch.no_grad()
@@ -166,5 +173,7 @@ def fig6(bench: Bench, say: Callable[[str], None]) -> Result:
 
 FIG1 = Experiment("Fig. 1: the same noise drawn by DDIM, by SDS and by SDI in 2D", fig1)
 FIG3 = Experiment("Fig. 3: the three at rising scales of guidance", fig3)
-FIG4 = Experiment("Fig. 4: x(t), x0(t) and kappa along DDIM's times, by choice of kappa", fig4)
+FIG4 = Experiment(
+    "Fig. 4: x(t), x0(t) and kappa(t) along DDIM, under its own kappa and two others", fig4
+)
 FIG6 = Experiment("Fig. 6: noisy and denoised pictures under each choice of kappa, by t", fig6)

@@ -123,9 +123,9 @@ def test_the_inversion_of_the_figures_has_no_randomness() -> None:
     assert inversion(other).cfg_scale == -7.5
 
 
-def test_only_random_noise_turns_on_one_gaussian() -> None:
-    """There DDIM and inversion both move along one line, so their kappa keeps its direction; two
-    independent noises have a cosine of mean 0 and variance 1 / D."""
+def test_only_random_noise_is_turned_from_that_of_ddim_on_one_gaussian() -> None:
+    """There DDIM moves along one line, and inversion finds it; two independent noises have a cosine
+    of mean 0 and variance 1 / D."""
     mean = torch.zeros(SHAPE, dtype=torch.float64)
     few = on(gaussian(mean, VARIANCE), mean.expand(400, *SHAPE))
     rows = FIG4.measure(few, lambda said: None).rows
@@ -134,16 +134,22 @@ def test_only_random_noise_turns_on_one_gaussian() -> None:
         if row["kappa"] == "random":
             error = 1 / math.sqrt(mean.numel() * 400)
             assert row["turn"] == pytest.approx(1.0, abs=5 * error)
+        elif row["kappa"] == "ddim inversion" and row["t"] < 0.2:
+            # One Euler step from level 0, where a clean picture shows no noise, finds none.
+            assert row["turn"] == 1.0
         else:
             assert row["turn"] == pytest.approx(0.0, abs=1e-9)
+            assert row["kappa"] == "ddim inversion" or row["x0_off"] == 0.0
 
 
 @pytest.mark.parametrize("degrees", [0.0, 30.0, 90.0, 180.0])
 def test_turn_is_one_minus_the_cosine(degrees: float) -> None:
     angle = math.radians(degrees)
-    a = torch.tensor([1.0, 0, 0, 0]).double().reshape(1, 4, 1, 1)
-    b = torch.tensor([math.cos(angle), math.sin(angle), 0, 0]).double().reshape(1, 4, 1, 1)
-    assert float(turned(2 * a, 3 * b)) == pytest.approx(1 - math.cos(angle), abs=1e-12)
+    a = torch.tensor([1.0, 0, 0, 0], dtype=torch.float64).reshape(1, 4, 1, 1)
+    b = torch.tensor([math.cos(angle), math.sin(angle), 0, 0], dtype=torch.float64)
+    assert float(turned(2 * a, 3 * b.reshape(1, 4, 1, 1))) == pytest.approx(
+        1 - math.cos(angle), abs=1e-12
+    )
 
 
 def test_fig10_pairs(known: Bench) -> None:
