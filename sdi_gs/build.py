@@ -27,7 +27,7 @@ from .diffusion.base import Adaptable, Denoiser
 from .errors import UserError, nearest
 from .guidance import ScoreDistillation
 from .image_space import ImageSpace, ImageSpaceConfig
-from .noise import ReleasedInversion
+from .noise import RandomNoise, ReleasedInversion
 from .prompts import PromptSet
 from .stein import ControlVariate, Stein, SteinConfig
 from .trainer import Background, Guidance, Training
@@ -242,6 +242,11 @@ def guidance(config: Config, model: Denoiser, prompts: PromptSet) -> Guidance:
         case ImageSpaceConfig() as chosen:
             return ImageSpace(ScoreDistillation(*parts), chosen)
         case SteinConfig() as chosen:
+            if not isinstance(config.noise, RandomNoise):
+                raise UserError(
+                    f"update.kind=stein needs noise.kind=random, got {config.noise.kind}: its "
+                    "control variate has mean zero for independent normal noise only"
+                )
             return Stein(ScoreDistillation(*parts), ControlVariate(chosen))
         case rule:
             return ScoreDistillation(*parts, rule)

@@ -91,3 +91,10 @@ def test_a_prompt_that_is_no_text(fast: Path) -> None:
     for prompt in ("a\nmug", "a \udc80 mug", "\x00"):
         with pytest.raises(UserError, match="no text"):
             build.check_prompt(load(str(fast), [f"prompt={prompt}"]))
+
+
+def test_a_control_variate_is_refused_where_its_mean_is_not_zero(fast: Path) -> None:
+    config = load(str(fast), ["prompt=a mug", "update.kind=stein"])
+    with pytest.raises(UserError, match=r"needs noise\.kind=random, got ddim_inversion"):
+        build.training(config)
+    build.training(load(str(fast), ["prompt=a mug"], "stein"))
