@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-import pickle
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,8 @@ from .errors import UserError
 
 FORMAT = "sdi-gs checkpoint"
 VERSION = 1
+_KINDS = {"step": int, "config": dict, "renderer": dict, "guidance": dict, "rng": Tensor,
+          "seconds": int | float}  # fmt: skip
 _NAME = re.compile(r"step_(\d+)\.pt")
 
 
@@ -70,7 +71,7 @@ def load(path: Path) -> Checkpoint:
         payload = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise CheckpointError(f"{path} does not exist") from None
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, KeyError) as error:
+    except Exception as error:  # damaged bytes make an unpickler fail in any way there is
         first_line = str(error).partition("\n")[0]
         raise CheckpointError(
             f"{path} is not a complete sdi-gs checkpoint ({first_line})"
@@ -87,6 +88,9 @@ def load(path: Path) -> Checkpoint:
     missing = [name for name in names if name not in payload]
     if missing:
         raise CheckpointError(f"{path} lacks {', '.join(missing)}: it is damaged")
+    wrong = [name for name, kind in _KINDS.items() if not isinstance(payload[name], kind)]
+    if wrong:
+        raise CheckpointError(f"{path} holds something else in {', '.join(wrong)}: it is damaged")
     return Checkpoint(**{name: payload[name] for name in names})
 
 
