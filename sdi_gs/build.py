@@ -204,12 +204,13 @@ def still_background(config: Config, views: int) -> Tensor | None:
             return torch.ones(views, 3)
 
 
-def training(config: Config, restored: bool = False) -> Training:
-    """Everything a run needs. The cheap and likely mistakes are looked for first."""
+def training(config: Config, restored: bool = False, model: Denoiser | None = None) -> Training:
+    """Everything a run needs. The cheap and likely mistakes are looked for first. ``model``: on the
+    device of ``config`` already, instead of the one that ``config.model`` names."""
     target = device(config)
     _check_times(config)
     shape = renderer(config, target, restored)
-    model = denoiser(config, target)
+    model = denoiser(config, target) if model is None else model
     with below("prompts"):
         prompts = PromptSet(model, config.prompt, config.negative_prompt, config.prompts)
     return Training(
