@@ -14,13 +14,14 @@ TORCH_INDEX   := https://download.pytorch.org/whl
 PROMPT ?= a red mug
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help setup demo test lint format clean
+.PHONY: help setup demo test test-viewers lint format clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo    from a sentence to a splat file on this machine (PROMPT='a blue car')"
 	@echo "make test    lint and every test"
 	@echo "make lint    ruff and mypy only        make format   let ruff rewrite the files"
+	@echo "make test-viewers   exported files in real viewers; needs Node.js and Chromium"
 	@echo "make setup   only the environment      make clean    remove it (outputs/ stays)"
 
 setup: $(STAMP)
@@ -57,6 +58,18 @@ demo: $(STAMP)
 
 test: lint
 	$(BIN)/python -m pytest -q -rs
+
+# Exported files in real viewers: needs Node.js (npm) and Chromium, and fetches 290 MB of packages
+# once. VIEWER_PICTURES=DIR keeps what was drawn.
+VIEWERS := tests/viewers
+test-viewers: $(STAMP) $(VIEWERS)/node_modules/.installed
+	$(BIN)/python -m pytest -q -rs -s $(VIEWERS)
+
+$(VIEWERS)/node_modules/.installed: $(VIEWERS)/package.json $(VIEWERS)/package-lock.json
+	@command -v npm >/dev/null || { \
+	  echo "test-viewers needs npm, which comes with Node.js 20 or newer: https://nodejs.org"; exit 1; }
+	npm ci --prefix $(VIEWERS) --no-audit --no-fund
+	@touch $@
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

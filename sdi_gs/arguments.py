@@ -20,6 +20,31 @@ Settings = Annotated[
 ]
 
 
+# What 'export' takes about splats.
+FormatOption = Annotated[
+    str | None,
+    typer.Option(
+        "--format",
+        help="splats: ply, ply-compressed, splat, spz, sog, html (a page that shows them); "
+        "triangles: glb, obj, mesh-ply",
+    ),
+]
+DegreeOption = Annotated[
+    int | None,
+    typer.Option(help="splats: view-dependent colour of degree 0 to 3; default as trained"),
+]
+UpOption = Annotated[
+    str | None,
+    typer.Option(
+        help="splats: viewer (y down, upright in splat viewers; the default), y (y up, front +z, "
+        "like the .glb), z (z up, front +x)"
+    ),
+]
+OpacityOption = Annotated[
+    float | None, typer.Option(help="splats: leave out those below; 0 to 1, default 1/255")
+]
+
+
 def split_words(words: list[str]) -> tuple[str | None, list[str]]:
     """The prompt (None when there is none) and the settings. Only a first word can be a prompt;
     one that looks like a setting is written as prompt='e=mc2'."""

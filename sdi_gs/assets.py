@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,14 +17,71 @@ from .errors import UserError, nearest
 from .views import ViewPolicy
 
 if TYPE_CHECKING:
+    from representations.export import Layout
     from representations.export.surface import Extracted
-    from representations.gaussians import GaussianRenderer
+    from representations.gaussians import GaussianRenderer, SplatCloud
     from representations.instant_ngp import InstantNGPRenderer
 
-SPLAT_FORMATS = ("ply", "splat")
+SPLAT_FORMATS = ("ply", "ply-compressed", "splat", "spz", "sog", "html")
 MESH_FORMATS = ("glb", "obj", "mesh-ply")
 FORMATS = (*SPLAT_FORMATS, *MESH_FORMATS)
 MESHERS = ("default", "open3d")
+UPS = ("viewer", "y", "z")
+ENDINGS = {"mesh-ply": "ply", "ply-compressed": "compressed.ply"}
+
+
+@dataclass(frozen=True)
+class SplatOptions:
+    """What goes into a file of splats; None is the format's own choice."""
+
+    up: str | None = None  # one of UPS; None: viewer
+    sh_degree: int | None = None  # 0 to 3; None: as trained
+    min_opacity: float | None = None  # 0 to 1; None: 1/255, below which no viewer draws
+
+    def __post_init__(self) -> None:
+        if self.up is not None and self.up not in UPS:
+            raise UserError(f"--up {self.up}: {nearest(self.up, UPS)}")
+        if self.sh_degree is not None and not 0 <= self.sh_degree <= 3:
+            raise UserError(
+                f"--sh-degree {self.sh_degree}: allowed are 0 (one colour per splat) to 3; leave "
+                "it out to keep what was trained"
+            )
+        if self.min_opacity is not None and not 0.0 <= self.min_opacity <= 1.0:
+            raise UserError(
+                f"--min-opacity {self.min_opacity}: allowed are 0 (every splat) to 1; leave it "
+                "out for 1/255"
+            )
+
+    def given(self) -> list[str]:
+        """The options that were asked for, as they are typed."""
+        asked = {"--up": self.up, "--sh-degree": self.sh_degree, "--min-opacity": self.min_opacity}
+        return [name for name, value in asked.items() if value is not None]
+
+    def check(self, kind: str) -> None:
+        """Refuse what a file of that format cannot hold."""
+        given = self.given()
+        if kind in MESH_FORMATS and given:
+            raise UserError(
+                f"{', '.join(given)}: for splats, and --format {kind} writes triangles, y up and "
+                f"front towards +z; leave it out, or choose one of {', '.join(SPLAT_FORMATS)}"
+            )
+        if kind == "splat" and self.sh_degree:
+            raise UserError(
+                f"--sh-degree {self.sh_degree}: a .splat file holds one colour per splat; leave it "
+                "out, or write --format ply or spz"
+            )
+        if kind == "html" and self.up in ("y", "z"):
+            raise UserError(
+                f"--up {self.up}: the html page stands its splats upright by itself; leave it out"
+            )
+
+    def layout(self) -> Layout:
+        from representations.export import Layout
+
+        chosen = Layout(up=self.up or "viewer", sh_degree=self.sh_degree)
+        if self.min_opacity is None:
+            return chosen
+        return replace(chosen, min_opacity=self.min_opacity)
 
 
 @dataclass(frozen=True)
@@ -64,18 +121,39 @@ def final_format(shape: Renderer) -> str:
 
 def ending(kind: str) -> str:
     """Of a file in that format."""
-    return "ply" if kind == "mesh-ply" else kind
+    return ENDINGS.get(kind, kind)
+
+
+def default_path(source: Path, kind: str, splats: SplatOptions) -> Path:
+    """Where an export of a run's folder or of a splat file goes when nothing else is said.
+
+    The run's own final.ply is not replaced by another choice of it, and a file by nothing.
+    """
+    if source.is_file():
+        path = source.with_suffix(f".{ending(kind)}")
+        if path.exists():
+            raise UserError(f"{path} exists; name the file to write with --out")
+        return path
+    if kind == "mesh-ply":
+        return source / "mesh.ply"
+    return source / f"{'export' if splats.given() else 'final'}.{ending(kind)}"
 
 
 def export(
-    shape: Renderer, path: Path, kind: str, views: ViewPolicy, options: MeshOptions | None = None
+    shape: Renderer,
+    path: Path,
+    kind: str,
+    views: ViewPolicy,
+    options: MeshOptions | None = None,
+    splats: SplatOptions | None = None,
 ) -> str:
     """Write the shape as ``kind``; what the file holds, in words. UserError when it cannot be."""
-    from representations.export import write_ply, write_splat
     from representations.gaussians import GaussianRenderer
 
+    splats = splats or SplatOptions()
     if kind not in FORMATS:
         raise UserError(f"--format {kind}: {nearest(kind, FORMATS)}")
+    splats.check(kind)
     if kind in SPLAT_FORMATS:
         if not isinstance(shape, GaussianRenderer):
             raise UserError(
@@ -83,9 +161,25 @@ def export(
                 "or make splats of it with 'sdi-gs convert RUN --to gaussians'"
             )
         with below("export"):
-            write = write_ply if kind == "ply" else write_splat
-            return f"{write(path, shape.cloud()):,} splats"
+            return f"{_export_splats(shape.cloud(), path, kind, splats.layout()):,} splats"
     return _export_mesh(shape, path, kind, views, options or MeshOptions())
+
+
+def _export_splats(cloud: SplatCloud, path: Path, kind: str, layout: Layout) -> int:
+    """Write the file; how many splats it holds."""
+    from representations.export import packed, playcanvas, write_ply, write_splat
+
+    match kind:
+        case "ply":
+            return write_ply(path, cloud, layout)
+        case "splat":
+            return write_splat(path, cloud, layout)
+        case "ply-compressed":
+            return packed.write_compressed_ply(path, cloud, layout)
+        case "spz":
+            return packed.write_spz(path, cloud, layout)
+        case _:
+            return playcanvas.write_by_splat_transform(path, cloud, kind, layout)
 
 
 def _export_mesh(

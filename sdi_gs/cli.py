@@ -10,8 +10,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from . import cli_studies
-from .arguments import ASSIGNMENT, DEFAULT_PRESET, init_settings, split_words
+from . import cli_evaluate, cli_studies, cli_watch
+from .arguments import (
+    ASSIGNMENT,
+    DEFAULT_PRESET,
+    DegreeOption,
+    FormatOption,
+    OpacityOption,
+    UpOption,
+    init_settings,
+    split_words,
+)
 from .errors import RunFailure, UserError
 
 if TYPE_CHECKING:
@@ -32,6 +41,8 @@ app = typer.Typer(
 config_app = typer.Typer(help="Presets and settings.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(config_app, name="config")
 cli_studies.register(app)
+cli_watch.register(app)
+cli_evaluate.register(app)
 
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="folder that 'generate' made")]
 
@@ -82,6 +93,13 @@ def generate(
         Path | None,
         typer.Option(help="start from a splat .ply, or from a mesh (.obj .glb .stl .off)"),
     ] = None,
+    view: Annotated[
+        bool, typer.Option("--view", help="show the run on a page in the browser (extra 'viewer')")
+    ] = False,
+    port: cli_watch.PortOption = None,
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="log the curves for it too (extra 'tensorboard')")
+    ] = False,
 ) -> None:
     """Make a 3D asset from a sentence."""
     prompt, settings = split_words(words or [])
@@ -91,22 +109,25 @@ def generate(
         settings.append(f"seed={seed}")
     if steps is not None:
         settings.append(f"steps={steps}")
+    if tensorboard:
+        settings.append("output.tensorboard=true")
     if init is not None:
         settings = [*init_settings(init), *settings]
+    cli_watch.check_port(view, port)
 
     from .config import load
 
     chosen = load(config, settings, guidance)
 
     from . import run
-    from .progress import watcher
 
-    view = watcher()
+    watching = cli_watch.watcher(view, port)
     try:
-        finished = run.generate(chosen, out, view)
+        finished = run.generate(chosen, out, watching)
+        _print_results(finished, chosen)
+        watching.linger()
     finally:
-        view.end()
-    _print_results(finished, chosen)
+        watching.end()
 
 
 @app.command()
@@ -146,18 +167,21 @@ def render(
 
 @app.command()
 def export(
-    run: RunArgument,
-    kind: Annotated[
-        str | None,
+    run: Annotated[
+        Path, typer.Argument(metavar="RUN", help="folder that 'generate' made, or a splat file")
+    ],
+    kind: FormatOption = None,
+    out: Annotated[
+        Path | None,
         typer.Option(
-            "--format",
-            help="splats: ply, splat; triangles: glb, obj, mesh-ply",
+            help="file to write; default final.<format> in the run, export.<format> with "
+            "--sh-degree, --up or --min-opacity; of a file its neighbour"
         ),
     ] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="file to write; default final.<format> in the run")
-    ] = None,
     force: Annotated[bool, typer.Option("--force", help="replace an existing --out")] = False,
+    sh_degree: DegreeOption = None,
+    up: UpOption = None,
+    min_opacity: OpacityOption = None,
     resolution: Annotated[int, typer.Option(help="triangles: lattice points along an axis")] = 128,
     threshold: Annotated[
         float | None,
@@ -167,22 +191,33 @@ def export(
         str, typer.Option(help="triangles: default, or open3d (extra 'mesh') for depth fusion")
     ] = "default",
 ) -> None:
-    """Write the shape of a run for other programs."""
+    """Write the shape of a run, or the splats of a .ply or .splat file, for other programs."""
     from . import assets
     from .errors import nearest
     from .run import reopen
+    from .splat_files import open_splats
+    from .views import ViewPolicy
 
     if kind is not None and kind not in assets.FORMATS:
         raise UserError(f"--format {kind}: {nearest(kind, assets.FORMATS)}")
     options = assets.MeshOptions(resolution, threshold, mesher)
+    splats = assets.SplatOptions(up, sh_degree, min_opacity)
+    if kind is not None:
+        splats.check(kind)
     if out is not None and out.exists() and (out.is_dir() or not force):
         raise UserError(f"--out {out} exists; name a new file, or replace a file with --force")
-    folder, config, shape, _ = reopen(run)
+    if run.is_file():
+        if kind is None:
+            raise UserError(f"{run} is a file: say what to make of it, for example --format spz")
+        shape, views = open_splats(run).renderer, ViewPolicy()
+    else:
+        _, config, shape, _ = reopen(run)
+        views = config.views
     kind = kind or assets.final_format(shape)
-    name = "mesh.ply" if kind == "mesh-ply" else f"final.{kind}"
-    path = out if out is not None else folder.path / name
+    splats.check(kind)
+    path = out if out is not None else assets.default_path(run, kind, splats)
     try:
-        holds = assets.export(shape, path, kind, config.views, options)
+        holds = assets.export(shape, path, kind, views, options, splats)
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error.strerror or error}") from error
     typer.echo(f"{path}  ({holds}, {path.stat().st_size:,} bytes)")
@@ -259,6 +294,8 @@ def _print_results(run: RunFolder, config: Config) -> None:
         typer.echo(f"  asset      {path}")
     typer.echo(f"  turntable  {run.turntable(config.output.turntable.format)}")
     typer.echo(f"  preview    {run.preview_png}")
+    if run.report_file.exists():
+        typer.echo(f"  report     {run.report_file}")
     typer.echo(f"  replay     sdi-gs generate --config {run.config_file}")
 
 

@@ -33,7 +33,7 @@ from .config import (
 )
 from .errors import RunFailure, UserError, nearest
 from .run import draw, reopen
-from .run_folder import RunFolder
+from .run_folder import RunFolder, median_seconds
 from .strict import set_by_path
 
 PRESETS = {
@@ -41,11 +41,6 @@ PRESETS = {
     "sdi": {"gaussians": "sdi_gaussians", "instant_ngp": "sdi_nerf"},
 }
 """Which preset holds a representation, by family; any other preset or file goes by its name."""
-
-STAGES = ("render", "encode", "guidance", "backward", "refine")
-
-WARM_UP = 0.1
-"""This share of the steps, at least three, is left out of the seconds: kernels compile there."""
 
 
 @dataclass(frozen=True)
@@ -161,8 +156,6 @@ def _generate(cell: Cell, config: Config, out: Path) -> RunFolder:
 def _measure(run: RunFolder, cell: Cell, out: Path) -> Row:
     lines = list(run.stats())
     summary = json.loads(run.summary_file.read_text(encoding="utf-8"))
-    skip = min(len(lines) - 1, max(3, int(WARM_UP * len(lines))))
-    warm = lines[skip:]
     _, config, shape, _ = reopen(run.path)
     owned = {id(p): p.numel() for g in shape.optimizer.param_groups for p in g["params"]}
     curve = list(_curve(run, config, lines))
@@ -172,10 +165,7 @@ def _measure(run: RunFolder, cell: Cell, out: Path) -> Row:
         seed=cell.seed,
         run=str(run.path.relative_to(out)),
         steps=len(lines),
-        seconds_per_step={
-            stage: statistics.median(line["seconds"].get(stage, 0.0) for line in warm)
-            for stage in STAGES
-        },
+        seconds_per_step=median_seconds(lines),
         seconds_total=summary["seconds"],
         evaluations_per_step=statistics.mean(line["evaluations"] for line in lines),
         peak_memory_mb=summary["peak_memory_mb"],

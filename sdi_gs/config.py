@@ -71,6 +71,7 @@ class TurntableConfig(Section):
 class OutputConfig(Section):
     preview_every: CountOrNever = 500  # steps; 0 = never
     checkpoint_every: CountOrNever = 500  # steps; 0 = only at the end and on Ctrl-C
+    tensorboard: bool = False  # log the curves for TensorBoard too, into the run's folder
     turntable: TurntableConfig = TurntableConfig()
 
 

@@ -4,9 +4,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+DOTTED = 40  # a line of more points than this has no dot on each
 PALETTE = ("#1f6f8b", "#c8553d", "#588157", "#7b4b94", "#b08900", "#444444")
 WIDTH, HEIGHT, MARGIN = 460, 260, 46  # of a plot, pixels
 
@@ -41,13 +42,16 @@ def plot(lines: Sequence[Line], x_title: str, y_title: str, log: bool = False) -
     for index, line in enumerate(drawn):
         color = PALETTE[index % len(PALETTE)]
         path = " ".join(f"{px:.1f},{py:.1f}" for px, py in (place(*p) for p in line.points))
+        dotted = line.points if len(line.points) <= DOTTED else []
         dots = "".join(
             f'<circle cx="{px:.1f}" cy="{py:.1f}" r="3" fill="{color}"/>'
-            for px, py in (place(*p) for p in line.points)
+            for px, py in (place(*p) for p in dotted)
         )
         parts.append(f'<polyline points="{path}" fill="none" stroke="{color}"/>{dots}')
+        # A white rim keeps a label readable where it lies on a line.
         parts.append(
-            f'<text x="{MARGIN + 8}" y="{16 + 14 * index}" fill="{color}">{line.label}</text>'
+            f'<text x="{WIDTH - 10}" y="{16 + 14 * index}" text-anchor="end" fill="{color}" '
+            f'stroke="#fff" stroke-width="3" paint-order="stroke">{line.label}</text>'
         )
     return svg(parts, HEIGHT)
 
@@ -64,10 +68,45 @@ def _axes(x_title: str, y_title: str, x_top: float, y_range: tuple[float, float]
         f'<text x="{right}" y="{base + 16}" text-anchor="end">{x_top:.4g}</text>'
         f'<text x="{MARGIN}" y="{base + 16}">0</text>'
         f'<text x="{(MARGIN + right) / 2}" y="{base + 32}" text-anchor="middle">{x_title}</text>'
-        f'<text x="{MARGIN - 4}" y="28" text-anchor="end">{y_range[1]:.3g}</text>'
-        f'<text x="{MARGIN - 4}" y="{base}" text-anchor="end">{y_range[0]:.3g}</text>'
-        f'<text transform="translate(12,{base / 2 + 40}) rotate(-90)">{y_title}</text>'
+        f'<text x="{MARGIN - 4}" y="28" text-anchor="end">{_short(y_range[1])}</text>'
+        f'<text x="{MARGIN - 4}" y="{base}" text-anchor="end">{_short(y_range[0])}</text>'
+        f'<text transform="translate(12,{(20 + base) / 2}) rotate(-90)" text-anchor="middle">'
+        f"{y_title}</text>"
     )
+
+
+def _short(value: float) -> str:
+    """At most six characters, which is what fits beside an axis."""
+    text = f"{value:.4g}"
+    if len(text) <= 6 and "e" not in text:
+        return text
+    mantissa, _, exponent = f"{value:.1e}".partition("e")
+    return f"{mantissa}e{int(exponent)}"
+
+
+def bars(rows: Sequence[tuple[str, Mapping[str, float]]], title: str, unit: str) -> str:
+    """One stacked bar per row: its label, escaped already, and its parts by name, not negative;
+    the sum stands at the end, in ``unit``."""
+    names = list(dict.fromkeys(name for _, values in rows for name in values))
+    longest = max((sum(values.values()) for _, values in rows), default=0.0) or 1.0
+    parts = [f'<text x="0" y="14">{title}</text>']
+    for index, name in enumerate(names):
+        color, left = PALETTE[index % len(PALETTE)], 90 * index
+        parts.append(f'<rect x="{left}" y="22" width="10" height="10" fill="{color}"/>')
+        parts.append(f'<text x="{left + 14}" y="31">{name}</text>')
+    for number, (label, values) in enumerate(rows):
+        y, x = 46.0 + 40.0 * number, 0.0
+        parts.append(f'<text x="0" y="{y + 10}">{label}</text>')
+        for index, name in enumerate(names):
+            width = values.get(name, 0.0) / longest * (WIDTH - 80)
+            parts.append(
+                f'<rect x="{x:.1f}" y="{y + 14}" width="{width:.1f}" height="14" '
+                f'fill="{PALETTE[index % len(PALETTE)]}"/>'
+            )
+            x += width
+        total = sum(values.values())
+        parts.append(f'<text x="{x + 4:.1f}" y="{y + 25}">{total:.4g} {unit}</text>')
+    return svg(parts, 50 + 40 * len(rows))
 
 
 def svg(parts: Sequence[str], height: int) -> str:

@@ -5,8 +5,12 @@ from __future__ import annotations
 
 import sys
 import time
+from typing import TYPE_CHECKING
 
 from .trainer import StepReport
+
+if TYPE_CHECKING:
+    from .run import Scene
 
 PLAIN_LINES = 20  # about this many lines for a whole run
 SMOOTHING = 0.9  # of the seconds per step that are shown
@@ -36,6 +40,10 @@ class Pace:
         else:
             self.per_step = SMOOTHING * self.per_step + (1 - SMOOTHING) * spent
 
+    def rest(self, seconds: float) -> None:
+        """That long nothing was done, on purpose."""
+        self._last += seconds
+
     def left(self, done: int) -> str:
         seconds = round((self.steps - done) * (self.per_step or 0.0))
         minutes, seconds = divmod(seconds, 60)
@@ -58,15 +66,22 @@ class Plain:
     def say(self, text: str) -> None:
         print(text, flush=True)
 
-    def begin(self, first_step: int, steps: int) -> None:
-        self._pace = Pace(first_step, steps)
-        self._first, self._every = first_step, max(1, steps // PLAIN_LINES)
+    def begin(self, scene: Scene) -> None:
+        steps = scene.config.steps
+        self._pace = Pace(scene.first_step, steps)
+        self._first, self._every = scene.first_step, max(1, steps // PLAIN_LINES)
 
     def step(self, report: StepReport) -> None:
         self._pace.lap()
         done, steps = report.step + 1, self._pace.steps
         if done == self._first + 1 or done == steps or done % self._every == 0:
             print(f"step {done:>5}/{steps}  {describe(report, self._pace)}", flush=True)
+
+    def rest(self, seconds: float) -> None:
+        self._pace.rest(seconds)
+
+    def linger(self) -> None:
+        """A terminal keeps what it was told."""
 
     def end(self) -> None:
         """Nothing to put away."""
@@ -90,15 +105,22 @@ class Live:
     def say(self, text: str) -> None:
         self._progress.console.print(text, markup=False)
 
-    def begin(self, first_step: int, steps: int) -> None:
-        self._pace = Pace(first_step, steps)
-        self._task = self._progress.add_task("", total=steps, completed=first_step, numbers="")
+    def begin(self, scene: Scene) -> None:
+        first, steps = scene.first_step, scene.config.steps
+        self._pace = Pace(first, steps)
+        self._task = self._progress.add_task("", total=steps, completed=first, numbers="")
         self._progress.start()
 
     def step(self, report: StepReport) -> None:
         self._pace.lap()
         numbers = describe(report, self._pace)
         self._progress.update(self._task, completed=report.step + 1, numbers=numbers)
+
+    def rest(self, seconds: float) -> None:
+        self._pace.rest(seconds)
+
+    def linger(self) -> None:
+        """A terminal keeps what it was told."""
 
     def end(self) -> None:
         self._progress.stop()

@@ -4,19 +4,19 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-from .compare import STAGES, Plan, Row
-from .plots import PALETTE, WIDTH, Line, plot, svg
-
-Column = tuple[str, Callable[[Row], str]]
+from .compare import Plan, Row
+from .page import Column, columns, document, film
+from .plots import Line, bars, plot
+from .run_folder import STAGES
 
 
 def _or_dash(value: float | None, text: str) -> str:
     return "-" if value is None else text.format(value)
 
 
-COLUMNS: tuple[Column, ...] = (
+COLUMNS: tuple[Column[Row], ...] = (
     ("representation", lambda r: r.representation),
     ("guidance", lambda r: r.guidance),
     ("seed", lambda r: str(r.seed)),
@@ -53,20 +53,18 @@ def table(rows: Sequence[Row]) -> str:
 
 def page(plan: Plan, rows: Sequence[Row], machine: str) -> str:
     """The whole HTML page; films and pictures are named relative to its folder."""
-    # A column per run: measures are many and runs are few, and a page is read downwards.
-    body = "".join(
-        f"<tr><th>{html.escape(title)}</th>"
-        + "".join(f"<td>{html.escape(cell(row))}</td>" for row in rows)
-        + "</tr>"
-        for title, cell in COLUMNS
-    )
     films = "".join(
-        f'<figure><video src="{row.run}/turntable.mp4" poster="{row.run}/preview.png" width="256" '
-        f'height="256" autoplay loop muted playsinline></video><figcaption>{_label(row)}<br>'
-        f"{_or_dash(row.psnr_db, '{:.2f} dB')}</figcaption></figure>"
+        film(
+            f"{row.run}/turntable.mp4",
+            f"{row.run}/preview.png",
+            f"{_label(row)}<br>{_or_dash(row.psnr_db, '{:.2f} dB')}",
+        )
         for row in rows
     )
-    stages = _bars(rows)
+    milliseconds = [
+        (_label(row), {stage: 1e3 * row.seconds_per_step[stage] for stage in STAGES})
+        for row in rows
+    ]
     curves = [
         plot(
             [Line(_label(r), [(p[key], p["psnr_db"]) for p in r.curve]) for r in rows],
@@ -76,48 +74,16 @@ def page(plan: Plan, rows: Sequence[Row], machine: str) -> str:
         for key, title in (("step", "steps"), ("seconds", "seconds of training"))
         if any(r.curve for r in rows)
     ]
-    return f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>{html.escape(plan.prompt)}: compared</title>
-<style>
-body {{ font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 1100px; color: #222 }}
-table {{ border-collapse: collapse; font-size: 13px; display: block; overflow-x: auto }}
-th, td {{ padding: .3rem .6rem; text-align: right; border-bottom: 1px solid #ddd }}
-figure {{ display: inline-block; margin: 0 1rem 1rem 0; text-align: center }}
-figcaption, .note {{ color: #555; font-size: 13px }}
-svg {{ margin-right: 1rem }}
-</style></head><body>
-<h1>{html.escape(plan.prompt)}</h1>
+    return document(
+        f"{plan.prompt}: compared",
+        f"""<h1>{html.escape(plan.prompt)}</h1>
 <p class="note">{html.escape(machine)}</p>
 <section>{films}</section>
-<table><tbody>{body}</tbody></table>
+{columns(COLUMNS, rows)}
 <p class="note">{html.escape(NOTE)}</p>
-<section>{"".join(curves)}{stages}</section>
-</body></html>
-"""
+<section>{"".join(curves)}{bars(milliseconds, "milliseconds of a step", "ms")}</section>""",
+    )
 
 
 def _label(row: Row) -> str:
     return html.escape(f"{row.representation} / {row.guidance} / seed {row.seed}")
-
-
-def _bars(rows: Sequence[Row]) -> str:
-    """Milliseconds of a step by stage, one stacked bar per run."""
-    longest = max(sum(row.seconds_per_step.values()) for row in rows) or 1.0
-    parts = ['<text x="0" y="14">milliseconds of a step</text>']
-    for index, stage in enumerate(STAGES):
-        color, left = PALETTE[index], 90 * index
-        parts.append(f'<rect x="{left}" y="22" width="10" height="10" fill="{color}"/>')
-        parts.append(f'<text x="{left + 14}" y="31">{stage}</text>')
-    for number, row in enumerate(rows):
-        y, x = 46.0 + 40.0 * number, 0.0
-        parts.append(f'<text x="0" y="{y + 10}">{_label(row)}</text>')
-        for index, stage in enumerate(STAGES):
-            width = row.seconds_per_step[stage] / longest * (WIDTH - 60)
-            parts.append(
-                f'<rect x="{x:.1f}" y="{y + 14}" width="{width:.1f}" height="14" '
-                f'fill="{PALETTE[index]}"/>'
-            )
-            x += width
-        total = 1e3 * sum(row.seconds_per_step.values())
-        parts.append(f'<text x="{x + 4:.1f}" y="{y + 25}">{total:.0f}</text>')
-    return svg(parts, 50 + 40 * len(rows))

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from representations.interface import Cameras, Renderer
 
-from . import assets, build, checkpoint, media, run_folder, strict
+from . import assets, build, checkpoint, media, run_folder, run_report, scalars, strict
 from .checkpoint import Checkpoint, CheckpointError
 from .config import Config, TurntableConfig, from_plain, to_plain
 from .errors import RunFailure, UserError
@@ -31,12 +31,24 @@ STILL_VIEWS = 8
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 
 
+class Scene(NamedTuple):
+    """What a watcher may look at, and ask for, between two steps and in the thread of the run."""
+
+    config: Config
+    run: RunFolder
+    renderer: Renderer
+    first_step: int  # the first one that this process does
+    save: Callable[[int], None]  # write a checkpoint; takes how many steps are done
+    stopping: Callable[[], bool]  # whether Ctrl-C was pressed: a watcher that waits stops waiting
+    rested: Callable[[float], None]  # seconds of waiting, which are no seconds of the run
+
+
 class Watcher(Protocol):
     """Whoever shows the run to a person."""
 
     def say(self, text: str) -> None: ...
 
-    def begin(self, first_step: int, steps: int) -> None: ...
+    def begin(self, scene: Scene) -> None: ...
 
     def step(self, report: StepReport) -> None: ...
 
@@ -53,11 +65,15 @@ class StopFlag:
 
     requested: bool = False
 
+    def asked(self) -> bool:
+        return self.requested
+
 
 def require_ready(config: Config, out: Path | None, say: Callable[[str], None]) -> None:
     """Refuse a prompt or a folder that cannot work before a model is loaded, which is announced."""
     note = build.check_prompt(config)
     run_folder.require_free(out)
+    scalars.require(config)
     if note:
         say(note)
     say(f"loading {config.model.source}")
@@ -80,6 +96,7 @@ def resume(path: Path, watcher: Watcher) -> RunFolder:
             f"{run.config_file} was edited after the run began, and a resumed run cannot change "
             f"its settings; start a new one: sdi-gs generate --config {run.config_file}"
         )
+    scalars.require(config)
     watcher.say(f"loading {config.model.source}")
     training = build.training(config, restored=True)
     restore(training, saved)
@@ -142,15 +159,22 @@ def _run(
     def spent() -> float:
         return seconds_before + time.perf_counter() - began
 
+    def rested(seconds: float) -> None:
+        nonlocal began
+        began += seconds
+
     def save(step: int) -> None:
         checkpoint.save(run.checkpoints, snapshot(config, training, step, spent()))
 
-    watcher.begin(first_step, config.steps)
     with _disk_errors(run), _named_failure(run):
-        with _stop_on_signal() as stop:
+        with _stop_on_signal() as stop, scalars.logging(config, run, first_step) as log:
+            watcher.begin(
+                Scene(config, run, training.renderer, first_step, save, stop.asked, rested)
+            )
             for report in train(training, first_step):
                 done = report.step + 1
                 run.append(report)
+                log(report)
                 watcher.step(report)
                 if _due(done, config.output.preview_every):
                     _preview(config, training.renderer, run, done)
@@ -172,6 +196,10 @@ def _run(
 
 def _resume_command(run: RunFolder) -> str:
     return f"sdi-gs resume {shlex.quote(str(run.path))}"
+
+
+def _report_command(run: RunFolder) -> str:
+    return f"sdi-gs report {shlex.quote(str(run.path))}"
 
 
 def snapshot(config: Config, training: Training, step: int, seconds: float) -> Checkpoint:
@@ -206,6 +234,11 @@ def _finish(
         seconds_per_stage=run.seconds_per_stage(),
         size=run.last_size(),
     )
+    try:
+        run_report.write_one(run.path)
+    except Exception as error:
+        # Whatever it is, the run is finished and whole, and another try costs nothing.
+        watcher.say(f"report.html not written: {error}; again with {_report_command(run)}")
 
 
 def redraw(path: Path, out: Path | None, given: dict[str, object], stills: int) -> list[Path]:

@@ -9,6 +9,7 @@
       previews/        contact sheets while training
       checkpoints/     the newest state
       final.ply (splats) or final.glb (mesh)  turntable.mp4  preview.png  summary.json
+      report.html      all of it on one page
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ import json
 import os
 import platform
 import re
+import statistics
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -33,6 +35,12 @@ from .errors import UserError
 from .trainer import StepReport
 
 OUTPUTS = Path("outputs")
+
+STAGES = ("render", "encode", "guidance", "backward", "refine")
+"""The parts of a step whose seconds stats.jsonl has."""
+
+WARM_UP = 0.1
+"""This share of the steps, at least three, is left out of the seconds: kernels compile there."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +73,14 @@ class RunFolder:
     @property
     def summary_file(self) -> Path:
         return self.path / "summary.json"
+
+    @property
+    def tensorboard(self) -> Path:
+        return self.path / "tensorboard"
+
+    @property
+    def report_file(self) -> Path:
+        return self.path / "report.html"
 
     def turntable(self, ending: str) -> Path:
         return self.path / f"turntable.{ending}"
@@ -101,6 +117,7 @@ class RunFolder:
             "events": list(report.refined.events),
             "evaluations": report.evaluations,
             "seconds": {name: round(value, 5) for name, value in report.seconds.items()},
+            **peak_memory(),
         }
         with self.stats_file.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
@@ -136,9 +153,16 @@ class RunFolder:
             size = int(line["size"])
         return size
 
+    def peak_memory(self) -> dict[str, Any]:
+        """The most memory that any of the processes held that made this run, this one included."""
+        return largest_memory([*self.stats(), peak_memory()])
+
     def write_summary(self, **measured: Any) -> None:
-        text = json.dumps({**measured, **environment(), **peak_memory()}, indent=2)
+        text = json.dumps({**measured, **environment(), **self.peak_memory()}, indent=2)
         write_atomic(self.summary_file, (text + "\n").encode())
+
+
+PEAKS = ("peak_memory_mb", "peak_cuda_memory_mb")
 
 
 def require_free(out: Path | None, outputs: Path = OUTPUTS) -> None:
@@ -217,7 +241,7 @@ def environment() -> dict[str, Any]:
 
 def peak_memory() -> dict[str, Any]:
     """The most memory this process has held, in MB."""
-    peaks: dict[str, Any] = {"peak_memory_mb": None, "peak_cuda_memory_mb": None}
+    peaks: dict[str, Any] = dict.fromkeys(PEAKS)
     if sys.platform != "win32":
         import resource
 
@@ -227,6 +251,29 @@ def peak_memory() -> dict[str, Any]:
     if torch.cuda.is_available():
         peaks["peak_cuda_memory_mb"] = torch.cuda.max_memory_allocated() // 2**20
     return peaks
+
+
+def largest_memory(lines: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """The highest of each figure that :func:`peak_memory` names; None where no line has it."""
+    lines = list(lines)
+    return {
+        name: max((line[name] for line in lines if line.get(name) is not None), default=None)
+        for name in PEAKS
+    }
+
+
+def settled(lines: Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]:
+    """The steps whose seconds count: all but the first ones, and at least the last."""
+    return lines[min(len(lines) - 1, max(3, int(WARM_UP * len(lines)))) :]
+
+
+def median_seconds(lines: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """Seconds of a step by stage: medians over the settled steps of a non-empty stats.jsonl."""
+    counted = settled(lines)
+    return {
+        stage: statistics.median(line["seconds"].get(stage, 0.0) for line in counted)
+        for stage in STAGES
+    }
 
 
 def _unwritable(path: Path, error: OSError) -> UserError:

@@ -44,32 +44,44 @@ FORBIDDEN = {
 
 ONLY = {
     # module: the parts of the tree that may import it
-    "diffusers": ("sdi_gs.diffusion.stable", "sdi_gs.mini"),
-    "transformers": ("sdi_gs.diffusion.stable", "sdi_gs.mini"),
+    "diffusers": ("sdi_gs.diffusion.stable", "sdi_gs.diffusion.published", "sdi_gs.mini"),
+    "transformers": (
+        "sdi_gs.diffusion.stable", "sdi_gs.diffusion.published", "sdi_gs.evaluation.clip",
+        "sdi_gs.mini",
+    ),
     "representations.gaussians": (
         "representations.gaussians", "representations.export", "sdi_gs.build", "sdi_gs.config",
-        "sdi_gs.assets", "sdi_gs.convert", "sdi_gs.doctor",
+        "sdi_gs.assets", "sdi_gs.convert", "sdi_gs.doctor", "sdi_gs.splat_files",
     ),
     "representations.export": (
         "representations.export", "representations.gaussians.initialise", "sdi_gs.assets",
+        "sdi_gs.splat_files",
     ),
     "representations.instant_ngp": (
         "representations.instant_ngp", "representations.export", "sdi_gs.build", "sdi_gs.config",
         "sdi_gs.assets",
     ),
-    "sdi_gs.diffusion.stable": ("sdi_gs.build",),
+    "sdi_gs.diffusion.stable": ("sdi_gs.build", "sdi_gs.diffusion.published"),
     "sdi_gs.diffusion.analytic": (),
     "sdi_gs.build": (
         "sdi_gs.cli", "sdi_gs.run", "sdi_gs.doctor", "sdi_gs.assets", "sdi_gs.convert",
-        "sdi_gs.compare", "sdi_gs.experiments", "sdi_gs.flat",
+        "sdi_gs.compare", "sdi_gs.evaluation", "sdi_gs.experiments", "sdi_gs.flat",
+        "sdi_gs.splat_files",
     ),
     "sdi_gs.cli": ("sdi_gs.__main__",),
     "gsplat": ("representations.ops.cuda",),
     "nerfacc": ("representations.ops.ray_cuda",),
     "tinycudann": ("representations.ops.hash_cuda",),
+    "viser": ("sdi_gs.viewer",),
+    "tensorboardX": ("sdi_gs.scalars",),
+    "sdi_gs.viewer": ("sdi_gs.cli_watch",),
     "open3d": ("representations.export.fuse_open3d",),
+    "gsply": ("representations.export.packed",),
     "numba": ("representations.ops", "sdi_gs.build", "sdi_gs.doctor"),
-    "typer": ("sdi_gs.cli", "sdi_gs.cli_studies", "sdi_gs.arguments"),
+    "typer": (
+        "sdi_gs.cli", "sdi_gs.cli_evaluate", "sdi_gs.cli_studies", "sdi_gs.cli_watch",
+        "sdi_gs.arguments",
+    ),
     "tests": (),
 }  # fmt: skip
 

@@ -1,12 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Between our world (z up, front +x) and the frame of splat viewers (y down).
+"""Between our world (z up, front +x) and the frames that splat files are written in.
 
-(x, y, z) -> (x, -z, y): a rotation by 90 degrees about x, so up (+z) becomes -y.
+========  =================  ==================  =================================================
+name      (x, y, z) becomes  up and front are    for
+========  =================  ==================  =================================================
+viewer    (x, -z, y)         -y and +x           splat viewers: y down, as 3D Gaussian Splatting
+y         (y, z, x)          +y and +z           y-up programs; the frame of our own ``.glb``
+z         (x, y, z)          +z and +x           z-up programs; nothing is turned
+========  =================  ==================  =================================================
+
+All three are rotations. They permute positions without rounding, and turn the orientation of each
+splat and its view-dependent colour along.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -14,33 +24,65 @@ from torch import Tensor
 from ..gaussians.cloud import SplatCloud
 from ..gaussians.harmonics import rotate_rest
 
-_TO_FILE = ((1.0, 0.0, 0.0), (0.0, 0.0, -1.0), (0.0, 1.0, 0.0))
 _HALF = math.sqrt(0.5)
 
 
-def to_file_matrix() -> Tensor:
-    """Rotation [3, 3] float64 from our world to the file's frame."""
-    return torch.tensor(_TO_FILE, dtype=torch.float64)
+@dataclass(frozen=True)
+class Frame:
+    """A rotation from our world to a file, written down twice: both must say the same."""
+
+    rows: tuple[tuple[int, int, int], ...]  # [3, 3], entries 0 and +-1
+    quat_wxyz: tuple[float, float, float, float]  # of unit length
+
+    def matrix(self) -> Tensor:
+        """[3, 3] float64."""
+        return torch.tensor(self.rows, dtype=torch.float64)
 
 
-def rotate_to_file(cloud: SplatCloud) -> SplatCloud:
-    """The same splats in the file's frame."""
-    return _rotate(cloud, to_file_matrix(), (_HALF, _HALF))
+FRAMES = {
+    "viewer": Frame(((1, 0, 0), (0, 0, -1), (0, 1, 0)), (_HALF, _HALF, 0.0, 0.0)),
+    "y": Frame(((0, 1, 0), (0, 0, 1), (1, 0, 0)), (0.5, -0.5, -0.5, -0.5)),
+    "z": Frame(((1, 0, 0), (0, 1, 0), (0, 0, 1)), (1.0, 0.0, 0.0, 0.0)),
+}
+"""By the word of ``--up``."""
+
+VIEWER = "viewer"
 
 
-def rotate_from_file(cloud: SplatCloud) -> SplatCloud:
+def to_file_matrix(up: str = VIEWER) -> Tensor:
+    """Rotation [3, 3] float64 from our world to a file's frame."""
+    return FRAMES[up].matrix()
+
+
+def rotate_to_file(cloud: SplatCloud, up: str = VIEWER) -> SplatCloud:
+    """The same splats in a file's frame."""
+    return _rotate(cloud, FRAMES[up].matrix(), FRAMES[up].quat_wxyz)
+
+
+def rotate_from_file(cloud: SplatCloud, up: str = VIEWER) -> SplatCloud:
     """Undo :func:`rotate_to_file`."""
-    return _rotate(cloud, to_file_matrix().T, (_HALF, -_HALF))
+    w, x, y, z = FRAMES[up].quat_wxyz
+    return _rotate(cloud, FRAMES[up].matrix().T, (w, -x, -y, -z))
 
 
-def _rotate(cloud: SplatCloud, matrix: Tensor, half_angle: tuple[float, float]) -> SplatCloud:
+def _rotate(
+    cloud: SplatCloud, matrix: Tensor, turn: tuple[float, float, float, float]
+) -> SplatCloud:
     # Entries of the matrix are 0 and +-1: positions are permuted, not rounded.
     source = matrix.abs().argmax(dim=1)
     sign = matrix.sum(dim=1).to(cloud.means)
     means = cloud.means[:, source] * sign
-    a, b = half_angle  # the rotation's quaternion is (a, b, 0, 0)
+    a, b, c, d = turn
     w, x, y, z = cloud.quat_wxyz.double().unbind(-1)
-    quat = torch.stack([a * w - b * x, a * x + b * w, a * y - b * z, a * z + b * y], dim=-1)
+    quat = torch.stack(
+        [
+            a * w - b * x - c * y - d * z,
+            a * x + b * w + c * z - d * y,
+            a * y - b * z + c * w + d * x,
+            a * z + b * y - c * x + d * w,
+        ],
+        dim=-1,
+    )
     return cloud.replace(
         means=means,
         quat_wxyz=quat.to(cloud.quat_wxyz),

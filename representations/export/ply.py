@@ -4,7 +4,7 @@
 Values are stored before activation: opacity is a logit, scales are natural logs, the quaternion
 is w, x, y, z and of unit length, colour = 0.5 + 0.28209479177387814 * f_dc. f_rest is
 channel-major: all red coefficients, then green, then blue. Binary little endian, every property
-a ``float``, normals present and zero. The file's frame is y-down: see :mod:`.axes`.
+a ``float``, normals present and zero. The frame is y-down unless asked otherwise: :mod:`.axes`.
 """
 
 from __future__ import annotations
@@ -20,10 +20,8 @@ import torch
 from torch import Tensor
 
 from ..gaussians.cloud import SH_COUNTS, SplatCloud
-from ..gaussians.initialise import logit
-from .axes import rotate_from_file, rotate_to_file
-
-ALPHA_MIN = 1.0 / 255.0  # splats below this opacity are drawn by no viewer
+from .axes import VIEWER, rotate_from_file
+from .layout import DEFAULT, Layout
 
 
 class SplatFileError(ValueError):
@@ -67,43 +65,14 @@ def _umask() -> int:
     return mask
 
 
-def presentable(cloud: SplatCloud, drop_transparent: bool) -> SplatCloud:
-    """Splats a viewer can draw: finite, and with ``drop_transparent`` of opacity >= 1/255.
+def write_ply(path: str | Path, cloud: SplatCloud, layout: Layout = DEFAULT) -> int:
+    """Write splats of our world frame as ``layout`` says; returns how many rows the file has.
 
-    Raises ValueError when none is left.
-    """
-    cloud = cloud.check().map(lambda tensor: tensor.detach().cpu().float())
-    keep = cloud.finite() & (cloud.quat_wxyz.norm(dim=-1) > 0)
-    if drop_transparent:
-        keep &= cloud.opacity_logit >= logit(ALPHA_MIN)
-    if not bool(keep.any()):
-        raise ValueError(
-            f"nothing to export: of {len(cloud)} splats none is finite and of opacity >= 1/255"
-        )
-    return cloud.map(lambda tensor: tensor[keep])
-
-
-def write_ply(
-    path: str | Path,
-    cloud: SplatCloud,
-    *,
-    drop_transparent: bool = True,
-    pad_sh: bool = False,
-) -> int:
-    """Write splats of our world frame; returns how many rows the file has.
-
-    Rows that are not finite are left out, and with ``drop_transparent`` those of opacity below
-    1/255. ``pad_sh`` writes zero harmonics up to degree 3 for importers that insist on them.
     Raises ValueError when no splat is left, OSError when the disk refuses; the old file survives.
     """
     from plyfile import PlyData, PlyElement
 
-    from ..gaussians.initialise import with_sh_degree
-
-    cloud = presentable(cloud, drop_transparent)
-    if pad_sh:
-        cloud = with_sh_degree(cloud, 3)
-    cloud = rotate_to_file(cloud)
+    cloud = layout.apply(cloud)
     n, rest = len(cloud), cloud.sh_rest.shape[1]
     columns = torch.cat(
         [
@@ -126,8 +95,8 @@ def write_ply(
     return n
 
 
-def read_ply(path: str | Path) -> SplatCloud:
-    """Read a splat file in the layout above back into our world frame.
+def read_ply(path: str | Path, up: str = VIEWER) -> SplatCloud:
+    """Read a splat file in the layout above, written in the frame ``up``, into our world frame.
 
     Strict: raises :class:`SplatFileError` for anything that is not a complete, finite 3DGS file.
     """
@@ -158,7 +127,7 @@ def read_ply(path: str | Path) -> SplatCloud:
         raise SplatFileError(
             f"{path}: has the elements {sorted(elements) or 'none'}, needs 'vertex'"
         )
-    return rotate_from_file(_decode(path, elements["vertex"]))
+    return rotate_from_file(_decode(path, elements["vertex"]), up)
 
 
 def _names(element: object) -> list[str]:

@@ -14,20 +14,23 @@ import torch
 
 from ..gaussians.cloud import SplatCloud
 from ..ops.constants import SH_DC
-from .axes import rotate_from_file, rotate_to_file
-from .ply import SplatFileError, presentable, write_atomically
+from .axes import VIEWER, rotate_from_file
+from .layout import DEFAULT, Layout
+from .ply import SplatFileError, write_atomically
 
 ROW = np.dtype(
     [("position", "<f4", 3), ("scale", "<f4", 3), ("rgba", "u1", 4), ("quat_wxyz", "u1", 4)]
 )
 
 
-def write_splat(path: str | Path, cloud: SplatCloud, *, drop_transparent: bool = True) -> int:
+def write_splat(path: str | Path, cloud: SplatCloud, layout: Layout = DEFAULT) -> int:
     """Write splats of our world frame, sorted by volume times opacity; returns their number.
+
+    The format has no place for harmonics, so only ``up`` and ``min_opacity`` of ``layout`` count.
 
     Raises ValueError when no splat is left, OSError when the disk refuses; the old file survives.
     """
-    cloud = rotate_to_file(presentable(cloud, drop_transparent))
+    cloud = layout.apply(cloud)
     opacity = cloud.opacity_logit.sigmoid()
     importance = cloud.log_scale.sum(-1) + opacity.log()  # log of volume * opacity
     order = torch.argsort(importance, descending=True, stable=True)
@@ -42,8 +45,8 @@ def write_splat(path: str | Path, cloud: SplatCloud, *, drop_transparent: bool =
     return len(cloud)
 
 
-def read_splat(path: str | Path) -> SplatCloud:
-    """Read a ``.splat`` file; colours, opacity and rotation have 8 bits.
+def read_splat(path: str | Path, up: str = VIEWER) -> SplatCloud:
+    """Read a ``.splat`` file in the frame ``up``; colours, opacity and rotation have 8 bits.
 
     Raises :class:`SplatFileError` for a file that is not a whole number of finite rows.
     """
@@ -67,4 +70,4 @@ def read_splat(path: str | Path) -> SplatCloud:
     )
     if not bool(cloud.finite().all()):
         raise SplatFileError(f"{path}: holds positions or scales that are not finite")
-    return rotate_from_file(cloud)
+    return rotate_from_file(cloud, up)

@@ -17,7 +17,7 @@ from torch import Tensor
 KINDS = ("cloud", "cloud_over_object", "blur", "tint", "average", "speckle")
 
 
-def _gaussian_blur(image: Tensor, sigma: Tensor) -> Tensor:
+def blurred(image: Tensor, sigma: Tensor) -> Tensor:
     """Blur each image [B, 3, H, W] with its own ``sigma`` [B] in pixels; white outside."""
     radius = 12
     x = torch.arange(-radius, radius + 1, dtype=image.dtype)
@@ -111,7 +111,7 @@ def half_form(images: Tensor, siblings: Tensor, rng: torch.Generator) -> Tensor:
         0.4 + 4.0 * strength**1.5,
         torch.where(torch.rand(batch, generator=rng) < 0.4, 1.2 * strength, 0.0 * strength),
     )
-    out = _gaussian_blur(out, sigma)
+    out = blurred(out, sigma)
     noisy = (kind == KINDS.index("tint")) | (torch.rand(batch, generator=rng) < 0.2)
     amplitude = torch.where(noisy, 0.16 * torch.rand(batch, generator=rng), torch.zeros(batch))
     out = out + amplitude[:, None, None, None] * _smooth_noise(batch, size, rng)

@@ -26,7 +26,12 @@ def _apply(pieces: list[str], merges: list[tuple[str, str]]) -> list[str]:
 
 
 def make_tokenizer() -> Any:
-    """A byte-pair tokenizer in which every word of the corpus is one token.
+    """The tokenizer of mini: every word of the corpus is one token."""
+    return word_tokenizer(vocabulary())
+
+
+def word_tokenizer(words: list[str]) -> Any:
+    """A byte-pair tokenizer in which each of ``words`` is one token.
 
     Other words fall apart into letters and syllables, so any prompt is legal. Each word gets the
     merges that it still lacks after those of the words before it; since these have precedence,
@@ -37,7 +42,7 @@ def make_tokenizer() -> Any:
     letters = [chr(c) for c in range(33, 127)]
     vocab = {s: i for i, s in enumerate(letters + [f"{c}</w>" for c in letters])}
     merges: list[tuple[str, str]] = []
-    for word in vocabulary():
+    for word in words:
         left, *rest = _apply([*word[:-1], word[-1] + "</w>"], merges)
         for right in rest:
             merges.append((left, right))

@@ -11,8 +11,15 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from representations.export import SplatFileError, read_ply, read_splat, write_ply, write_splat
-from representations.export.axes import rotate_from_file, rotate_to_file, to_file_matrix
+from representations.export import (
+    Layout,
+    SplatFileError,
+    read_ply,
+    read_splat,
+    write_ply,
+    write_splat,
+)
+from representations.export.axes import FRAMES, rotate_from_file, rotate_to_file, to_file_matrix
 from representations.export.ply import property_names
 from representations.gaussians import GaussianConfig, GaussianRenderer, InitConfig, initialise
 from representations.gaussians.cloud import SplatCloud
@@ -50,12 +57,13 @@ def test_ply_round_trip(tmp_path, degree):
 
 
 @pytest.mark.parametrize(
-    ("degree", "pad", "floats"), [(0, False, 17), (0, True, 62), (3, False, 62)]
+    ("degree", "asked", "floats"),
+    [(0, None, 17), (0, 3, 62), (3, None, 62), (3, 0, 17), (3, 1, 26)],
 )
-def test_header_text_and_size_to_the_byte(tmp_path, degree, pad, floats):
+def test_header_text_and_size_to_the_byte(tmp_path, degree, asked, floats):
     path = tmp_path / "a.ply"
-    write_ply(path, cloud(7, degree), pad_sh=pad)
-    rest = 45 if floats == 62 else 0
+    write_ply(path, cloud(7, degree), Layout(sh_degree=asked))
+    rest = floats - 17
     names = ["x", "y", "z", "nx", "ny", "nz", "f_dc_0", "f_dc_1", "f_dc_2"]
     names += [f"f_rest_{i}" for i in range(rest)]
     names += ["opacity", "scale_0", "scale_1", "scale_2", "rot_0", "rot_1", "rot_2", "rot_3"]
@@ -90,17 +98,35 @@ def test_values_are_stored_before_activation_and_channel_major(tmp_path):
     np.testing.assert_allclose(length, 1.0, atol=1e-6)
 
 
-def test_up_in_our_world_is_minus_y_in_the_file():
-    up = to_file_matrix() @ torch.tensor([0.0, 0.0, 1.0], dtype=torch.float64)
-    assert up.tolist() == [0.0, -1.0, 0.0]
-    assert float(torch.det(to_file_matrix())) == pytest.approx(1.0)
+@pytest.mark.parametrize(
+    ("frame", "up", "front"),
+    [("viewer", [0, -1, 0], [1, 0, 0]), ("y", [0, 1, 0], [0, 0, 1]), ("z", [0, 0, 1], [1, 0, 0])],
+)
+def test_where_up_and_front_point_in_a_file(frame, up, front):
+    turn = to_file_matrix(frame)
+    assert turn[:, 2].tolist() == up  # what becomes of our +z ...
+    assert turn[:, 0].tolist() == front  # ... and of our +x
+    assert float(torch.det(turn)) == pytest.approx(1.0)
 
 
-def test_rotated_splats_from_the_rotated_camera_give_the_same_picture():
+def test_a_mesh_and_splats_with_y_up_are_in_one_frame():
+    from representations.export.mesh import TO_FILE
+
+    np.testing.assert_array_equal(to_file_matrix("y").numpy(), TO_FILE)
+
+
+@pytest.mark.parametrize("up", FRAMES)
+def test_both_ways_to_write_a_rotation_say_the_same(up):
+    quat = torch.tensor([FRAMES[up].quat_wxyz], dtype=torch.float64)
+    torch.testing.assert_close(rotation_matrices(quat)[0], to_file_matrix(up))
+
+
+@pytest.mark.parametrize("up", FRAMES)
+def test_rotated_splats_from_the_rotated_camera_give_the_same_picture(up):
     ours, cameras = cloud(60, 3, seed=4), cameras_around(2)
-    theirs = rotate_to_file(ours)
+    theirs = rotate_to_file(ours, up)
     motion = torch.eye(4)
-    motion[:3, :3] = to_file_matrix().float()
+    motion[:3, :3] = to_file_matrix(up).float()
     followed = Cameras(cameras.world_to_cam @ motion.T, cameras.intrinsics, 32, 32)
     pictures = []
     for splats, view in ((ours, cameras), (theirs, followed)):
@@ -109,8 +135,9 @@ def test_rotated_splats_from_the_rotated_camera_give_the_same_picture():
             pictures.append(renderer.render(view, torch.zeros(2, 3))[0].rgb)
     assert float((pictures[0] - pictures[1]).abs().mean()) < 1e-5
     assert float((pictures[0] - pictures[1]).abs().max()) < 1e-2
-    back = rotate_from_file(theirs)
+    back = rotate_from_file(theirs, up)
     assert torch.equal(back.means, ours.means)
+    torch.testing.assert_close(back.quat_wxyz, ours.quat_wxyz, atol=1e-6, rtol=0)
 
 
 def test_harmonics_agree_with_an_independent_implementation():
@@ -137,7 +164,7 @@ def test_unusable_rows_are_left_out(tmp_path):
     bad.opacity_logit[2] = -8.0
     bad.quat_wxyz[3] = 0.0
     assert write_ply(tmp_path / "a.ply", bad) == 2
-    assert write_ply(tmp_path / "a.ply", bad, drop_transparent=False) == 3
+    assert write_ply(tmp_path / "a.ply", bad, Layout(min_opacity=0.0)) == 3
     assert write_splat(tmp_path / "a.splat", bad) == 2
 
 

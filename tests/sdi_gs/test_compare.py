@@ -16,6 +16,7 @@ import pytest
 from sdi_gs import compare, report
 from sdi_gs.config import load
 from sdi_gs.noise import DDIMInversion, RandomNoise
+from sdi_gs.run_folder import STAGES
 
 Run = Callable[..., Any]
 
@@ -23,7 +24,7 @@ Run = Callable[..., Any]
 def row(**changed: Any) -> compare.Row:
     values: dict[str, Any] = {
         "representation": "gaussians", "guidance": "sdi", "seed": 0, "run": "runs/a", "steps": 10,
-        "seconds_per_step": dict.fromkeys(compare.STAGES, 0.01), "seconds_total": 3.0,
+        "seconds_per_step": dict.fromkeys(STAGES, 0.01), "seconds_total": 3.0,
         "evaluations_per_step": 24.0, "peak_memory_mb": 800.0, "peak_cuda_memory_mb": None,
         "parameters": 42_000, "size": 3000, "unit": "splats", "files": {"final.ply": 200_000},
         "psnr_db": 21.5,
@@ -35,7 +36,7 @@ def row(**changed: Any) -> compare.Row:
 class Tags(HTMLParser):
     """What a page holds; an unbalanced tag fails."""
 
-    VOID = ("meta", "br", "path", "circle", "rect", "polyline")
+    VOID = ("meta", "br", "img", "path", "circle", "rect", "polyline")
 
     def __init__(self) -> None:
         super().__init__()
@@ -140,7 +141,7 @@ def test_a_comparison_from_the_command_line(
     found = json.loads((out / "compare.json").read_text())
     assert [r["unit"] for r in found["rows"]] == ["splats", "cells"]
     for measured in found["rows"]:
-        assert set(measured["seconds_per_step"]) == set(compare.STAGES)
+        assert set(measured["seconds_per_step"]) == set(STAGES)
         assert all(seconds >= 0 for seconds in measured["seconds_per_step"].values())
         assert measured["parameters"] > 100
         assert measured["peak_memory_mb"] > 50

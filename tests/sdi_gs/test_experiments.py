@@ -273,7 +273,7 @@ def test_every_experiment_runs_from_the_command_line(
     assert EXPERIMENTS[name].shows in said.out
     suffixes = {path.suffix for path in out.iterdir()}
     assert suffixes - {".png"} == {".json", ".csv", ".svg"}
-    assert (".png" in suffixes) == (name in ("fig1", "fig3", "fig6"))
+    assert (".png" in suffixes) == (name in ("fig1", "fig3", "fig4", "fig6"))
     report = json.loads((out / f"{name}.json").read_text())
     for row in report["rows"]:
         assert all(math.isfinite(v) for v in row.values() if not isinstance(v, str))

@@ -72,6 +72,7 @@ def test_the_folder_of_a_run(whole: Path) -> None:
     assert present == {
         "config.yaml", "stats.jsonl", "previews/step_0000003.png", "previews/step_0000006.png",
         "checkpoints/step_0000006.pt", "final.ply", "turntable.gif", "preview.png", "summary.json",
+        "report.html",
     }  # fmt: skip
     lines = [json.loads(line) for line in (whole / "stats.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == list(range(6))

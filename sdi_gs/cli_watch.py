@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The verbs for looking: the report of finished runs, and a page that shows a shape live."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from .errors import UserError
+
+if TYPE_CHECKING:
+    from .progress import Live, Plain
+    from .viewer import Audience
+
+PORT = 8080
+
+PortOption = Annotated[
+    int | None,
+    typer.Option(min=1, max=65535, help=f"of the page; default {PORT}, or the next free"),
+]
+
+
+def check_port(view: bool, port: int | None) -> None:
+    """A port without a page is a mistake."""
+    if port is not None and not view:
+        raise UserError(f"--port {port} is the port of the page in the browser: add --view")
+
+
+def watcher(view: bool, port: int | None) -> Plain | Live | Audience:
+    """What shows a run to a person: the terminal, and with ``view`` a page as well."""
+    from .progress import watcher as terminal
+
+    if not view:
+        return terminal()
+    from .viewer import Audience
+
+    return Audience(terminal(), port or PORT)
+
+
+def report(
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN...", help="folders that 'generate' made")
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="page to write; default report.html in the run, comparison-<n>.html beside several"
+        ),
+    ] = None,
+) -> None:
+    """Write the report of a run again, or one page that compares several."""
+    from .run_report import write
+
+    path = write(runs, out)
+    typer.echo(f"{path}  ({path.stat().st_size:,} bytes)")
+
+
+def view(
+    shown: Annotated[
+        Path, typer.Argument(metavar="RUN_OR_FILE", help="folder of a run, .ply or .splat file")
+    ],
+    port: PortOption = None,
+) -> None:
+    """Show a shape on a page in the browser, from wherever you stand (extra 'viewer')."""
+    from .viewer import view as show
+
+    show(shown, port or PORT, typer.echo)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verbs to the command line."""
+    for verb in (report, view):
+        app.command()(verb)

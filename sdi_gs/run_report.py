@@ -1,0 +1,382 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What runs have left in their folders, as one page that needs nothing else: report.html.
+
+Only files are read: no model, no checkpoint and no device is needed.
+"""
+
+from __future__ import annotations
+
+import html
+import itertools
+import json
+import shlex
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from . import page, run_folder
+from .config import Config, dump
+from .differences import between, differing
+from .errors import UserError
+from .plots import Line, bars, plot
+from .run_folder import STAGES, RunFolder
+
+POINTS = 200  # of a curve, at most
+PREVIEWS = 8  # contact sheets from the time of training, at most
+PREVIEW_WIDTH = 640  # pixels
+BOOKKEEPING = {"config.yaml", "stats.jsonl", "summary.json", "preview.png", "report.html"}
+
+NOTHING = [("none", "-", "-")]
+
+NOTE = (
+    "Seconds of a step are medians by stage without the first tenth of the steps, in which kernels "
+    "compile; total seconds include everything. Peak memory is the most that a process of the run "
+    "held."
+)
+
+
+@dataclass(frozen=True)
+class Facts:
+    """A run as its folder has it."""
+
+    run: RunFolder
+    config: Config
+    lines: list[dict[str, Any]]  # of stats.jsonl, one per step
+    summary: dict[str, Any] | None  # None: the run has not finished
+
+    @property
+    def name(self) -> str:
+        return self.run.path.resolve().name
+
+    @property
+    def steps_done(self) -> int:
+        return int(self.lines[-1]["step"]) + 1 if self.lines else 0
+
+    @property
+    def seconds(self) -> float | None:
+        """Of the whole run; for an unfinished one those of its steps alone."""
+        if self.summary is not None:
+            return float(self.summary["seconds"]) if "seconds" in self.summary else None
+        return sum(sum(line["seconds"].values()) for line in self.lines)
+
+    def peak(self, name: str) -> float | None:
+        """One of ``run_folder.PEAKS``, in MB."""
+        found: float | None = run_folder.largest_memory([*self.lines, self.summary or {}])[name]
+        return found
+
+    def status(self) -> str:
+        if self.summary is None:
+            return f"not finished: {self.steps_done} of {self.config.steps} steps"
+        if "converted_from" in self.summary:
+            return f"converted from {self.summary['converted_from']}"
+        return f"finished: {self.config.steps} steps"
+
+    def turntable(self) -> Path | None:
+        known = [self.run.turntable(kind) for kind in ("mp4", "gif")]
+        known.sort(key=lambda path: path.suffix[1:] != self.config.output.turntable.format)
+        return next((path for path in known if path.is_file()), None)
+
+    def exported(self) -> list[tuple[str, str]]:
+        """Name of each asset, and what it holds."""
+        told = (self.summary or {}).get("asset", {})
+        found = [
+            path
+            for path in sorted(self.run.path.iterdir())
+            if path.is_file()
+            and path.name not in BOOKKEEPING
+            and not path.name.startswith((".", "turntable."))
+        ]
+        sizes = {path.name: f"{path.stat().st_size:,} bytes" for path in found}
+        missing = {name: text for name, text in told.items() if name not in sizes}
+        held = {name: f"{told[name]}, {size}" if name in told else size
+                for name, size in sizes.items()}  # fmt: skip
+        return [*held.items(), *missing.items()]
+
+
+def read(path: Path) -> Facts:
+    """The run in the folder ``path``. UserError for any other folder, and for a run that has
+    nothing to show yet."""
+    run = run_folder.open_existing(path)
+    lines, summary = list(run.stats()), None
+    if run.summary_file.is_file():
+        try:
+            summary = json.loads(run.summary_file.read_text(encoding="utf-8"))
+        except ValueError:
+            raise UserError(
+                f"{run.summary_file} is damaged; delete it to have a report of the steps alone"
+            ) from None
+    if not lines and summary is None:
+        raise UserError(
+            f"{path} has no finished step yet, so there is nothing to report; wait for the first, "
+            f"or start the run again: sdi-gs generate --config {run.config_file}"
+        )
+    return Facts(run, run.config(), lines, summary)
+
+
+def write_one(path: Path, out: Path | None = None) -> Path:
+    """The report of one run, by default as report.html in its folder; the file."""
+    facts = read(path)
+    return page.write(out if out is not None else facts.run.report_file, one(facts))
+
+
+def write(paths: Sequence[Path], out: Path | None = None) -> Path:
+    """The report of one run, or one page for several; the file. Several go by default into a new
+    file beside the first run."""
+    if len(paths) == 1:
+        return write_one(paths[0], out)
+    seen: set[Path] = set()
+    for path in paths:
+        if path.resolve() in seen:
+            raise UserError(f"{path} is named twice; name each run once")
+        seen.add(path.resolve())
+    found = [read(path) for path in paths]
+    return page.write(
+        out if out is not None else _free_page(paths[0].resolve().parent), many(found)
+    )
+
+
+def _free_page(folder: Path) -> Path:
+    number = 1
+    while (folder / f"comparison-{number}.html").exists():
+        number += 1
+    return folder / f"comparison-{number}.html"
+
+
+def one(facts: Facts) -> str:
+    """The page of one run."""
+    config = facts.config
+    label = facts.name
+    parts = [
+        f"<h1>{html.escape(config.prompt)}</h1>",
+        f'<p class="note">{html.escape(f"{label}; {facts.status()}")}</p>',
+        _unfinished(facts),
+        f"<section>{_turntable(facts, '', 384)}{_views(facts, 'views all around')}</section>",
+        "<h2>Measured</h2>",
+        page.lines(((title, cell(facts)) for title, cell in MEASURES), "facts"),
+        f'<p class="note">{html.escape(NOTE)}</p>',
+        "<h2>Files</h2>",
+        page.lines(facts.exported() or [("none", "nothing was exported yet")], "facts"),
+        "<h2>Settings that differ from the defaults</h2>",
+        page.lines(differing(config) or NOTHING, "facts", ("setting", "here", "default")),
+        page.fold("all settings, as config.yaml", f"<pre>{html.escape(dump(config))}</pre>"),
+        "<h2>Training</h2>" if facts.lines else "",
+        f"<section>{_curves([facts], [''])}</section>",
+        _previews(facts),
+        "<h2>Made with</h2>",
+        page.lines(_environment(facts), "facts"),
+    ]
+    return page.document(config.prompt or label, "\n".join(part for part in parts if part))
+
+
+def many(found: Sequence[Facts]) -> str:
+    """One page for several runs."""
+    labels = _labels(found)
+    prompts = list(dict.fromkeys(facts.config.prompt for facts in found))
+    title = prompts[0] if len(prompts) == 1 else f"{len(found)} runs compared"
+    shown = [html.escape(label) for label in labels]
+    names: tuple[page.Column[Facts], ...] = (
+        ("run", lambda facts: labels[found.index(facts)]),
+        ("prompt", lambda facts: facts.config.prompt),
+        ("status", lambda facts: facts.status()),
+    )
+    environments = [_environment(facts) for facts in found]
+    same = all(environment == environments[0] for environment in environments)
+    made = (
+        page.lines(environments[0], "facts")
+        if same
+        else "".join(
+            page.fold(label, page.lines(environment, "facts"))
+            for label, environment in zip(labels, environments, strict=True)
+        )
+    )
+    both = list(zip(found, shown, strict=True))
+    return page.document(
+        title,
+        f"""<h1>{html.escape(title)}</h1>
+{"".join(_unfinished(facts) for facts in found)}
+<section>{"".join(_turntable(facts, text) for facts, text in both)}</section>
+<h2>Measured</h2>
+{page.columns((*names, *MEASURES), found)}
+<p class="note">{html.escape(NOTE)}</p>
+<h2>Settings that differ between the runs</h2>
+{
+            page.lines(
+                between([facts.config for facts in found]) or [("none", *("-" for _ in found))],
+                "facts",
+                ("setting", *labels),
+            )
+        }
+<h2>Training</h2>
+<section>{_curves(found, shown)}</section>
+<h2>Views</h2>
+<section>{"".join(_views(facts, text) for facts, text in both)}</section>
+<h2>Files</h2>
+{
+            "".join(
+                page.fold(label, page.lines(facts.exported(), "facts"))
+                for facts, label in zip(found, labels, strict=True)
+            )
+        }
+<h2>Made with</h2>
+{made}""",
+    )
+
+
+def _labels(found: Sequence[Facts]) -> list[str]:
+    """Names of folders; whole paths where two folders have the same name."""
+    names = [facts.name for facts in found]
+    if len(set(names)) == len(names):
+        return names
+    return [str(facts.run.path.resolve()) for facts in found]
+
+
+def _unfinished(facts: Facts) -> str:
+    if facts.summary is not None:
+        return ""
+    command = f"sdi-gs resume {shlex.quote(str(facts.run.path))}"
+    return (
+        f'<p class="warning">{html.escape(facts.name)} has not finished: {facts.steps_done} of '
+        f"{facts.config.steps} steps are done, and this page shows what there is. If it is not "
+        f"running, continue it with <code>{html.escape(command)}</code></p>"
+    )
+
+
+def _turntable(facts: Facts, caption: str, side: int = 256) -> str:
+    path = facts.turntable()
+    if path is None:
+        return ""
+    return page.film(page.embedded(path), "", caption or "turntable", side)
+
+
+def _views(facts: Facts, caption: str) -> str:
+    """The contact sheet; before the end of a run the newest of its previews."""
+    sheets = [*_sheets(facts), facts.run.preview_png]
+    path = next((path for path in reversed(sheets) if path.is_file()), None)
+    return "" if path is None else page.picture(page.embedded(path), caption)
+
+
+def _sheets(facts: Facts) -> list[Path]:
+    return sorted((facts.run.path / "previews").glob("step_*.png"))
+
+
+def _previews(facts: Facts) -> str:
+    """Contact sheets from the time of training, evenly chosen, the last one included."""
+    paths = _sheets(facts)
+    if not paths:
+        return ""
+    every = (len(paths) - 1) / max(1, PREVIEWS - 1)
+    chosen = [paths[round(i * every)] for i in range(PREVIEWS)] if every > 1 else paths
+    shown = "".join(
+        page.picture(
+            page.embedded_small(path, PREVIEW_WIDTH),
+            f"after step {int(path.stem.removeprefix('step_'))}",
+        )
+        for path in chosen
+    )
+    return page.fold("previews while training", shown)
+
+
+def _mb(value: float | None) -> str:
+    return "-" if value is None else f"{value:.0f} MB"
+
+
+def _step(facts: Facts) -> str:
+    if not facts.lines:
+        return "-"
+    median = run_folder.median_seconds(facts.lines)
+    parts = ", ".join(f"{stage} {1e3 * median[stage]:.1f}" for stage in STAGES)
+    return f"{1e3 * sum(median.values()):.1f} ms ({parts})"
+
+
+def _size(facts: Facts) -> str:
+    if not facts.lines:
+        return "-"
+    last = facts.lines[-1]
+    return f"{last['size']:,} {last['unit']}"
+
+
+MEASURES: tuple[page.Column[Facts], ...] = (
+    ("steps", lambda f: f"{f.steps_done:,}"),
+    ("seconds", lambda f: "-" if f.seconds is None else f"{f.seconds:.1f}"),
+    ("a step", _step),
+    ("peak memory", lambda f: _mb(f.peak("peak_memory_mb"))),
+    ("peak CUDA memory", lambda f: _mb(f.peak("peak_cuda_memory_mb"))),
+    ("size", _size),
+    ("last loss", lambda f: f"{f.lines[-1]['loss']:.4g}" if f.lines else "-"),
+)
+
+
+def _environment(facts: Facts) -> list[tuple[str, str]]:
+    """Versions and hardware as the run recorded them, not those of this process."""
+    summary = facts.summary or {}
+    groups = ("hardware", "versions")
+    told = [
+        (name, "none" if value is None else str(value))
+        for group in groups
+        for name, value in summary.get(group, {}).items()
+    ]
+    return told or [("unknown", "a run writes this down when it finishes")]
+
+
+def _curves(found: Sequence[Facts], labels: Sequence[str]) -> str:
+    """Loss, size, t and seconds over the steps, and where the seconds went. ``labels`` are escaped
+    already."""
+    ran = [(facts, label) for facts, label in zip(found, labels, strict=True) if facts.lines]
+    if not ran:
+        return ""
+    units = list(dict.fromkeys(facts.lines[-1]["unit"] for facts, _ in ran))
+    # A logarithm of a loss that is not positive would drop points in silence.
+    log = all(line["loss"] > 0.0 for facts, _ in ran for line in facts.lines)
+    plots = [
+        plot(_lines(ran, "loss"), "steps", "loss, logarithmic" if log else "loss", log),
+        plot(_lines(ran, "size"), "steps", html.escape(" or ".join(units))),
+        plot(_lines(ran, "t"), "steps", "time index t"),
+        plot(_seconds(ran), "steps", "seconds of a step, logarithmic", log=True),
+    ]
+    medians = [(label, run_folder.median_seconds(facts.lines)) for facts, label in ran]
+    milliseconds = [
+        (label, {stage: 1e3 * value for stage, value in median.items()})
+        for label, median in medians
+    ]
+    return "".join(plots) + bars(milliseconds, "milliseconds of a step", "ms")
+
+
+def _lines(ran: Sequence[tuple[Facts, str]], key: str) -> list[Line]:
+    return [
+        Line(label, thin([(line["step"] + 1, line[key]) for line in facts.lines]))
+        for facts, label in ran
+    ]
+
+
+def _seconds(ran: Sequence[tuple[Facts, str]]) -> list[Line]:
+    """By stage for one run, in total for several."""
+    if len(ran) > 1:
+        return [
+            Line(label, _timed(facts, lambda seconds: sum(seconds.values())))
+            for facts, label in ran
+        ]
+    (facts, _), = ran  # fmt: skip
+    return [
+        Line(stage, _timed(facts, lambda seconds, stage=stage: seconds.get(stage, 0.0)))  # type: ignore[misc]
+        for stage in STAGES
+    ]
+
+
+def _timed(facts: Facts, measure: Callable[[dict[str, float]], float]) -> list[tuple[float, float]]:
+    counted = run_folder.settled(facts.lines)
+    points = [(line["step"] + 1, measure(line["seconds"])) for line in counted]
+    return thin(points, statistics.median)
+
+
+def thin(
+    points: Sequence[tuple[float, float]],
+    middle: Callable[[Sequence[float]], float] = statistics.fmean,
+) -> list[tuple[float, float]]:
+    """At most POINTS of (x, y): neighbours are one point, at their last x and the ``middle`` of
+    their y. The last x stays the last."""
+    count = min(POINTS, len(points))
+    bounds = [round(i * len(points) / count) for i in range(count + 1)] if count else []
+    groups = [points[a:b] for a, b in itertools.pairwise(bounds)]
+    return [(group[-1][0], middle([y for _, y in group])) for group in groups]
