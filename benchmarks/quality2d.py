@@ -22,6 +22,7 @@ import numpy as np
 import torch
 
 from sdi_gs.diffusion.stable import StableDiffusion
+from sdi_gs.evaluation.truth import features
 from sdi_gs.mini import MINI_DIR
 from sdi_gs.mini.corpus import COLORS, KINDS, VIEWS, Corpus
 from sdi_gs.mini.data import load_fresh, load_heldout, to_float
@@ -64,23 +65,17 @@ def pixels(images: torch.Tensor) -> torch.Tensor:
     return images.flatten(1)
 
 
-def pyramid(images: torch.Tensor) -> torch.Tensor:
-    """Features [N, D]: means over blocks of 2, 4 and 8 pixels, a block counted as its pixels."""
-    blocks = (torch.nn.functional.avg_pool2d(images, k).flatten(1) * k for k in (2, 4, 8))
-    return torch.cat(list(blocks), dim=1)
-
-
-RULERS = {"pixels": pixels, "pyramid": pyramid}
+RULERS = {"pixels": pixels, "pyramid": features}
 
 
 def nearest(images: torch.Tensor, reference: Corpus, ruler: str) -> np.ndarray:
     """Index of the nearest reference image of each of [N, 3, H, W]."""
-    features = RULERS[ruler]
-    asked = features(images)
+    measure = RULERS[ruler]
+    asked = measure(images)
     best = torch.full((len(asked),), float("inf"))
     index = torch.zeros(len(asked), dtype=torch.long)
     for start in range(0, len(reference), 4096):
-        block = features(to_float(reference.images[start : start + 4096]))
+        block = measure(to_float(reference.images[start : start + 4096]))
         distance = block.square().sum(1)[None] - 2 * asked @ block.T
         low, at = distance.min(dim=1)
         index = torch.where(low < best, at + start, index)

@@ -13,7 +13,7 @@ from torch import Tensor
 from .corpus import Corpus
 
 PLAIN_SHARE = 0.75  # of the half-formed pictures stand on white, as renderings mostly do
-SILENT_SHARE = 0.85  # of the half-formed pictures have no caption
+SILENT_SHARE = 0.95  # of the half-formed pictures have no caption
 
 
 class HalfFormed(NamedTuple):

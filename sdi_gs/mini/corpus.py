@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from representations.cameras import azimuth_in_half_turn, orbit
 from representations.interface import Cameras
@@ -96,11 +97,20 @@ def truth(kind: str) -> Solid:
     return builder.finish()
 
 
-def render_truth(kind: str, color: str, cameras: Cameras, samples: int = 3) -> torch.Tensor:
+def render_truth(kind: str, color: str, cameras: Cameras, samples: int = 3) -> Tensor:
     """Pictures of the central object on white, [B, 3, H, W] float32."""
     solid = truth(kind)
     palette = solid.palette(COLORS[color])
     return torch.from_numpy(np.stack([c.paint(palette) for c in cast(solid, cameras, samples)]))
+
+
+def render_instance(kind: str, color: str, cameras: Cameras, rng: np.random.Generator) -> Tensor:
+    """Pictures of a random object of that kind as the corpus has them, [B, 3, H, W] float32."""
+    builder = Builder(rng)
+    KINDS[kind](builder)
+    solid = builder.finish()
+    palette = solid.palette(COLORS[color])
+    return torch.from_numpy(np.stack([c.paint(palette) for c in cast(solid, cameras)]))
 
 
 @dataclass(frozen=True)
@@ -164,7 +174,7 @@ def _build_kind(job: tuple[int, int, int, int]) -> dict[str, np.ndarray]:
     for _ in range(casts // views_per_shape):
         builder = Builder(rng)
         build(builder)
-        solid = builder.finish(0.60 * rng.uniform(0.95, 1.05))
+        solid = builder.finish()  # one size for all: proportions vary, the scale says nothing
         azimuth = rng.uniform(-180.0, 180.0, views_per_shape)
         elevation = [_sample_elevation(rng) for _ in range(views_per_shape)]
         cameras = orbit(

@@ -77,7 +77,7 @@ class Solid:
 class Builder:
     """Collects parts. With ``rng=None`` every proportion takes its central value."""
 
-    def __init__(self, rng: np.random.Generator | None, spread: float = 0.09) -> None:
+    def __init__(self, rng: np.random.Generator | None, spread: float = 0.07) -> None:
         self._rng = rng
         self._spread = spread
         self._vertices: list[np.ndarray] = []
