@@ -45,8 +45,11 @@ class Clip:
     @staticmethod
     def load(source: str, device: torch.device | None = None) -> Clip:
         """From a folder, or from the hub's cache by its id. UserError when it cannot be had."""
-        from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
         from transformers.utils import logging
+
+        # Notes about absent torchvision say nothing that a user can act on.
+        logging.set_verbosity_error()
+        from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
 
         looks_like_path = source.startswith((".", "/", "~")) or len(Path(source).parts) != 2
         folder = Path(source).expanduser()
