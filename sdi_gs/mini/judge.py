@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..evaluation.clip import IQA
+from ..evaluation.clip import IQA, Clip
 from .batches import step_rng
 from .corpus import COLORS, KINDS, SIZE, VIEWS, Corpus, vocabulary
 from .data import DataSizes, load_corpus, load_heldout, to_float
@@ -239,31 +239,28 @@ def save(args: argparse.Namespace) -> None:
 @torch.no_grad()
 def measure(args: argparse.Namespace) -> dict[str, Any]:
     """Retrieval on renders that it never saw: which of all kinds and colours, which view."""
-    from transformers import CLIPModel, CLIPTokenizer
-
-    model = CLIPModel.from_pretrained(args.out, dtype=torch.float32).eval()
-    tokenizer = CLIPTokenizer.from_pretrained(args.out)
+    clip = Clip.load(str(args.out))
     heldout: Corpus = load_heldout(args.cache)
     index = np.random.default_rng(5).integers(len(heldout), size=args.pictures)
     images = to_float(heldout.images[index])
-    found = torch.cat([image_features(model, part) for part in images.split(128)])
+    found = clip.pictures(images)
     pairs = [(k, c) for k in range(len(KINDS)) for c in range(len(COLORS))]
     names = [f"a {list(COLORS)[c]} {list(KINDS)[k]}" for k, c in pairs]
-    best = (found @ text_features(model, tokenizer, names).T).argmax(dim=1).tolist()
+    best = (found @ clip.captions(names).T).argmax(dim=1).tolist()
     kind = np.array([pairs[b][0] for b in best]) == heldout.kind[index]
     color = np.array([pairs[b][1] for b in best]) == heldout.color[index]
     view = []
     truth = heldout.view()
     for row, i in zip(found, index, strict=True):
         name = f"a {list(COLORS)[heldout.color[i]]} {list(KINDS)[heldout.kind[i]]}"
-        words = text_features(model, tokenizer, [f"{name}, {v} view" for v in VIEWS])
+        words = clip.captions([f"{name}, {v} view" for v in VIEWS])
         view.append(int((words @ row).argmax()) == truth[i])
     rng = torch.Generator().manual_seed(1)
     quality = {}
     for which, (good, bad) in enumerate(QUALITIES):
-        words = text_features(model, tokenizer, [good, bad])
+        words = clip.captions([good, bad])
         whole = (found[:256] @ words.T).argmax(dim=1) == 0
-        spoiled = image_features(model, spoil(images[:256], which, rng))
+        spoiled = clip.pictures(spoil(images[:256], which, rng))
         quality[f"{good} / {bad}"] = 50 * float(
             whole.float().mean() + ((spoiled @ words.T).argmax(dim=1) == 1).float().mean()
         )
