@@ -11,6 +11,8 @@ import pytest
 import torch
 import yaml
 
+from tests.stopping import interrupt, stop_at
+
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -127,3 +129,19 @@ def field_config(fast: Path) -> Path:
     path = fast.with_name("field.yaml")
     path.write_text(yaml.safe_dump(tree))
     return path
+
+
+@pytest.fixture
+def interrupted(
+    sdi_gs: Callable[..., Said], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Said]:
+    """The command line with a Ctrl-C after the third step of the run that it starts."""
+
+    def run(*arguments: object) -> Said:
+        with monkeypatch.context() as patch:
+            stop_at(patch, 2, interrupt)
+            said = sdi_gs(*arguments)
+        assert said.code == 130, said.err
+        return said
+
+    return run

@@ -7,7 +7,6 @@ import errno
 import json
 import os
 import shlex
-import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,9 +15,9 @@ import pytest
 import torch
 
 from representations.export import read_ply
-from sdi_gs import checkpoint, progress
+from sdi_gs import checkpoint
 from sdi_gs.config import guidances
-from sdi_gs.trainer import StepReport
+from tests.stopping import interrupt, stop_at
 
 PROMPT = "a red mug: [big], #1"
 Run = Callable[..., Any]
@@ -49,22 +48,6 @@ def same(one: Any, other: Any) -> bool:
     if isinstance(one, list | tuple):
         return len(one) == len(other) and all(map(same, one, other))
     return bool(one == other)
-
-
-def stop_at(monkeypatch: pytest.MonkeyPatch, step: int, action: Callable[[], None]) -> None:
-    """Do something in the middle of a run, right after a step is reported."""
-    real = progress.Plain.step
-
-    def acting(self: progress.Plain, report: StepReport) -> None:
-        real(self, report)
-        if report.step == step:
-            action()
-
-    monkeypatch.setattr(progress.Plain, "step", acting)
-
-
-def interrupt() -> None:
-    os.kill(os.getpid(), signal.SIGINT)
 
 
 def test_the_folder_of_a_run(whole: Path) -> None:

@@ -5,9 +5,7 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 import shutil
-import signal
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
 from html.parser import HTMLParser
@@ -18,10 +16,9 @@ import pytest
 import yaml
 
 from representations.instant_ngp import InstantNGPConfig
-from sdi_gs import page, progress, run_report
+from sdi_gs import page, run_report
 from sdi_gs.config import load
 from sdi_gs.differences import between, differing
-from sdi_gs.trainer import StepReport
 
 PROMPT = "a <b>red</b> mug & co"
 Run = Callable[..., Any]
@@ -148,19 +145,10 @@ def test_runs_of_two_kinds_differ_in_the_kind() -> None:
 
 
 def test_a_resumed_run_reports_each_step_once_and_all_its_memory(
-    sdi_gs: Run, fast: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    sdi_gs: Run, interrupted: Run, fast: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "r"
-    real = progress.Plain.step
-
-    def stopping(self: progress.Plain, report: StepReport) -> None:
-        real(self, report)
-        if report.step == 2:
-            os.kill(os.getpid(), signal.SIGINT)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(progress.Plain, "step", stopping)
-        assert sdi_gs("generate", PROMPT, "--config", fast, "--out", out).code == 130
+    interrupted("generate", PROMPT, "--config", fast, "--out", out)
     assert not (out / "report.html").exists()
     # As if the first process had held much more, and had gone on past its last checkpoint.
     lines = [json.loads(line) for line in (out / "stats.jsonl").read_text().splitlines()]

@@ -5,8 +5,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
-import signal
 import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,8 +12,7 @@ from typing import Any
 
 import pytest
 
-from sdi_gs import progress, scalars
-from sdi_gs.trainer import StepReport
+from sdi_gs import scalars
 
 PROMPT = "a red mug"
 Run = Callable[..., Any]
@@ -56,20 +53,10 @@ def series(folder: Path) -> dict[str, dict[int, float]]:
 
 @needs_writer
 def test_the_log_has_what_stats_jsonl_has_also_after_a_resume(
-    sdi_gs: Run, fast: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    sdi_gs: Run, interrupted: Run, fast: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "r"
-    real = progress.Plain.step
-
-    def stopping(self: progress.Plain, report: StepReport) -> None:
-        real(self, report)
-        if report.step == 2:
-            os.kill(os.getpid(), signal.SIGINT)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(progress.Plain, "step", stopping)
-        said = sdi_gs("generate", PROMPT, "--config", fast, "--out", out, "--tensorboard")
-    assert said.code == 130
+    interrupted("generate", PROMPT, "--config", fast, "--out", out, "--tensorboard")
     assert sdi_gs("resume", out).code == 0
     lines = [json.loads(line) for line in (out / "stats.jsonl").read_text().splitlines()]
     logged = series(out / "tensorboard")
