@@ -279,9 +279,15 @@ def turntable(config: Config, renderer: Renderer, frames: int, size: int) -> Ten
 
 
 def draw(config: Config, renderer: Renderer, cameras: Cameras) -> Tensor:
-    """Pictures without gradients, a few at a time so that memory stays flat; [N, 3, H, W]."""
+    """Pictures of :func:`look`, [N, 3, H, W]."""
+    return look(config, renderer, cameras)[0]
+
+
+def look(config: Config, renderer: Renderer, cameras: Cameras) -> tuple[Tensor, Tensor]:
+    """Pictures [N, 3, H, W] and coverage [N, 1, H, W] without gradients on the CPU, a few at a time
+    so that memory stays flat."""
     target = build.device(config)
-    pictures = []
+    seen = []
     with torch.no_grad():
         for first in range(0, len(cameras), 4):
             some = cameras[first : first + 4]
@@ -289,8 +295,9 @@ def draw(config: Config, renderer: Renderer, cameras: Cameras) -> Tensor:
             if background is not None:
                 background = background.to(target)
             render, _ = renderer.render(some.to(target), background)
-            pictures.append(render.rgb.cpu())
-    return torch.cat(pictures)
+            seen.append((render.rgb.cpu(), render.alpha.cpu()))
+    pictures, alpha = zip(*seen, strict=True)
+    return torch.cat(pictures), torch.cat(alpha)
 
 
 def _preview(config: Config, renderer: Renderer, run: RunFolder, step: int) -> None:

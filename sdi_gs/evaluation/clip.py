@@ -43,7 +43,7 @@ class Clip:
     device: torch.device
 
     @staticmethod
-    def load(source: str, device: torch.device | None = None) -> Clip:
+    def load(source: str, device: torch.device | str = "cpu") -> Clip:
         """From a folder, or from the hub's cache by its id. UserError when it cannot be had."""
         from transformers.utils import logging
 
@@ -77,7 +77,7 @@ class Clip:
         finally:
             if bars:
                 logging.enable_progress_bar()
-        target = device or torch.device("cpu")
+        target = torch.device(device)
         return Clip(source, model.eval().to(target), tokenizer, processor, target)
 
     @property

@@ -16,14 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from representations.interface import Cameras
-
 from .. import build
 from ..compare import truth_of
 from ..config import Config, to_plain
 from ..errors import UserError
 from ..prompts import PromptSet, ViewAngles
-from ..run import Reopened, reopen
+from ..run import Reopened, look, reopen
 from ..sampling import ddim_sample, pure_noise
 from .clip import IQA, PUBLISHED, Clip, clip_score, iqa, retrieved
 from .reward import Reward
@@ -150,9 +148,10 @@ def default_clip(configs: Sequence[Config]) -> str:
     return MINI_JUDGE if all(c.model.source == build.MINI for c in configs) else PUBLISHED
 
 
-def load_clip(source: str) -> Clip:
+def load_clip(source: str, target: torch.device) -> Clip:
+    """The judge of that name, folder or id."""
     if source != MINI_JUDGE:
-        return Clip.load(source)
+        return Clip.load(source, target)
     from ..mini.judge import JUDGE_DIR
 
     if not JUDGE_DIR.is_dir():
@@ -160,7 +159,7 @@ def load_clip(source: str) -> Clip:
             f"the judge of mini is missing from {JUDGE_DIR}: this installation is incomplete; "
             f"reinstall it, or name another with --clip, such as {PUBLISHED}"
         )
-    return Clip.load(str(JUDGE_DIR))
+    return Clip.load(str(JUDGE_DIR), target)
 
 
 def default_candidates(clip: str) -> tuple[str, ...]:
@@ -178,7 +177,7 @@ def evaluate(
     """Judge the finished runs at ``paths``. UserError for one that never finished."""
     configs = [_require_finished(path) for path in paths]
     source = options.clip or default_clip(configs)
-    clip = load_clip(source)
+    clip = load_clip(source, build.device(configs[0]))
     reward = Reward.load(options.image_reward) if options.image_reward else None
     judge = Judge(clip, options.candidates or default_candidates(source), reward)
     say(f"judge: {source}, {len(judge.candidates)} sentences for R-precision")
@@ -207,7 +206,7 @@ def _evaluate(path: Path, judge: Judge, options: EvaluationOptions) -> Evaluatio
     size = max(config.resolution, judge.clip.size)
     elevation = config.output.turntable.elevation_deg
     cameras = config.views.showcase(options.views, size, elevation)
-    pictures, alpha = look(opened, cameras)
+    pictures, alpha = look(config, opened.renderer, cameras)
     truth, nearest = _against_truth(opened)
     flat = flat_nearest = None
     if options.flat:
@@ -235,21 +234,6 @@ def _guidance_name(config: Config) -> str:
     return f"{config.noise.kind} / {config.update.kind}"
 
 
-@torch.no_grad()
-def look(opened: Reopened, cameras: Cameras) -> tuple[Tensor, Tensor]:
-    """Pictures [B, 3, H, W] and coverage [B, 1, H, W] on the CPU, a few views at a time."""
-    target = build.device(opened.config)
-    seen = []
-    for first in range(0, len(cameras), 4):
-        some = cameras[first : first + 4]
-        background = build.still_background(opened.config, len(some))
-        background = None if background is None else background.to(target)
-        render, _ = opened.renderer.render(some.to(target), background)
-        seen.append((render.rgb.cpu(), render.alpha.cpu()))
-    pictures, alpha = zip(*seen, strict=True)
-    return torch.cat(pictures), torch.cat(alpha)
-
-
 def _against_truth(opened: Reopened) -> tuple[AgainstTruth | None, float | None]:
     from ..mini.corpus import SIZE, render_truth
 
@@ -259,7 +243,7 @@ def _against_truth(opened: Reopened) -> tuple[AgainstTruth | None, float | None]
         return None, None
     elevation = config.output.turntable.elevation_deg
     cameras = config.views.showcase(TRUTH_VIEWS, SIZE, elevation)
-    pictures = look(opened, cameras)[0].clamp(0, 1)
+    pictures = look(config, opened.renderer, cameras)[0].clamp(0, 1)
     azimuth = torch.arange(TRUTH_VIEWS) * (360.0 / TRUTH_VIEWS)
     truth = against_truth(pictures, render_truth(*known, cameras), azimuth)
     return truth, _nearest(pictures, config)

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -71,8 +70,8 @@ def most_like(pictures: Tensor, truth: Tensor) -> Tensor:
 
 def looks_front(index: Tensor, azimuth_deg: Tensor) -> int:
     """How many of the views ``index`` name an azimuth within 45 degrees of the front."""
-    turned = torch.as_tensor(np.asarray(azimuth_in_half_turn(azimuth_deg))).abs()
-    return int((turned[index] < FRONT_WITHIN_DEG).sum())
+    turned = azimuth_in_half_turn(azimuth_deg[index]).abs()  # type: ignore[union-attr]
+    return int((turned < FRONT_WITHIN_DEG).sum())
 
 
 def against_truth(pictures: Tensor, truth: Tensor, azimuth_deg: Tensor) -> AgainstTruth:

@@ -99,18 +99,19 @@ def truth(kind: str) -> Solid:
 
 def render_truth(kind: str, color: str, cameras: Cameras, samples: int = 3) -> Tensor:
     """Pictures of the central object on white, [B, 3, H, W] float32."""
-    solid = truth(kind)
-    palette = solid.palette(COLORS[color])
-    return torch.from_numpy(np.stack([c.paint(palette) for c in cast(solid, cameras, samples)]))
+    return _painted(truth(kind), color, cameras, samples)
 
 
 def render_instance(kind: str, color: str, cameras: Cameras, rng: np.random.Generator) -> Tensor:
     """Pictures of a random object of that kind as the corpus has them, [B, 3, H, W] float32."""
     builder = Builder(rng)
     KINDS[kind](builder)
-    solid = builder.finish()
+    return _painted(builder.finish(), color, cameras, samples=2)
+
+
+def _painted(solid: Solid, color: str, cameras: Cameras, samples: int) -> Tensor:
     palette = solid.palette(COLORS[color])
-    return torch.from_numpy(np.stack([c.paint(palette) for c in cast(solid, cameras)]))
+    return torch.from_numpy(np.stack([c.paint(palette) for c in cast(solid, cameras, samples)]))
 
 
 @dataclass(frozen=True)

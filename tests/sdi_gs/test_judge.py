@@ -22,7 +22,7 @@ def unseen() -> Corpus:
 
 @pytest.fixture(scope="module")
 def clip() -> Clip:
-    return load_clip("mini")
+    return load_clip("mini", torch.device("cpu"))
 
 
 def test_it_is_small() -> None:
