@@ -316,3 +316,42 @@ def test_bad_options_are_told_before_anything_is_loaded(
         said = sdi_gs("evaluate", mini_run, *options)
         assert (said.code, message in said.err) == (2, True), said.err
     assert foreign.read_text() == "mine"
+
+
+def test_ddim_samples_are_asked_for_from_eight_sides(
+    fast: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sdi_gs.config import load
+    from sdi_gs.prompts import Conditions, PromptSet, ViewAngles
+
+    asked: list[ViewAngles] = []
+    real = PromptSet.conditions
+
+    def spy(self: PromptSet, views: ViewAngles) -> Conditions:
+        asked.append(views)
+        return real(self, views)
+
+    monkeypatch.setattr(PromptSet, "conditions", spy)
+    monkeypatch.setattr(protocol, "DDIM_STEPS", 2)
+    pictures = protocol.ddim_pictures(load(str(fast), ["prompt=a mug"]), samples=2)
+    assert len(pictures) == 16
+    sides = [45.0 * k for k in range(8)]
+    assert [views.azimuth_deg.tolist() for views in asked] == [sides, sides]
+    assert all(views.elevation_deg.tolist() == [15.0] * 8 for views in asked)
+
+
+@pytest.mark.parametrize(("empty", "diverged"), [(3, False), (4, True)])
+def test_a_run_with_mostly_empty_views_has_diverged(
+    mini_run: Path, monkeypatch: pytest.MonkeyPatch, empty: int, diverged: bool
+) -> None:
+    real = protocol.look
+
+    def look(*given: Any) -> tuple[Tensor, Tensor]:
+        pictures, alpha = real(*given)
+        alpha[:empty] = 0.0
+        return pictures, alpha
+
+    monkeypatch.setattr(protocol, "look", look)
+    options = protocol.EvaluationOptions(views=6, flat=False)
+    (one,) = protocol.evaluate([mini_run], options, lambda said: None)
+    assert one.diverged is diverged

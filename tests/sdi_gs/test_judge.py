@@ -75,3 +75,4 @@ def test_jitter_is_slight(unseen: Corpus) -> None:
     assert changed.shape == images.shape
     mean = np.abs((changed - images).mean(dim=(1, 2, 3)).numpy())
     assert mean.max() < 0.05
+    assert bool(((changed - images).abs().amax(dim=(1, 2, 3)) > 0.01).all())
