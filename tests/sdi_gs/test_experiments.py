@@ -27,10 +27,17 @@ from sdi_gs.experiments.round_trip import FIG18, STEPS
 from sdi_gs.experiments.run import EXPERIMENTS
 from sdi_gs.experiments.tables import CHAINS, chain, measure, methods, summarise, text
 from sdi_gs.media import psnr
-from sdi_gs.noise import DDIMInversion, FixedPoint, GradientDescent, IntervalInversion, RandomNoise
+from sdi_gs.noise import (
+    DDIMInversion,
+    FixedPoint,
+    GradientDescent,
+    IntervalInversion,
+    RandomNoise,
+    randn_like,
+)
 from sdi_gs.plots import Line, plot
 from sdi_gs.prompts import PromptSet, ViewAngles
-from sdi_gs.sampling import ddim_times
+from sdi_gs.sampling import ddim_sample, ddim_times
 from sdi_gs.schedule import scaled_linear_alpha_bar, sigma
 
 SHAPE, VARIANCE, COUNT = (4, 2, 2), 0.3, 3000
@@ -140,6 +147,28 @@ def test_only_random_noise_is_turned_from_that_of_ddim_on_one_gaussian() -> None
         else:
             assert row["turn"] == pytest.approx(0.0, abs=1e-9)
             assert row["kappa"] == "ddim inversion" or row["x0_off"] == 0.0
+
+
+def test_fig4_walks_along_ddim() -> None:
+    """Whatever DDIM shows its model from the same noise, the figure shows it too."""
+    rng = torch.Generator().manual_seed(2)
+    means = torch.randn((3, *SHAPE), generator=rng, dtype=torch.float64)
+    variances = torch.tensor([0.2, 0.3, 0.1], dtype=torch.float64)
+    shown: list[Tensor] = []
+
+    class Seen(GaussianMixture):
+        def predict_noise(self, x_t: Tensor, t: Tensor, condition: Any) -> Tensor:
+            shown.append(x_t[:2])
+            return super().predict_noise(x_t, t, condition)
+
+    few = on(Seen(means, variances, names={"mug": [0, 1]}), means[:2], guidance={"cfg_scale": 1.0})
+    FIG4.measure(few, lambda said: None)
+    figure, shown[:] = torch.stack(shown), []
+    noise = randn_like(few.clean, torch.Generator().manual_seed(few.seed))
+    ddim_sample(few.denoiser, few.conditions, noise, SAMPLING_STEPS, 1.0)
+    assert len(shown) == SAMPLING_STEPS
+    for x_t in shown:
+        assert float((figure - x_t).abs().amax(dim=(1, 2, 3, 4)).min()) < 1e-9
 
 
 @pytest.mark.parametrize("degrees", [0.0, 30.0, 90.0, 180.0])
