@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from representations.ops import hash_cpu, hash_grid
+from representations.ops import hash_cpu, hash_grid, hash_kernels
 from representations.ops.hash_grid import HashGridSpec
 
 from .helpers import relative_l2, seeded
@@ -314,7 +314,7 @@ def test_the_numbers_do_not_depend_on_blocks(monkeypatch: pytest.MonkeyPatch):
     spec = SPECS["dense, then hashed"]
     table, x = random_table(spec).detach().float(), points(spec, 1000).float()
     before = outcome(hash_cpu, table, x, spec)
-    monkeypatch.setattr(hash_cpu, "BLOCK", 70)
+    monkeypatch.setattr(hash_kernels, "BLOCK", 70)
     same(before, outcome(hash_cpu, table, x, spec))
 
 
