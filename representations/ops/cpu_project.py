@@ -16,6 +16,9 @@ from numba import prange
 from .constants import ALPHA_MIN, BLUR_PX2, EXTENT_SIGMAS, FRUSTUM_MARGIN, NEAR_PLANE
 from .cpu_jit import jit
 
+BLOCKS = 64
+"""Groups of splats that share their scratch memory, dealt out to the threads."""
+
 # Scalars below are float64 inside a splat: a few hundred flops, and no cancellation to fear.
 
 
@@ -109,46 +112,47 @@ def forward(means, quats, scales, opacity, views, intrinsics, width, height):
     conics = np.zeros((b_count, n_count, 3), np.float32)
     depths = np.zeros((b_count, n_count), np.float32)
     radii = np.zeros((b_count, n_count, 2), np.int32)
-    for n in prange(n_count):
-        o = float(opacity[n])
-        if not (o >= ALPHA_MIN):
-            continue
-        sigmas = min(EXTENT_SIGMAS, math.sqrt(2.0 * math.log(max(1.0, o / ALPHA_MIN))))
+    for block in prange(BLOCKS):
         axes, point = np.empty((3, 3)), np.empty(3)
         transform, screen = np.empty((2, 3)), np.empty((2, 3))
-        _rotation(quats[n], axes)
-        for i in range(3):
-            for j in range(3):
-                axes[i, j] *= scales[n, j]
-        for b in range(b_count):
-            view, k = views[b], intrinsics[b]
-            _to_camera(means[n], view, point)
-            z = point[2]
-            if not (z > NEAR_PLANE and math.isfinite(point[0] + point[1] + z)):
+        for n in range(block * n_count // BLOCKS, (block + 1) * n_count // BLOCKS):
+            o = float(opacity[n])
+            if not (o >= ALPHA_MIN):
                 continue
-            _screen_axes(point, view, k, axes, width, height, transform, screen)
-            xx = screen[0, 0] ** 2 + screen[0, 1] ** 2 + screen[0, 2] ** 2 + BLUR_PX2
-            yy = screen[1, 0] ** 2 + screen[1, 1] ** 2 + screen[1, 2] ** 2 + BLUR_PX2
-            xy = (
-                screen[0, 0] * screen[1, 0]
-                + screen[0, 1] * screen[1, 1]
-                + screen[0, 2] * screen[1, 2]
-            )
-            determinant = xx * yy - xy * xy
-            if not (determinant > 0.0 and math.isfinite(determinant)):
-                continue
-            x = k[0, 0] * point[0] / z + k[0, 2]
-            y = k[1, 1] * point[1] / z + k[1, 2]
-            rx = min(math.ceil(sigmas * math.sqrt(xx)), 2.0**30)
-            ry = min(math.ceil(sigmas * math.sqrt(yy)), 2.0**30)
-            if not (x + rx > 0 and x - rx < width and y + ry > 0 and y - ry < height):
-                continue
-            means2d[b, n, 0], means2d[b, n, 1] = x, y
-            conics[b, n, 0] = yy / determinant
-            conics[b, n, 1] = -xy / determinant
-            conics[b, n, 2] = xx / determinant
-            depths[b, n] = z
-            radii[b, n, 0], radii[b, n, 1] = rx, ry
+            sigmas = min(EXTENT_SIGMAS, math.sqrt(2.0 * math.log(max(1.0, o / ALPHA_MIN))))
+            _rotation(quats[n], axes)
+            for i in range(3):
+                for j in range(3):
+                    axes[i, j] *= scales[n, j]
+            for b in range(b_count):
+                view, k = views[b], intrinsics[b]
+                _to_camera(means[n], view, point)
+                z = point[2]
+                if not (z > NEAR_PLANE and math.isfinite(point[0] + point[1] + z)):
+                    continue
+                _screen_axes(point, view, k, axes, width, height, transform, screen)
+                xx = screen[0, 0] ** 2 + screen[0, 1] ** 2 + screen[0, 2] ** 2 + BLUR_PX2
+                yy = screen[1, 0] ** 2 + screen[1, 1] ** 2 + screen[1, 2] ** 2 + BLUR_PX2
+                xy = (
+                    screen[0, 0] * screen[1, 0]
+                    + screen[0, 1] * screen[1, 1]
+                    + screen[0, 2] * screen[1, 2]
+                )
+                determinant = xx * yy - xy * xy
+                if not (determinant > 0.0 and math.isfinite(determinant)):
+                    continue
+                x = k[0, 0] * point[0] / z + k[0, 2]
+                y = k[1, 1] * point[1] / z + k[1, 2]
+                rx = min(math.ceil(sigmas * math.sqrt(xx)), 2.0**30)
+                ry = min(math.ceil(sigmas * math.sqrt(yy)), 2.0**30)
+                if not (x + rx > 0 and x - rx < width and y + ry > 0 and y - ry < height):
+                    continue
+                means2d[b, n, 0], means2d[b, n, 1] = x, y
+                conics[b, n, 0] = yy / determinant
+                conics[b, n, 1] = -xy / determinant
+                conics[b, n, 2] = xx / determinant
+                depths[b, n] = z
+                radii[b, n, 0], radii[b, n, 1] = rx, ry
     return means2d, conics, depths, radii
 
 
@@ -215,45 +219,47 @@ def backward(
     g_means = np.zeros((n_count, 3), np.float32)
     g_quats = np.zeros((n_count, 4), np.float32)
     g_scales = np.zeros((n_count, 3), np.float32)
-    for n in prange(n_count):
+    for block in prange(BLOCKS):
         rotation, axes, point = np.empty((3, 3)), np.empty((3, 3)), np.empty(3)
         transform, screen = np.empty((2, 3)), np.empty((2, 3))
         g_screen, g_transform = np.empty((2, 3)), np.empty((2, 3))
-        g_axes, g_mean, g_quat, g_scale = np.zeros((3, 3)), np.zeros(3), np.zeros(4), np.zeros(3)
-        w, x, y, z, length = _rotation(quats[n], rotation)
-        for i in range(3):
-            for j in range(3):
-                axes[i, j] = rotation[i, j] * scales[n, j]
-        for b in range(b_count):
-            if radii[b, n, 0] == 0:
-                continue
-            view, k = views[b], intrinsics[b]
-            _to_camera(means[n], view, point)
-            slopes = _screen_axes(point, view, k, axes, width, height, transform, screen)
-            _conic_gradient(conics[b, n], g_conic[b, n], screen, g_screen)
-            for i in range(2):
-                for j in range(3):
-                    g_transform[i, j] = (
-                        g_screen[i, 0] * axes[j, 0]
-                        + g_screen[i, 1] * axes[j, 1]
-                        + g_screen[i, 2] * axes[j, 2]
-                    )
+        g_axes, g_mean, g_quat, g_scale = np.empty((3, 3)), np.empty(3), np.empty(4), np.empty(3)
+        for n in range(block * n_count // BLOCKS, (block + 1) * n_count // BLOCKS):
+            g_axes[:], g_mean[:], g_quat[:], g_scale[:] = 0.0, 0.0, 0.0, 0.0
+            w, x, y, z, length = _rotation(quats[n], rotation)
             for i in range(3):
                 for j in range(3):
-                    g_axes[i, j] += (
-                        transform[0, i] * g_screen[0, j] + transform[1, i] * g_screen[1, j]
-                    )
-            _point_gradient(
-                point, view, k, g_transform, slopes, g_mean2d[b, n], g_depth[b, n], g_mean
-            )
-        for i in range(3):
-            for j in range(3):
-                g_scale[j] += rotation[i, j] * g_axes[i, j]
-                g_axes[i, j] *= scales[n, j]
-        _rotation_gradient(w, x, y, z, length, g_axes, g_quat)
-        for i in range(3):
-            g_means[n, i] = g_mean[i]
-            g_scales[n, i] = g_scale[i]
-        for i in range(4):
-            g_quats[n, i] = g_quat[i]
+                    axes[i, j] = rotation[i, j] * scales[n, j]
+            for b in range(b_count):
+                if radii[b, n, 0] == 0:
+                    continue
+                view, k = views[b], intrinsics[b]
+                _to_camera(means[n], view, point)
+                slopes = _screen_axes(point, view, k, axes, width, height, transform, screen)
+                _conic_gradient(conics[b, n], g_conic[b, n], screen, g_screen)
+                for i in range(2):
+                    for j in range(3):
+                        g_transform[i, j] = (
+                            g_screen[i, 0] * axes[j, 0]
+                            + g_screen[i, 1] * axes[j, 1]
+                            + g_screen[i, 2] * axes[j, 2]
+                        )
+                for i in range(3):
+                    for j in range(3):
+                        g_axes[i, j] += (
+                            transform[0, i] * g_screen[0, j] + transform[1, i] * g_screen[1, j]
+                        )
+                _point_gradient(
+                    point, view, k, g_transform, slopes, g_mean2d[b, n], g_depth[b, n], g_mean
+                )
+            for i in range(3):
+                for j in range(3):
+                    g_scale[j] += rotation[i, j] * g_axes[i, j]
+                    g_axes[i, j] *= scales[n, j]
+            _rotation_gradient(w, x, y, z, length, g_axes, g_quat)
+            for i in range(3):
+                g_means[n, i] = g_mean[i]
+                g_scales[n, i] = g_scale[i]
+            for i in range(4):
+                g_quats[n, i] = g_quat[i]
     return g_means, g_quats, g_scales

@@ -19,10 +19,8 @@ from numba import prange
 
 from .constants import ALPHA_MAX, ALPHA_MIN, TRANSMITTANCE_MIN
 from .cpu_jit import jit
+from .cpu_tiles import TILE
 
-TILE = (
-    8  # pixels: one row is one 256-bit vector of float32. 10k splats, 128^2: 14.5 ms, 16 px: 17 ms
-)
 AREA = TILE * TILE
 GEOMETRY = 6  # columns before the features
 CHECK_EVERY = 8  # splats between two looks at whether the whole tile is finished
@@ -36,53 +34,6 @@ _EIGHTH = np.float32(-0.125)
 # Taylor coefficients of exp up to x^7 / 7!; |x| <= 0.75 leaves a relative error below 3e-6.
 _E2, _E3, _E4 = np.float32(1 / 2), np.float32(1 / 6), np.float32(1 / 24)
 _E5, _E6, _E7 = np.float32(1 / 120), np.float32(1 / 720), np.float32(1 / 5040)
-
-
-@jit()
-def _tile_range(x, y, rx, ry, tiles_x, tiles_y):
-    """Half-open ranges of tiles that a rectangle touches."""
-    x0 = max(0, int(np.floor((x - rx) / TILE)))
-    y0 = max(0, int(np.floor((y - ry) / TILE)))
-    x1 = min(tiles_x, int(np.floor((x + rx) / TILE)) + 1)
-    y1 = min(tiles_y, int(np.floor((y + ry) / TILE)) + 1)
-    return x0, x1, y0, y1
-
-
-@jit()
-def bin_tiles(order, drawn, means2d, radii, tiles_x, tiles_y):
-    """Deal splats out to tiles, nearest first.
-
-    order [B, N] splat ids by depth, of which the first drawn [B] are visible. Returns starts
-    [B * tiles + 1] and the splat id of every pair [P] (int32).
-    """
-    views = order.shape[0]
-    tiles = tiles_x * tiles_y
-    starts = np.zeros(views * tiles + 1, np.int64)
-    for b in range(views):
-        for k in range(drawn[b]):
-            n = order[b, k]
-            x0, x1, y0, y1 = _tile_range(
-                means2d[b, n, 0], means2d[b, n, 1], radii[b, n, 0], radii[b, n, 1], tiles_x, tiles_y
-            )
-            for y in range(y0, y1):
-                for x in range(x0, x1):
-                    starts[b * tiles + y * tiles_x + x + 1] += 1
-    for i in range(views * tiles):
-        starts[i + 1] += starts[i]
-    cursor = starts[:-1].copy()
-    ids = np.empty(starts[-1], np.int32)
-    for b in range(views):
-        for k in range(drawn[b]):
-            n = order[b, k]
-            x0, x1, y0, y1 = _tile_range(
-                means2d[b, n, 0], means2d[b, n, 1], radii[b, n, 0], radii[b, n, 1], tiles_x, tiles_y
-            )
-            for y in range(y0, y1):
-                for x in range(x0, x1):
-                    tile = b * tiles + y * tiles_x + x
-                    ids[cursor[tile]] = n
-                    cursor[tile] += 1
-    return starts, ids
 
 
 @jit(fastmath={"contract"}, inline="never")
@@ -132,16 +83,8 @@ def _pixel_centres(px, py, x0, y0):
         py[i] = y0 + i // TILE + 0.5
 
 
-@jit(inline="never")
-def _rows(y, ry, y0):
-    """Range of pixels (whole rows) of a tile between y - ry and y + ry."""
-    lo = max(0, int(np.floor(y - ry)) - y0)
-    hi = min(TILE, int(np.floor(y + ry)) + 1 - y0)
-    return lo * TILE, max(lo, hi) * TILE
-
-
 @jit(parallel=True)
-def forward(starts, ids, means2d, conics, radii, opacity, features, width, height):
+def forward(starts, ids, spans, means2d, conics, opacity, features, width, height):
     """Composite all views. Returns picture [B, H, W, ...] parts:
 
     picture [B, C, H, W], light [B, H, W] what is left behind the last splat, last [B, H, W] the
@@ -165,7 +108,7 @@ def forward(starts, ids, means2d, conics, radii, opacity, features, width, heigh
         for k in range(starts[job], starts[job + 1]):
             n = ids[k]
             x, y = means2d[b, n, 0], means2d[b, n, 1]
-            lo, hi = _rows(y, radii[b, n, 1], y0)
+            lo, hi = spans[k, 0], spans[k, 1]
             _falloff(
                 weight, px, py, x, y, conics[b, n, 0], conics[b, n, 1], conics[b, n, 2], lo, hi
             )
@@ -241,7 +184,7 @@ def _dot(a, b, offset, lo, hi):
 
 @jit(parallel=True)
 def backward(
-    starts, ids, means2d, conics, radii, opacity, features, light_in, last_in, d_picture, d_alpha
+    starts, ids, spans, means2d, conics, opacity, features, light_in, last_in, d_picture, d_alpha
 ):
     """Gradient rows [P, 6 + C], one per (splat, tile) pair; see :func:`reduce_rows`."""
     views, channels = features.shape[0], features.shape[2]
@@ -274,7 +217,7 @@ def backward(
             n = ids[k]
             x, y = means2d[b, n, 0], means2d[b, n, 1]
             xx, xy, yy = conics[b, n, 0], conics[b, n, 1], conics[b, n, 2]
-            lo, hi = _rows(y, radii[b, n, 1], y0)
+            lo, hi = spans[k, 0], spans[k, 1]
             _falloff(weight, px, py, x, y, xx, xy, yy, lo, hi)
             dot[:] = _ZERO
             for c in range(channels):
