@@ -8,7 +8,7 @@ Nothing else crosses this line: no text, no diffusion, no Gaussian, no ray.
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -26,17 +26,28 @@ class Cameras:
     intrinsics: Tensor  # [B, 3, 3] float32, pixels: [[fx, 0, cx], [0, fy, cy], [0, 0, 1]]
     width: int  # pixels
     height: int  # pixels
+    first: int = 0  # place of the first camera in the batch that these are a part of
 
     def __len__(self) -> int:
         return int(self.world_to_cam.shape[0])
 
     def __getitem__(self, index: slice) -> Cameras:
         """A sub-batch; takes a slice, so that the result is a batch again."""
-        return Cameras(self.world_to_cam[index], self.intrinsics[index], self.width, self.height)
+        start, _, stride = index.indices(len(self))
+        if stride != 1:
+            raise ValueError(f"a sub-batch is a run of cameras, not every {stride}th")
+        return replace(
+            self,
+            world_to_cam=self.world_to_cam[index],
+            intrinsics=self.intrinsics[index],
+            first=self.first + start,
+        )
 
     def to(self, device: torch.device | str) -> Cameras:
-        return Cameras(
-            self.world_to_cam.to(device), self.intrinsics.to(device), self.width, self.height
+        return replace(
+            self,
+            world_to_cam=self.world_to_cam.to(device),
+            intrinsics=self.intrinsics.to(device),
         )
 
     @property
@@ -70,11 +81,44 @@ class RefineReport:
     unit: str = "splats"  # what is counted, for people
 
 
+class Exchange(Protocol):
+    """What a representation has in common with copies of itself in other processes, each of which
+    draws other views of a step."""
+
+    count: int  # processes
+
+    def total(self, values: Tensor) -> Tensor:
+        """Sum over the processes."""
+        ...
+
+    def greatest(self, values: Tensor) -> Tensor:
+        """Largest over the processes."""
+        ...
+
+
+class Alone:
+    """One process."""
+
+    count = 1
+
+    def total(self, values: Tensor) -> Tensor:
+        return values
+
+    def greatest(self, values: Tensor) -> Tensor:
+        return values
+
+
 @runtime_checkable
 class Renderer(Protocol):
-    """A differentiable 3D (or 2D) representation. It owns its parameters and their optimiser."""
+    """A differentiable 3D (or 2D) representation. It owns its parameters and their optimiser.
+
+    Whatever is random about a view depends on the step and on the view's place in its batch alone,
+    and a term of several views is the mean of their own, so that the views of a step may be drawn
+    together, in portions, or by several processes.
+    """
 
     optimizer: torch.optim.Optimizer
+    exchange: Exchange  # Alone() unless somebody else sets it
 
     def render(self, cameras: Cameras, background: Tensor | None) -> tuple[Render, Trace]:
         """Draw. ``background`` is [B, 3] in [0, 1], or None for the representation's own
@@ -87,9 +131,10 @@ class Renderer(Protocol):
         that does not exist."""
         ...
 
-    def refine(self, step: int, trace: Trace) -> RefineReport:
+    def refine(self, step: int, *traces: Trace) -> RefineReport:
         """Everything that happens between optimiser steps: structure edits and the learning
-        rates of the next step. Called after ``optimizer.step()``, before ``zero_grad``."""
+        rates of the next step. Called after ``optimizer.step()``, before ``zero_grad``, with the
+        traces of all views of the step that this process has drawn."""
         ...
 
     def state_dict(self) -> dict[str, Any]:

@@ -30,6 +30,7 @@ from .image_space import ImageSpace, ImageSpaceConfig
 from .noise import RandomNoise, ReleasedInversion
 from .prompts import PromptSet
 from .stein import ControlVariate, Stein, SteinConfig
+from .team import ALONE, Team, share
 from .trainer import Background, Guidance, Training
 from .variational import Variational, VariationalConfig
 
@@ -204,12 +205,17 @@ def still_background(config: Config, views: int) -> Tensor | None:
             return torch.ones(views, 3)
 
 
-def training(config: Config, restored: bool = False, model: Denoiser | None = None) -> Training:
+def training(
+    config: Config, restored: bool = False, model: Denoiser | None = None, team: Team = ALONE
+) -> Training:
     """Everything a run needs. The cheap and likely mistakes are looked for first. ``model``: on the
-    device of ``config`` already, instead of the one that ``config.model`` names."""
+    device of ``config`` already, instead of the one that ``config.model`` names; ``team``: the
+    processes that share the views of a step."""
     target = device(config)
     _check_times(config)
+    _check_portions(config, team)
     shape = renderer(config, target, restored)
+    shape.exchange = team
     model = denoiser(config, target) if model is None else model
     with below("prompts"):
         prompts = PromptSet(model, config.prompt, config.negative_prompt, config.prompts)
@@ -225,6 +231,8 @@ def training(config: Config, restored: bool = False, model: Denoiser | None = No
         resolution=config.resolution,
         device=target,
         cooldown=config.cooldown,
+        micro_batch=config.micro_batch,
+        team=team,
     )
 
 
@@ -261,6 +269,18 @@ def _check_times(config: Config) -> None:
         raise UserError(
             "noise.kind=released_inversion needs one time for all views of a step: "
             "write guidance.t.same_for_batch=true"
+        )
+
+
+def _check_portions(config: Config, team: Team) -> None:
+    """A step in portions must be the step as a whole, and for that the method must look at each
+    view by itself."""
+    parts = share(team, config.batch, config.micro_batch)
+    whole = len(parts) == team.count == 1
+    if not whole and isinstance(config.update, VariationalConfig | SteinConfig):
+        raise UserError(
+            f"update.kind={config.update.kind} learns from all views of a step at once: leave "
+            "micro_batch out and start one process"
         )
 
 

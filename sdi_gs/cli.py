@@ -124,8 +124,9 @@ def generate(
     watching = cli_watch.watcher(view, port)
     try:
         finished = run.generate(chosen, out, watching)
-        _print_results(finished, chosen)
-        watching.linger()
+        if finished is not None:
+            _print_results(finished, chosen)
+            watching.linger()
     finally:
         watching.end()
 
@@ -134,14 +135,14 @@ def generate(
 def resume(run: RunArgument) -> None:
     """Continue a run that was stopped, to the same result as without the stop."""
     from . import run as runs
-    from .progress import watcher
 
-    view = watcher()
+    view = cli_watch.watcher(False, None)
     try:
         finished = runs.resume(run, view)
     finally:
         view.end()
-    _print_results(finished, finished.config())
+    if finished is not None:
+        _print_results(finished, finished.config())
 
 
 @app.command()
@@ -301,6 +302,8 @@ def _print_results(run: RunFolder, config: Config) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a verb; the exit code. One message on stderr for whatever goes wrong."""
+    from .progress import leading
+
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     # Wanted after a failure, when the command is at hand in the shell's history: anywhere will do.
     debug = "--debug" in arguments
@@ -322,7 +325,8 @@ def main(arguments: list[str] | None = None) -> int:
         if debug:
             raise
         code, message = _unexpected(error)
-    typer.echo(f"sdi-gs: {message}", err=True)
+    if leading():
+        typer.echo(f"sdi-gs: {message}", err=True)
     return code
 
 

@@ -11,7 +11,7 @@ import typer
 from .errors import UserError
 
 if TYPE_CHECKING:
-    from .progress import Live, Plain
+    from .progress import Live, Plain, Silent
     from .viewer import Audience
 
 PORT = 8080
@@ -28,11 +28,12 @@ def check_port(view: bool, port: int | None) -> None:
         raise UserError(f"--port {port} is the port of the page in the browser: add --view")
 
 
-def watcher(view: bool, port: int | None) -> Plain | Live | Audience:
+def watcher(view: bool, port: int | None) -> Silent | Plain | Live | Audience:
     """What shows a run to a person: the terminal, and with ``view`` a page as well."""
+    from .progress import leading
     from .progress import watcher as terminal
 
-    if not view:
+    if not view or not leading():
         return terminal()
     from .viewer import Audience
 

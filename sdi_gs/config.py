@@ -115,6 +115,9 @@ class Config(Section):
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     steps: Count = 10_000
     batch: Count = 1  # views per step
+    # Of these, so many at once, one portion after the other: less memory, the same step, to the
+    # order of a sum. None: all that a process has.
+    micro_batch: Count | None = None
     cooldown: Share = 0.0  # share of the run, at its end, over which learning rates fall to zero
     resolution: Annotated[int, Field(ge=8)] = 512  # height and width of a training view, pixels
     device: Literal["auto", "cpu", "cuda"] = "auto"

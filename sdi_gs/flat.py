@@ -21,6 +21,7 @@ from . import build, media
 from .checkpoint import write_atomic
 from .config import Config, to_plain
 from .diffusion.base import Adaptable, Condition, Denoiser, NoiseLearner
+from .draws import Rng
 from .errors import UserError, nearest
 from .noise import Noised, NoiseStrategy, Predict
 from .predict import GuidedPredictor
@@ -92,7 +93,7 @@ class CachedNoise:
         self.kappa = kappa
 
     def __call__(
-        self, z: Tensor, t: Tensor, predict: Predict, alpha_bar: Tensor, rng: Generator
+        self, z: Tensor, t: Tensor, predict: Predict, alpha_bar: Tensor, rng: Rng
     ) -> Noised:
         return Noised(mix(z, self.kappa, alpha_bar_at(alpha_bar, t)), self.kappa)
 

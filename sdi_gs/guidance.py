@@ -15,11 +15,12 @@ import torch
 from torch import Tensor
 
 from .diffusion.base import Denoiser
+from .draws import Rng, uniform, uniform_once
 from .noise import NoiseStrategy, Scheduled
 from .predict import GuidedPredictor
 from .prompts import PromptSet, ViewAngles
 from .schedule import Ramp, alpha_bar_at, per_sample, sigma
-from .stopwatch import Stopwatch
+from .stopwatch import Lap, Stopwatch
 from .update import Asked, Residual, UpdateRule
 
 
@@ -60,7 +61,7 @@ class Guided(NamedTuple):
     x_t: Tensor  # [B, c, h, w] what was denoised
     t: Tensor  # [B] int64
     evaluations: int  # network samples spent
-    encode_seconds: float = 0.0  # of the call, for pictures -> latents
+    encoding: Lap | None = None  # the part of the call that took pictures to latents
 
 
 class ScoreDistillation:
@@ -86,11 +87,11 @@ class ScoreDistillation:
         self.total_steps = total_steps
         self.update = update or Residual()
 
-    def __call__(self, rgb: Tensor, views: ViewAngles, step: int, rng: torch.Generator) -> Guided:
+    def __call__(self, rgb: Tensor, views: ViewAngles, step: int, rng: Rng) -> Guided:
         """``rgb`` [B, 3, H, W] in [0, 1] with gradient; ``step`` in [0, total_steps)."""
         watch = Stopwatch(rgb.device)
         z = self.denoiser.encode(rgb)
-        watch.lap("encode")
+        encoding = watch.lap("encode")
         t = self.times(len(z), step, rng).to(z.device)
         alpha_bar = self.denoiser.alpha_bar.to(device=z.device, dtype=z.dtype)
         with torch.no_grad():
@@ -107,7 +108,7 @@ class ScoreDistillation:
         loss = loss.mean() if self.config.reduction == "mean" else loss.sum() / len(z)
         return Guided(
             self.config.scale * loss, clean, target, noised.kappa, noised.x_t, t,
-            predict.evaluations, watch.seconds["encode"],
+            predict.evaluations, encoding,
         )  # fmt: skip
 
     def state_dict(self) -> dict[str, Any]:
@@ -124,12 +125,12 @@ class ScoreDistillation:
             return self.noise.at(step, self.total_steps)
         return self.noise
 
-    def times(self, batch: int, step: int, rng: torch.Generator) -> Tensor:
+    def times(self, batch: int, step: int, rng: Rng) -> Tensor:
         """Integer times [B] in [1, T) for this step."""
         c, total = self.config.t, len(self.denoiser.alpha_bar)
         high = c.high.at(step, self.total_steps)
         low = high if c.low is None else c.low.at(step, self.total_steps)
-        u = torch.rand(1 if c.same_for_batch else batch, generator=rng, device=rng.device)
+        u = uniform_once(rng) if c.same_for_batch else uniform(batch, rng)
         t = (total * (low + (high - low) * u.double()) + 1e-6).long()
         return t.clamp(1, total - 1).expand(batch)
 

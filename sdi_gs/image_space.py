@@ -13,8 +13,9 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Generator, Tensor
+from torch import Tensor
 
+from .draws import Rng
 from .guidance import Guided, ScoreDistillation
 from .prompts import ViewAngles
 from .schedule import alpha_bar_at, per_sample
@@ -43,7 +44,7 @@ class ImageSpace:
         self.inner = inner
         self.config = config
 
-    def __call__(self, rgb: Tensor, views: ViewAngles, step: int, rng: Generator) -> Guided:
+    def __call__(self, rgb: Tensor, views: ViewAngles, step: int, rng: Rng) -> Guided:
         guided = self.inner(rgb, views, step, rng)
         denoiser = self.inner.denoiser
         with torch.no_grad():

@@ -16,6 +16,7 @@ from typing import Literal, NamedTuple, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from .draws import Rng, integer_once, normal_like, uniform
 from .schedule import Ramp, alpha_bar_at, mix, noise_between, per_sample, unmix
 
 Predict = Callable[[Tensor, Tensor, float], Tensor]
@@ -34,7 +35,7 @@ class NoiseStrategy(Protocol):
     """``z`` [B, c, h, w] clean latents, ``t`` [B] int64 in [1, T), ``alpha_bar`` [T]."""
 
     def __call__(
-        self, z: Tensor, t: Tensor, predict: Predict, alpha_bar: Tensor, rng: torch.Generator
+        self, z: Tensor, t: Tensor, predict: Predict, alpha_bar: Tensor, rng: Rng
     ) -> Noised: ...
 
 
@@ -47,11 +48,6 @@ class Scheduled(Protocol):
         ...
 
 
-def randn_like(z: Tensor, rng: torch.Generator) -> Tensor:
-    """Standard normal, drawn on the generator's device: one seed, one result everywhere."""
-    return torch.randn(z.shape, generator=rng, dtype=z.dtype, device=rng.device).to(z.device)
-
-
 @dataclass(frozen=True)
 class RandomNoise:
     """A fresh sample in each step: Score Distillation Sampling."""
@@ -59,9 +55,9 @@ class RandomNoise:
     kind: Literal["random"] = "random"
 
     def __call__(
-        self, z: Tensor, t: Tensor, predict: Predict, alpha_bar: Tensor, rng: torch.Generator
+        self, z: Tensor, t: Tensor, predict: Predict, alpha_bar: Tensor, rng: Rng
     ) -> Noised:
-        kappa = randn_like(z, rng)
+        kappa = normal_like(z, rng)
         return Noised(mix(z, kappa, alpha_bar_at(alpha_bar, t)), kappa)
 
 
@@ -73,9 +69,9 @@ class FixedNoise:
     seed: int = 0  # which sample
 
     def __call__(
-        self, z: Tensor, t: Tensor, predict: Predict, alpha_bar: Tensor, rng: torch.Generator
+        self, z: Tensor, t: Tensor, predict: Predict, alpha_bar: Tensor, rng: Rng
     ) -> Noised:
-        one = randn_like(z[:1], torch.Generator().manual_seed(self.seed))
+        one = normal_like(z[:1], torch.Generator().manual_seed(self.seed))
         kappa = one.expand_as(z)
         return Noised(mix(z, kappa, alpha_bar_at(alpha_bar, t)), kappa)
 
@@ -115,17 +111,17 @@ class DDIMInversion:
         return even_times(steps, last)
 
     def __call__(
-        self, z: Tensor, t: Tensor, predict: Predict, alpha_bar: Tensor, rng: torch.Generator
+        self, z: Tensor, t: Tensor, predict: Predict, alpha_bar: Tensor, rng: Rng
     ) -> Noised:
         total = len(alpha_bar)
-        tau = torch.rand(len(z), generator=rng, device=rng.device).to(z.device)
+        tau = uniform(len(z), rng).to(z.device)
         last = (t + (self.tau_max * total * tau).round().long()).clamp(max=total - 1)
         scaled = t * 1000 // total
         x = ddim_invert(z, self.times(scaled, last), predict, self.cfg_scale, alpha_bar)
         kappa = noise_between(x, z, alpha_bar_at(alpha_bar, last))
         level = alpha_bar_at(alpha_bar, t)
         if self.entropy > 0.0:
-            kappa = kappa + self.entropy * (1.0 - per_sample(level)).sqrt() * randn_like(z, rng)
+            kappa = kappa + self.entropy * (1.0 - per_sample(level)).sqrt() * normal_like(z, rng)
         return Noised(mix(z, kappa, level), kappa)
 
 
@@ -170,10 +166,10 @@ class FixedPoint:
         _at_least_one("noise.iterations", self.iterations)
 
     def __call__(
-        self, z: Tensor, t: Tensor, predict: Predict, alpha_bar: Tensor, rng: torch.Generator
+        self, z: Tensor, t: Tensor, predict: Predict, alpha_bar: Tensor, rng: Rng
     ) -> Noised:
         level = alpha_bar_at(alpha_bar, t)
-        kappa = randn_like(z, rng)
+        kappa = normal_like(z, rng)
         for _ in range(self.iterations):
             kappa = predict(mix(z, kappa, level), t, self.cfg_scale)
         return Noised(mix(z, kappa, level), kappa)
@@ -198,10 +194,10 @@ class GradientDescent:
             raise ValueError(f"noise.rate={self.rate} must be positive")
 
     def __call__(
-        self, z: Tensor, t: Tensor, predict: Predict, alpha_bar: Tensor, rng: torch.Generator
+        self, z: Tensor, t: Tensor, predict: Predict, alpha_bar: Tensor, rng: Rng
     ) -> Noised:
         level = alpha_bar_at(alpha_bar, t)
-        kappa = randn_like(z, rng)
+        kappa = normal_like(z, rng)
         for _ in range(self.iterations):
             with torch.enable_grad():
                 moving = kappa.detach().requires_grad_()
@@ -248,7 +244,7 @@ class IntervalInversion:
         return even_times(steps.clamp(1, self.most_steps), last)
 
     def __call__(
-        self, z: Tensor, t: Tensor, predict: Predict, alpha_bar: Tensor, rng: torch.Generator
+        self, z: Tensor, t: Tensor, predict: Predict, alpha_bar: Tensor, rng: Rng
     ) -> Noised:
         total = len(alpha_bar)
         before = (t - round(self.interval.start * total)).clamp(min=0)
@@ -294,7 +290,7 @@ class ReleasedInversion:
         return [grid[0] - self.spacing, *grid, min(t + tau, total - 1)]
 
     def __call__(
-        self, z: Tensor, t: Tensor, predict: Predict, alpha_bar: Tensor, rng: torch.Generator
+        self, z: Tensor, t: Tensor, predict: Predict, alpha_bar: Tensor, rng: Rng
     ) -> Noised:
         if bool((t != t[0]).any()):
             raise ValueError(
@@ -302,7 +298,7 @@ class ReleasedInversion:
                 "guidance.t.same_for_batch=true"
             )
         total = len(alpha_bar)
-        tau = int(torch.randint(self.spacing, (), generator=rng, device=rng.device))
+        tau = integer_once(self.spacing, rng)
         times = self.times(int(t[0]), tau, total)
         x = z
         for t_from, t_to in itertools.pairwise(times):
@@ -311,5 +307,5 @@ class ReleasedInversion:
             clean = (x - (1.0 - a_from).sqrt() * eps) / a_from.sqrt()
             variance = (1.0 - a_from) / (1.0 - a_to) * (1.0 - a_to / a_from)
             x = a_to.sqrt() * clean + (1.0 - a_to).sqrt() * eps
-            x = x + self.eta * variance.sqrt() * randn_like(z, rng)
+            x = x + self.eta * variance.sqrt() * normal_like(z, rng)
         return Noised(x, noise_between(x, z, alpha_bar[times[-1]].expand(len(z))))

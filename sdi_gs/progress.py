@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from typing import TYPE_CHECKING
@@ -16,8 +17,15 @@ PLAIN_LINES = 20  # about this many lines for a whole run
 SMOOTHING = 0.9  # of the seconds per step that are shown
 
 
-def watcher() -> Plain | Live:
+def leading() -> bool:
+    """Whether this process talks to people: the first of a torchrun, or the only one."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def watcher() -> Silent | Plain | Live:
     """The one that fits standard output."""
+    if not leading():
+        return Silent()
     return Live() if sys.stdout.isatty() else Plain()
 
 
@@ -58,6 +66,22 @@ def describe(report: StepReport, pace: Pace) -> str:
         f"{report.refined.unit} {report.refined.size}  "
         f"{pace.per_step or 0.0:.2f} s/step  {pace.left(report.step + 1)} left"
     )
+
+
+class Silent:
+    """Nothing, because another process speaks."""
+
+    def say(self, text: str) -> None: ...
+
+    def begin(self, scene: Scene) -> None: ...
+
+    def step(self, report: StepReport) -> None: ...
+
+    def rest(self, seconds: float) -> None: ...
+
+    def linger(self) -> None: ...
+
+    def end(self) -> None: ...
 
 
 class Plain:

@@ -23,7 +23,9 @@ from . import assets, build, checkpoint, media, run_folder, run_report, scalars,
 from .checkpoint import Checkpoint, CheckpointError
 from .config import Config, TurntableConfig, from_plain, to_plain
 from .errors import RunFailure, UserError
+from .progress import leading
 from .run_folder import RunFolder
+from .team import joined
 from .trainer import NonFinite, StepReport, Training, train
 
 PREVIEW_VIEWS = 4  # front, side, back, side
@@ -72,22 +74,27 @@ class StopFlag:
 def require_ready(config: Config, out: Path | None, say: Callable[[str], None]) -> None:
     """Refuse a prompt or a folder that cannot work before a model is loaded, which is announced."""
     note = build.check_prompt(config)
-    run_folder.require_free(out)
+    if leading():
+        run_folder.require_free(out)
     scalars.require(config)
     if note:
         say(note)
     say(f"loading {config.model.source}")
 
 
-def generate(config: Config, out: Path | None, watcher: Watcher) -> RunFolder:
-    """A new run in a new folder."""
+def generate(config: Config, out: Path | None, watcher: Watcher) -> RunFolder | None:
+    """A new run in a new folder; none in a process that only follows."""
     require_ready(config, out, watcher.say)
-    training = build.training(config)
-    run = run_folder.create(config, out)
-    return _run(config, training, run, 0, 0.0, watcher)
+    with joined() as team:
+        training = build.training(config, team=team)
+        if not team.leads:
+            _follow(training, 0)
+            return None
+        run = run_folder.create(config, out)
+        return _run(config, training, run, 0, 0.0, watcher)
 
 
-def resume(path: Path, watcher: Watcher) -> RunFolder:
+def resume(path: Path, watcher: Watcher) -> RunFolder | None:
     """Continue a run from its newest checkpoint, to the same bytes as without the break."""
     run = run_folder.open_existing(path)
     saved, config = _newest(run)
@@ -98,10 +105,23 @@ def resume(path: Path, watcher: Watcher) -> RunFolder:
         )
     scalars.require(config)
     watcher.say(f"loading {config.model.source}")
-    training = build.training(config, restored=True)
-    restore(training, saved)
-    run.truncate_stats(saved.step)
-    return _run(config, training, run, saved.step, saved.seconds, watcher)
+    with joined() as team:
+        training = build.training(config, restored=True, team=team)
+        restore(training, saved)
+        if not team.leads:
+            _follow(training, saved.step)
+            return None
+        run.truncate_stats(saved.step)
+        return _run(config, training, run, saved.step, saved.seconds, watcher)
+
+
+def _follow(training: Training, first_step: int) -> None:
+    """The steps of a process that another one leads: that one writes and draws."""
+    with _stop_on_signal() as stop:
+        for report in train(training, first_step):
+            last = report.step + 1 == training.steps
+            if not last and training.team.any(stop.requested, training.device):
+                raise Interrupted("stopped")
 
 
 def restore(training: Training, saved: Checkpoint) -> None:
@@ -180,9 +200,10 @@ def _run(
                     _preview(config, training.renderer, run, done)
                 if done == config.steps:
                     break
-                if stop.requested or _due(done, config.output.checkpoint_every):
+                stopping = training.team.any(stop.requested, training.device)
+                if stopping or _due(done, config.output.checkpoint_every):
                     save(done)
-                if stop.requested:
+                if stopping:
                     raise Interrupted(
                         f"stopped after step {done} of {config.steps}; the state is saved. "
                         f"Continue with:\n  {_resume_command(run)}"

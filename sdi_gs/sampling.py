@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .diffusion.base import Denoiser
-from .noise import randn_like
+from .draws import normal_like
 from .predict import GuidedPredictor
 from .prompts import Conditions
 from .schedule import alpha_bar_at, mix, unmix
@@ -35,7 +35,7 @@ def pure_noise(
     """Standard normal latents [count, c, h, w] for square pictures of ``pixels``."""
     probe = denoiser.encode(torch.ones(1, 3, pixels, pixels, device=device))
     like = probe.expand(count, *probe.shape[1:])
-    return randn_like(like, torch.Generator().manual_seed(seed))
+    return normal_like(like, torch.Generator().manual_seed(seed))
 
 
 @torch.no_grad()

@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
+from .draws import Rng
 from .guidance import Guided, ScoreDistillation
 from .prompts import ViewAngles
 from .schedule import mix
@@ -89,7 +90,7 @@ class Stein:
         inner.update = rule
         self.inner, self.rule = inner, rule
 
-    def __call__(self, rgb: Tensor, views: ViewAngles, step: int, rng: Generator) -> Guided:
+    def __call__(self, rgb: Tensor, views: ViewAngles, step: int, rng: Rng) -> Guided:
         return self.inner(rgb, views, step, rng)
 
     def state_dict(self) -> dict[str, Any]:

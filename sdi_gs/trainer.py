@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,17 +14,19 @@ from torch import Generator, Tensor
 
 from representations.interface import Cameras, RefineReport, Renderer, Trace
 
+from .draws import Part, Rng
 from .errors import RunFailure
 from .guidance import Guided
 from .prompts import ViewAngles
 from .schedule import Ramp
 from .stopwatch import Stopwatch
+from .team import ALONE, Team, share
 
 
 class Guidance(Protocol):
     """Says what a picture, seen from there, should have been; as a loss with a gradient."""
 
-    def __call__(self, rgb: Tensor, views: ViewAngles, step: int, rng: Generator) -> Guided: ...
+    def __call__(self, rgb: Tensor, views: ViewAngles, step: int, rng: Rng) -> Guided: ...
 
     def state_dict(self) -> dict[str, Any]: ...
 
@@ -53,6 +56,8 @@ class Training:
     resolution: int  # pixels
     device: torch.device
     cooldown: float = 0.0  # share of the run, at its end, over which every rate falls to zero
+    micro_batch: int | None = None  # views worked on at once; None: all that this process has
+    team: Team = ALONE  # processes that share the views of a step
 
 
 class StepReport(NamedTuple):
@@ -74,45 +79,109 @@ class NonFinite(RunFailure):
     """A loss or a gradient stopped being a number; the parameters were not touched."""
 
 
+class Portion(NamedTuple):
+    """Some views of a step."""
+
+    cameras: Cameras
+    views: ViewAngles
+    background: Tensor | None
+
+
+class Seen(NamedTuple):
+    """What one portion of the views of a step left behind."""
+
+    trace: Trace
+    losses: dict[str, Tensor]  # detached shares of the losses of the step
+    t: Tensor  # [B]
+    evaluations: int
+
+
 def train_step(training: Training, step: int) -> StepReport:
     """Look, ask, pull, tidy."""
     watch = Stopwatch(training.device)
-    renderer, rng = training.renderer, training.rng
+    renderer, team = training.renderer, training.team
 
-    # Look at the shape from somewhere new.
-    cameras, views = training.views.sample(training.batch, training.resolution, rng)
-    background = _to(training.background(training.batch, rng), training.device)
-    render, trace = renderer.render(cameras.to(training.device), background)
-    watch.lap("render")
+    # Every process chooses all views, and works on its own.
+    cameras, views = training.views.sample(training.batch, training.resolution, training.rng)
+    background = training.background(training.batch, training.rng)
+    seen = []
+    for mine, rng in portions(training):
+        portion = Portion(
+            cameras[mine].to(training.device),
+            ViewAngles(*(angle[mine].to(training.device) for angle in views)),
+            None if background is None else background[mine].to(training.device),
+        )
+        seen.append(pull(training, step, portion, rng, watch))
 
-    # Ask the diffusion model what it should have looked like.
-    views = ViewAngles(*(angle.to(training.device) for angle in views))
-    guided = training.guidance(render.rgb, views, step, rng)
-    losses = {"guidance": guided.loss, **weigh(training, step, trace)}
-    watch.lap("guidance")
-    watch.part("guidance", "encode", guided.encode_seconds)
-
-    # Pull the shape towards the answer.
-    require_finite(losses, step)
-    torch.stack(list(losses.values())).sum().backward()
+    team.add_gradients(_parameters(renderer.optimizer))
+    losses, t, evaluations = together(training, seen)
     require_finite_gradients(renderer.optimizer, losses, step)
     with rates_times(renderer.optimizer, rate_factor(training, step)):
         renderer.optimizer.step()
     watch.lap("backward")
 
     # Let the representation tidy its structure.
-    refined = renderer.refine(step, trace)
+    refined = renderer.refine(step, *(part.trace for part in seen))
     renderer.optimizer.zero_grad(set_to_none=True)
     watch.lap("refine")
 
     return StepReport(
         step=step,
-        t=float(guided.t.float().mean()),
-        losses={name: float(value.detach()) for name, value in losses.items()},
+        t=t,
+        losses=losses,
         refined=refined,
-        evaluations=guided.evaluations,
+        evaluations=evaluations,
         seconds=watch.seconds,
     )
+
+
+def portions(training: Training) -> Iterator[tuple[slice, Rng]]:
+    """The views that this process works on, and what draws for them. Whoever works on a view, it
+    gets the same random numbers; after the last portion the run's generator stands where all views
+    at once would have left it."""
+    parts = share(training.team, training.batch, training.micro_batch)
+    if len(parts) == training.team.count == 1:
+        yield parts[0], training.rng
+        return
+    before = training.rng.get_state()
+    for part in parts:
+        training.rng.set_state(before)
+        yield part, Part(training.rng, part.start, training.batch)
+
+
+def pull(training: Training, step: int, portion: Portion, rng: Rng, watch: Stopwatch) -> Seen:
+    """Draw some views, ask what they should have been, and add to the gradients."""
+    # Look at the shape from somewhere new.
+    render, trace = training.renderer.render(portion.cameras, portion.background)
+    watch.lap("render")
+
+    # Ask the diffusion model what it should have looked like.
+    guided = training.guidance(render.rgb, portion.views, step, rng)
+    losses = {"guidance": guided.loss, **weigh(training, step, trace)}
+    watch.part("guidance", "encode", guided.encoding)
+    watch.lap("guidance")
+
+    # Pull the shape towards the answer. Losses are means over views.
+    part = len(portion.cameras) / training.batch
+    torch.stack([part * value for value in losses.values()]).sum().backward()
+    watch.lap("backward")
+    shares = {name: part * value.detach() for name, value in losses.items()}
+    return Seen(trace, shares, guided.t, guided.evaluations)
+
+
+def together(training: Training, seen: list[Seen]) -> tuple[dict[str, float], float, int]:
+    """Losses, mean time and denoiser samples of the whole step, read from the device at once."""
+    names = list(seen[0].losses)
+    sums = [torch.stack([part.losses[name] for part in seen]).sum() for name in names]
+    t = torch.cat([part.t for part in seen]).float().sum() / training.batch
+    spent = torch.tensor(float(sum(part.evaluations for part in seen)), device=training.device)
+    values = torch.stack([*(value.double() for value in sums), t.double(), spent.double()])
+    *losses, t_mean, evaluations = training.team.total(values).tolist()
+    return dict(zip(names, losses, strict=True)), t_mean, round(evaluations)
+
+
+def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
 def train(training: Training, first_step: int = 0) -> Iterator[StepReport]:
@@ -154,36 +223,33 @@ def weigh(training: Training, step: int, trace: Trace) -> dict[str, Tensor]:
     return {name: weight * terms[name] for name, weight in active.items()}
 
 
-def require_finite(losses: dict[str, Tensor], step: int) -> None:
-    """Stop before a loss that is not a number reaches the parameters."""
-    broken = [name for name, value in losses.items() if not bool(torch.isfinite(value))]
+def require_finite_gradients(
+    optimizer: torch.optim.Optimizer, losses: dict[str, float], step: int
+) -> None:
+    """Stop before a loss or a gradient that is not a number reaches the parameters."""
+    broken = [name for name, value in losses.items() if not math.isfinite(value)]
     if broken:
         raise NonFinite(
-            f"step {step}: the loss term '{broken[0]}' is {float(losses[broken[0]].detach())}; "
+            f"step {step}: the loss term '{broken[0]}' is {losses[broken[0]]}; "
             f"all terms: {_shown(losses)}"
         )
+    with_gradient = [
+        (group.get("name", f"group {index}"), parameter.grad)
+        for index, group in enumerate(optimizer.param_groups)
+        for parameter in group["params"]
+        if parameter.grad is not None
+    ]
+    # One question to the device for all of them.
+    sound = torch.stack([torch.isfinite(gradient).all() for _, gradient in with_gradient])
+    if bool(sound.all()):
+        return
+    name, gradient = with_gradient[int((~sound).nonzero()[0])]
+    count = int((~torch.isfinite(gradient)).sum())
+    raise NonFinite(
+        f"step {step}: {count} of {gradient.numel()} gradient values of '{name}' are not "
+        f"finite, although every loss is; losses: {_shown(losses)}"
+    )
 
 
-def require_finite_gradients(
-    optimizer: torch.optim.Optimizer, losses: dict[str, Tensor], step: int
-) -> None:
-    """Stop before a gradient that is not a number reaches the parameters."""
-    for index, group in enumerate(optimizer.param_groups):
-        for parameter in group["params"]:
-            gradient = parameter.grad
-            if gradient is None or bool(torch.isfinite(gradient).all()):
-                continue
-            name = group.get("name", f"group {index}")
-            count = int((~torch.isfinite(gradient)).sum())
-            raise NonFinite(
-                f"step {step}: {count} of {gradient.numel()} gradient values of '{name}' are not "
-                f"finite, although every loss is; losses: {_shown(losses)}"
-            )
-
-
-def _shown(losses: dict[str, Tensor]) -> str:
-    return ", ".join(f"{name}={float(value.detach()):.4g}" for name, value in losses.items())
-
-
-def _to(tensor: Tensor | None, device: torch.device) -> Tensor | None:
-    return None if tensor is None else tensor.to(device)
+def _shown(losses: dict[str, float]) -> str:
+    return ", ".join(f"{name}={value:.4g}" for name, value in losses.items())

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from .diffusion.base import NoiseLearner
+from .draws import Part, Rng
 from .guidance import Guided, ScoreDistillation
 from .prompts import ViewAngles
 from .update import Asked
@@ -92,11 +93,13 @@ class Variational:
         self.learner = learner
         self.config = config
 
-    def __call__(self, rgb: Tensor, views: ViewAngles, step: int, rng: Generator) -> Guided:
+    def __call__(self, rgb: Tensor, views: ViewAngles, step: int, rng: Rng) -> Guided:
         """Guide with the second network as it is, then teach it these renderings."""
         self.rule.evaluations = 0
         guided = self.inner(rgb, views, step, rng)
         camera = camera_to_world(views)
+        if isinstance(rng, Part):
+            raise ValueError("a learner is taught all views of a step at once, not portions")
         dropped = torch.rand(len(camera), generator=rng) < self.config.camera_dropped
         camera = torch.where(dropped[:, None].to(camera.device), torch.zeros_like(camera), camera)
         self.learner.learn(guided.latents, camera, rng)

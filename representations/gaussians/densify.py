@@ -15,6 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..interface import Exchange
 from ..ops.reference import rotation_matrices
 from .config import DensifyConfig
 from .parameters import GaussianParameters, rebuild
@@ -37,21 +38,28 @@ class Statistics:
 
     @torch.no_grad()
     def add(self, gradient: Tensor, radii: Tensor, size: tuple[int, int]) -> None:
-        """Count every view of a batch: gradient [B, N, 2] of the loss by screen position in
+        """Count some views: gradient [B, N, 2] of each view's own loss by screen position in
         pixels, radii [B, N, 2], size (H, W).
 
-        A loss that is a mean over views gives each view a gradient B times too small, so the
-        batch size is multiplied back: the statistic does not depend on it.
+        A loss that is a mean over views gives each view a gradient too small by their number: it
+        has to be multiplied back, so that the statistic does not depend on it.
         """
         height, width = size
-        batch = len(gradient)
-        to_half_pictures = gradient.new_tensor([0.5 * width, 0.5 * height]) * batch
+        to_half_pictures = gradient.new_tensor([0.5 * width, 0.5 * height])
         length = (gradient * to_half_pictures).norm(dim=-1)
         drawn = (radii[..., 0] > 0) & torch.isfinite(length)
         self.pull += torch.where(drawn, length, torch.zeros_like(length)).sum(0)
         self.views += drawn.sum(0)
         extent = radii.amax(-1).amax(0).to(self.radius) / max(height, width)
         self.radius = torch.maximum(self.radius, extent)
+
+    @torch.no_grad()
+    def merge(self, seen: Statistics, exchange: Exchange) -> None:
+        """Add what was seen in one step, here and in other processes."""
+        counted = exchange.total(torch.stack([seen.pull, seen.views]))
+        self.pull += counted[0]
+        self.views += counted[1]
+        self.radius = torch.maximum(self.radius, exchange.greatest(seen.radius))
 
     def mean_pull(self) -> Tensor:
         """[N] per view in which the splat was drawn; 0 if it never was."""

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..environment import Environment, background_pictures
-from ..interface import Cameras, RefineReport, Render
+from ..interface import Alone, Cameras, Exchange, RefineReport, Render
 from ..ops import Ops, select
 from ..ops.constants import ALPHA_FLOOR
 from . import densify, mcmc, terms
@@ -76,6 +76,7 @@ class GaussianRenderer:
             self.gaussians, self.config.rates, self.environment
         )
         self.statistics = densify.Statistics.empty(len(self.gaussians), self.device)
+        self.exchange: Exchange = Alone()
 
     def __len__(self) -> int:
         return len(self.gaussians)
@@ -126,16 +127,13 @@ class GaussianRenderer:
         done = min(max(step / max(1, self.config.steps - 1), 0.0), 1.0)
         return float(rates.means * (rates.means_final / rates.means) ** done)
 
-    def refine(self, step: int, trace: GaussianTrace) -> RefineReport:
+    def refine(self, step: int, *traces: GaussianTrace) -> RefineReport:
         """Edit the structure when it is due and set the learning rates of ``step + 1``.
 
         ``step`` counts from 0 and has just been optimised. Raises ValueError when no splat is
         finite any more.
         """
-        gradient = trace.means2d.grad
-        if gradient is not None and gradient.shape[1] == len(self):
-            size = trace.render.rgb.shape[-2:]
-            self.statistics.add(gradient, trace.radii, (size[0], size[1]))
+        self._count(traces)
         report = self._densify() if self._due(step) else RefineReport(size=len(self))
         if self.config.densify.kind == "mcmc":
             rate = self.means_rate(step)
@@ -144,6 +142,17 @@ class GaussianRenderer:
             if group["name"] == "means":
                 group["lr"] = self.means_rate(step + 1)
         return report
+
+    def _count(self, traces: Sequence[GaussianTrace]) -> None:
+        """Add what the views of a step say of each splat, those of other processes included."""
+        batch = self.exchange.count * sum(len(trace.cameras) for trace in traces)
+        seen = densify.Statistics.empty(len(self), self.device)
+        for trace in traces:
+            gradient = trace.means2d.grad
+            if gradient is not None and gradient.shape[1] == len(self):
+                height, width = trace.render.rgb.shape[-2:]
+                seen.add(gradient * batch, trace.radii, (height, width))
+        self.statistics.merge(seen, self.exchange)
 
     def _due(self, step: int) -> bool:
         config, done = self.config.densify, (step + 1) / self.config.steps

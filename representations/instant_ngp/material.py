@@ -7,6 +7,7 @@ arXiv 2209.14988, sec. 3.2). Pictures for people always show the albedo.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -35,9 +36,9 @@ def no_light(views: int, device: torch.device) -> Light:
 
 
 def draw_light(
-    config: MaterialConfig, step: int, positions: Tensor, generator: torch.Generator
+    config: MaterialConfig, step: int, positions: Tensor, generators: Sequence[torch.Generator]
 ) -> Light:
-    """Light for cameras at ``positions`` [B, 3] in training step ``step``.
+    """Light for cameras at ``positions`` [B, 3] in training step ``step``, one generator each.
 
     The lamp stands near the camera: the camera's position plus a normal deviate, pushed to a
     distance drawn from ``lamp_distance``.
@@ -45,9 +46,9 @@ def draw_light(
     views, device = len(positions), positions.device
     if step < config.albedo_steps:
         return no_light(views, device)
-    choice = torch.rand(views, generator=generator)
-    aside = torch.randn(views, 3, generator=generator)
-    share = torch.rand(views, 1, generator=generator)
+    choice = torch.cat([torch.rand(1, generator=rng) for rng in generators])
+    aside = torch.stack([torch.randn(3, generator=rng) for rng in generators])
+    share = torch.stack([torch.rand(1, generator=rng) for rng in generators])
     textureless = choice < config.albedo_share + config.textureless_share
     kind = torch.where(textureless, TEXTURELESS, DIFFUSE)
     kind = torch.where(choice < config.albedo_share, ALBEDO, kind)

@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from .. import picture_terms
 from ..cameras import rays
 from ..environment import Environment, background_pictures
-from ..interface import Cameras, RefineReport, Render
+from ..interface import Alone, Cameras, Exchange, RefineReport, Render
 from ..memory import require_memory
 from ..ops import Ops, select
 from ..ops.ray_types import MarchSpec, Rays, Samples
@@ -111,10 +111,12 @@ class InstantNGPRenderer:
             groups, betas=(0.9, 0.99), eps=ADAM_EPS
         )
         self.step = 0
+        self.exchange: Exchange = Alone()
 
-    def _generator(self, stream: int) -> torch.Generator:
-        """Randomness that depends on the seed, the step and what it is for, on nothing else."""
-        seed = (self.config.seed * 1_000_003 + self.step) * 4 + stream
+    def _generator(self, stream: int, view: int = 0) -> torch.Generator:
+        """Randomness that depends on the seed, the step, what it is for and the place of a view in
+        its batch, on nothing else."""
+        seed = ((self.config.seed * 1_000_003 + self.step) * 4 + stream) * 4099 + view
         return torch.Generator().manual_seed(seed % 2**63)
 
     @property
@@ -132,10 +134,17 @@ class InstantNGPRenderer:
         jitter = torch.zeros(len(beam.origins), device=self.device)
         light = material.no_light(len(cameras), self.device)
         if torch.is_grad_enabled():
-            rng = self._generator(0)
+            places = range(cameras.first, cameras.first + len(cameras))
             if self.config.march.jitter:
-                jitter = torch.rand(len(jitter), generator=rng).to(self.device)
-            light = material.draw_light(self.config.material, self.step, cameras.positions, rng)
+                per_view = cameras.height * cameras.width
+                starts = [torch.rand(per_view, generator=self._generator(0, k)) for k in places]
+                jitter = torch.cat(starts).to(self.device)
+            light = material.draw_light(
+                self.config.material,
+                self.step,
+                cameras.positions,
+                [self._generator(2, k) for k in places],
+            )
         samples = self.ops.march(beam, self.occupancy.occupied, self.march_spec, jitter)
         channels, opacity = self._composite(beam, samples, light, cameras)
         return self._assemble(cameras, channels, opacity, behind, beam)
@@ -225,9 +234,9 @@ class InstantNGPRenderer:
             raise ValueError(f"unknown term {unknown[0]!r}: choose from {', '.join(TERMS)}")
         return {name: TERMS[name](trace) for name in (TERMS if names is None else names)}
 
-    def refine(self, step: int, trace: FieldTrace) -> RefineReport:
+    def refine(self, step: int, *traces: FieldTrace) -> RefineReport:
         """Update the occupancy grid when it is due and switch on the levels of ``step + 1``."""
-        del trace
+        del traces  # the grid asks the field itself
         self.step = step
         if self.occupancy.due(step):
             self.occupancy.update(step, self.field.density, self._generator(1))
@@ -300,19 +309,19 @@ def _parts(samples: Samples, limit: int) -> Iterator[tuple[int, Samples]]:
 
 
 def _orientation(trace: FieldTrace) -> Tensor:
-    """Visible surface that faces away (Ref-NeRF), per pixel that sees anything."""
-    seen = (trace.render.alpha.detach() > 0).sum().clamp(min=1)
-    return trace.backfacing.sum() / seen
+    """Visible surface that faces away (Ref-NeRF), per pixel that sees anything; mean over views."""
+    seen = (trace.render.alpha.detach() > 0).sum((1, 2, 3)).clamp(min=1)
+    return (trace.backfacing.sum((1, 2, 3)) / seen).mean()
 
 
 def _z_variance(trace: FieldTrace) -> Tensor:
-    """Variance of depth along the ray (HiFA), mean over pixels that are more than half opaque; 0
-    when there is none."""
+    """Variance of depth along the ray (HiFA), mean over the pixels of a view that are more than
+    half opaque, 0 when there is none; mean over views."""
     alpha = trace.render.alpha
     opaque = alpha.detach() > SURFACE_ALPHA
     variance = torch.where(opaque, trace.spread / alpha.clamp(min=SURFACE_ALPHA),
                            torch.zeros_like(alpha))  # fmt: skip
-    return variance.sum() / opaque.sum().clamp(min=1)
+    return (variance.sum((1, 2, 3)) / opaque.sum((1, 2, 3)).clamp(min=1)).mean()
 
 
 def _of_picture(term: Callable[[Render, Cameras], Tensor]) -> Callable[[FieldTrace], Tensor]:

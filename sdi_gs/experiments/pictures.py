@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from ..config import Config
+from ..draws import normal_like
 from ..flat import CachedNoise, Flat, FlatOptions, denoised_noise, make
 from ..media import psnr
-from ..noise import FixedPoint, GradientDescent, NoiseStrategy, RandomNoise, randn_like
+from ..noise import FixedPoint, GradientDescent, NoiseStrategy, RandomNoise
 from ..prompts import PromptSet
 from ..sampling import ddim_times
 from ..schedule import alpha_bar_at, mix, unmix
@@ -105,7 +106,7 @@ def fig4(bench: Bench, say: Callable[[str], None]) -> Result:
     total, alpha_bar, s = len(bench.alpha_bar), bench.alpha_bar, bench.cfg_scale
     times = ddim_times(SAMPLING_STEPS, total)[1:]
     shown = {min(times, key=lambda t: abs(t - share * total)) for share in MOMENTS}
-    noise = randn_like(bench.clean, torch.Generator().manual_seed(bench.seed))
+    noise = normal_like(bench.clean, torch.Generator().manual_seed(bench.seed))
     z, carried = denoised_noise(bench.denoiser, bench.conditions, noise, s)
     choices: dict[str, NoiseStrategy] = {
         "ddim": CachedNoise(carried),  # first, since the others are compared with it

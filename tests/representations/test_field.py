@@ -156,9 +156,9 @@ def test_light_falls_on_what_faces_the_lamp() -> None:
 def test_lights_come_in_the_shares_of_the_recipe() -> None:
     config = MaterialConfig()
     positions = torch.tensor([[1.8, 0.0, 0.3]]).expand(20_000, 3)
-    early = material.draw_light(config, 999, positions, seeded(0))
+    early = material.draw_light(config, 999, positions, [seeded(k) for k in range(len(positions))])
     assert not early.shaded
-    late = material.draw_light(config, 1000, positions, seeded(0))
+    late = material.draw_light(config, 1000, positions, [seeded(k) for k in range(len(positions))])
     shares = [float((late.kind == k).float().mean()) for k in range(3)]
     assert shares == pytest.approx([0.7, 0.225, 0.075], abs=0.012)  # 4 deviations
     distance = late.lamp.norm(dim=-1)

@@ -171,7 +171,7 @@ def test_statistics_count_all_views_and_not_the_batch_size():
     radii = torch.ones(3, 2, 2, dtype=torch.int32)
     radii[1, 0] = 0  # and not drawn in the second
     stats = densify.Statistics.empty(2, torch.device("cpu"))
-    stats.add(gradient, radii, (20, 20))
+    stats.add(3 * gradient, radii, (20, 20))
     # 5 pixels^-1 * 10 pixels per half picture * 3 views, over 2 views drawn
     torch.testing.assert_close(stats.mean_pull(), torch.tensor([5 * 10 * 3 / 2, 1 * 10 * 3 / 3]))
 
@@ -187,7 +187,7 @@ def test_statistics_count_all_views_and_not_the_batch_size():
         renderer.statistics = densify.Statistics.empty(80, torch.device("cpu"))
         render, trace = renderer.render(cameras, torch.zeros(batch, 3))
         render.rgb.square().mean().backward()
-        renderer.statistics.add(trace.means2d.grad, trace.radii, (32, 32))
+        renderer.refine(0, trace)
         pulls.append(renderer.statistics.mean_pull())
     torch.testing.assert_close(pulls[0], pulls[1], rtol=1e-4, atol=1e-9)
 

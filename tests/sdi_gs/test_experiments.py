@@ -19,6 +19,7 @@ from torch import Tensor
 from sdi_gs.compare import Plan, Row, cells, configuration
 from sdi_gs.config import dump, from_plain
 from sdi_gs.diffusion.analytic import GaussianMixture, gaussian
+from sdi_gs.draws import normal_like
 from sdi_gs.errors import RunFailure
 from sdi_gs.experiments.base import SAMPLING_STEPS, Bench, Result, bench, table, write
 from sdi_gs.experiments.noise_error import FIG9, FIG10, SHARES, error, inversion
@@ -33,7 +34,6 @@ from sdi_gs.noise import (
     GradientDescent,
     IntervalInversion,
     RandomNoise,
-    randn_like,
 )
 from sdi_gs.plots import Line, plot
 from sdi_gs.prompts import PromptSet, ViewAngles
@@ -164,7 +164,7 @@ def test_fig4_walks_along_ddim() -> None:
     few = on(Seen(means, variances, names={"mug": [0, 1]}), means[:2], guidance={"cfg_scale": 1.0})
     FIG4.measure(few, lambda said: None)
     figure, shown[:] = torch.stack(shown), []
-    noise = randn_like(few.clean, torch.Generator().manual_seed(few.seed))
+    noise = normal_like(few.clean, torch.Generator().manual_seed(few.seed))
     ddim_sample(few.denoiser, few.conditions, noise, SAMPLING_STEPS, 1.0)
     assert len(shown) == SAMPLING_STEPS
     for x_t in shown:
