@@ -16,6 +16,7 @@ import torch
 from torch import Generator, Tensor
 
 from representations.interface import Renderer
+from representations.memory import available_bytes
 
 from .config import (
     Config,
@@ -23,7 +24,7 @@ from .config import (
     RandomBackground,
     SolidBackground,
 )
-from .diffusion.base import Adaptable, Denoiser
+from .diffusion.base import Adaptable, Denoiser, Forgetful
 from .errors import UserError, nearest
 from .guidance import ScoreDistillation
 from .image_space import ImageSpace, ImageSpaceConfig
@@ -96,6 +97,7 @@ def check_prompt(config: Config) -> str | None:
 def denoiser(config: Config, target: torch.device) -> Denoiser:
     """The frozen diffusion model."""
     from .diffusion.stable import StableDiffusion
+    from .diffusion.tuning import Tuning, tune
 
     source: str | Path = config.model.source
     if source == MINI:
@@ -110,8 +112,10 @@ def denoiser(config: Config, target: torch.device) -> Denoiser:
     dtype: str = config.model.dtype
     if dtype == "auto":
         dtype = "float16" if target.type == "cuda" else "float32"
+    chosen = config.model
     with below("model"):
-        return StableDiffusion.load(source, dtype, target)
+        model = StableDiffusion.load(source, dtype, target)
+        return tune(model, Tuning(chosen.compile, chosen.rows, chosen.vae_memory))
 
 
 def renderer(config: Config, target: torch.device, restored: bool = False) -> Renderer:
@@ -216,12 +220,20 @@ def training(
     _check_portions(config, team)
     shape = renderer(config, target, restored)
     shape.exchange = team
+    ours = model is None
+    if ours and target.type == "cuda":
+        from . import budget
+
+        budget.require_card(config, available_bytes(target) or 0, team)
     model = denoiser(config, target) if model is None else model
     with below("prompts"):
         prompts = PromptSet(model, config.prompt, config.negative_prompt, config.prompts)
+    method = guidance(config, model, prompts)
+    if ours and isinstance(model, Forgetful):
+        model.forget_words()
     return Training(
         renderer=shape,
-        guidance=guidance(config, model, prompts),
+        guidance=method,
         views=config.views,
         background=background(config),
         weights=dict(config.terms),

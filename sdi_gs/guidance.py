@@ -9,7 +9,7 @@ differ).
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,8 +19,9 @@ from .draws import Rng, uniform, uniform_once
 from .noise import NoiseStrategy, Scheduled
 from .predict import GuidedPredictor
 from .prompts import PromptSet, ViewAngles
-from .schedule import Ramp, alpha_bar_at, per_sample, sigma
+from .schedule import Ramp, alpha_bar_at, per_sample, ramp, sigma
 from .stopwatch import Lap, Stopwatch
+from .strict import FromNumber
 from .update import Asked, Residual, UpdateRule
 
 
@@ -38,17 +39,17 @@ class TimeConfig:
 class GuidanceConfig:
     """Everything of score distillation but the noise."""
 
-    cfg_scale: float = 7.5  # uncond + s * (cond - uncond)
-    cfg_scale_end: float | None = None  # reached linearly at the last step; None: constant
+    # uncond + s * (cond - uncond); a number, or a ramp over the run
+    cfg_scale: Annotated[Ramp, FromNumber(("start", "end"))] = field(
+        default_factory=lambda: Ramp(7.5, 7.5)
+    )
     t: TimeConfig = field(default_factory=TimeConfig)
     weight: Literal["sigma", "one_minus_alpha_bar", "uniform"] = "sigma"  # of (eps - kappa)
     reduction: Literal["mean", "sum"] = "mean"  # over elements; "sum" still averages over views
     scale: float = 1.0  # of the loss
 
-    def cfg_scale_at(self, step: int, total_steps: int) -> float:
-        """The forward guidance of ``step`` in [0, total_steps)."""
-        end = self.cfg_scale if self.cfg_scale_end is None else self.cfg_scale_end
-        return Ramp(self.cfg_scale, end).at(step, total_steps)
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "cfg_scale", ramp(self.cfg_scale))
 
 
 class Guided(NamedTuple):
@@ -99,7 +100,7 @@ class ScoreDistillation:
             clean = z.detach()
             noised = self.noise_at(step)(clean, t, predict, alpha_bar, rng)
             level = alpha_bar_at(alpha_bar, t)
-            cfg_scale = self.config.cfg_scale_at(step, self.total_steps)
+            cfg_scale = self.config.cfg_scale.at(step, self.total_steps)
             target = self.update(
                 Asked(clean, noised, t, level, predict, cfg_scale, step, self.total_steps, views)
             )

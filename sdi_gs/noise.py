@@ -11,13 +11,14 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Annotated, Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from .draws import Rng, integer_once, normal_like, uniform
-from .schedule import Ramp, alpha_bar_at, mix, noise_between, per_sample, unmix
+from .schedule import Ramp, alpha_bar_at, mix, noise_between, per_sample, ramp, unmix
+from .strict import FromNumber
 
 Predict = Callable[[Tensor, Tensor, float], Tensor]
 """(x_t [B, c, h, w], t [B], cfg_scale) -> epsilon [B, c, h, w]."""
@@ -90,7 +91,10 @@ class DDIMInversion:
     steps_per_unit: float = 10.0  # int(steps_per_unit * t) Euler steps for t in [0, 1]
     steps: int | None = None  # a fixed number of Euler steps instead
     tau_max: float = 1.0 / 30.0  # tau ~ U(0, tau_max), in units of the whole schedule
-    entropy: float = 0.3  # kappa += entropy * sqrt(1 - alpha_bar(t)) * N(0, I)
+    # kappa += entropy * sqrt(1 - alpha_bar(t)) * N(0, I); a number, or a ramp over the run
+    entropy: Annotated[Ramp, FromNumber(("start", "end"))] = field(
+        default_factory=lambda: Ramp(0.3, 0.3)
+    )
 
     def __post_init__(self) -> None:
         if self.steps is not None and self.steps < 1:
@@ -99,8 +103,14 @@ class DDIMInversion:
             raise ValueError(f"noise.steps_per_unit={self.steps_per_unit} must be positive")
         if not 0.0 <= self.tau_max < 1.0:
             raise ValueError(f"noise.tau_max={self.tau_max} must lie in [0, 1)")
-        if self.entropy < 0.0:
-            raise ValueError(f"noise.entropy={self.entropy} must not be negative")
+        object.__setattr__(self, "entropy", ramp(self.entropy))
+        least = min(self.entropy.start, self.entropy.end)
+        if least < 0.0:
+            raise ValueError(f"noise.entropy={least} must not be negative")
+
+    def at(self, step: int, total_steps: int) -> DDIMInversion:
+        value = self.entropy.at(step, total_steps)
+        return replace(self, entropy=Ramp(value, value))
 
     def times(self, t: Tensor, last: Tensor) -> Tensor:
         """Times [B, N + 1] from 0 to ``last``; see :func:`even_times`."""
@@ -120,8 +130,9 @@ class DDIMInversion:
         x = ddim_invert(z, self.times(scaled, last), predict, self.cfg_scale, alpha_bar)
         kappa = noise_between(x, z, alpha_bar_at(alpha_bar, last))
         level = alpha_bar_at(alpha_bar, t)
-        if self.entropy > 0.0:
-            kappa = kappa + self.entropy * (1.0 - per_sample(level)).sqrt() * normal_like(z, rng)
+        entropy = self.entropy.start
+        if entropy > 0.0:
+            kappa = kappa + entropy * (1.0 - per_sample(level)).sqrt() * normal_like(z, rng)
         return Noised(mix(z, kappa, level), kappa)
 
 

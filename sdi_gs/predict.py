@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from .diffusion.base import Denoiser
+from .diffusion.base import Condition, Denoiser
 from .prompts import Conditions
 
 
@@ -61,8 +62,15 @@ class GuidedPredictor:
 
     @property
     def _has_perp_neg(self) -> bool:
+        return any(len(views) for views in self._opposed)
+
+    @cached_property
+    def _opposed(self) -> list[Tensor]:
+        """For each negative the views [n] in which it counts: one of weight zero is not asked."""
         c = self._conditions
-        return c.negatives is not None and c.weights is not None and bool((c.weights != 0).any())
+        if c.negatives is None or c.weights is None:
+            return []
+        return [column.nonzero().flatten() for column in c.weights.cpu().T]
 
     @property
     def alpha_bar(self) -> Tensor:
@@ -75,29 +83,41 @@ class GuidedPredictor:
         c = self._conditions
         if c.empty is None:
             raise ValueError("these conditions were made without the empty prompt")
-        stacked = [c.empty, c.positive]
-        if with_negative:
-            stacked.append(c.uncond)
-        if self._has_perp_neg:
-            assert c.negatives is not None
-            stacked += [c.negatives[:, k] for k in range(c.negatives.shape[1])]
-        count = len(stacked)
-        rows = self._predict(x_t.repeat(count, 1, 1, 1), t.repeat(count), torch.cat(stacked))
-        empty, positive, *rest = rows.chunk(count)
-        negative = rest.pop(0) if with_negative else empty
-        toward = positive - empty
-        if self._has_perp_neg:
-            toward = self._with_perp_neg(toward, [row - empty for row in rest])
-        return Separate(empty, negative, toward)
+        whole = [c.empty, c.positive, *([c.uncond] if with_negative else [])]
+        (empty, positive, *rest), opposed = self._ask(x_t, t, whole)
+        negative = rest[0] if with_negative else empty
+        return Separate(empty, negative, self._with_perp_neg(positive - empty, empty, opposed))
 
-    def _with_perp_neg(self, positive: Tensor, negatives: list[Tensor]) -> Tensor:
-        """``e_pos + sum_i w_i * perp(e_i, e_pos)``, all relative to the unconditional one."""
-        weights = self._conditions.weights
-        assert weights is not None
-        direction = positive
-        for k, negative in enumerate(negatives):
-            weight = weights[:, k].to(positive.dtype).reshape(-1, 1, 1, 1)
-            direction = direction + weight * perpendicular(negative, positive)
+    def _ask(
+        self, x_t: Tensor, t: Tensor, whole: list[Condition]
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Predictions of the whole batch under each of ``whole``, and of the views that count
+        under each negative of Perp-Neg, in one call of the network.
+
+        Rows are ordered condition by condition, so that a sample always meets its own negatives,
+        whatever the batch size.
+        """
+        everyone = torch.arange(len(x_t))
+        views = [*[everyone] * len(whole), *self._opposed]
+        rows = torch.cat(views).to(x_t.device)
+        negatives = self._conditions.negatives
+        words = list(whole)
+        for k, some in enumerate(self._opposed):
+            assert negatives is not None
+            words.append(negatives[some.to(negatives.device), k])
+        out = self._predict(x_t[rows], t[rows], torch.cat(words)).split([len(v) for v in views])
+        return list(out[: len(whole)]), list(out[len(whole) :])
+
+    def _with_perp_neg(self, positive: Tensor, empty: Tensor, opposed: list[Tensor]) -> Tensor:
+        """``e_pos + sum_i w_i * perp(e_i, e_pos)``; ``positive`` is relative to ``empty``,
+        ``opposed`` are the predictions themselves, of the views in which they count."""
+        weights, direction = self._conditions.weights, positive
+        for k, (some, negative) in enumerate(zip(self._opposed, opposed, strict=True)):
+            assert weights is not None
+            views = some.to(positive.device)
+            weight = weights[some.to(weights.device), k].to(positive).reshape(-1, 1, 1, 1)
+            away = weight * perpendicular(negative - empty[views], positive[views])
+            direction = direction.index_add(0, views, away)
         return direction
 
     def _predict(self, x_t: Tensor, t: Tensor, condition: Tensor) -> Tensor:
@@ -105,21 +125,9 @@ class GuidedPredictor:
         return self._denoiser.predict_noise(x_t, t, condition)
 
     def _perp_neg(self, x_t: Tensor, t: Tensor, cfg_scale: float) -> Tensor:
-        """``uncond + s * (e_pos + sum_i w_i * perp(e_i, e_pos))``.
-
-        Rows are ordered [uncond, positive, negative 1, negative 2, ...], each a whole batch, so
-        that a sample always meets its own negatives, whatever the batch size.
-        """
+        """``uncond + s * (e_pos + sum_i w_i * perp(e_i, e_pos))``."""
         c = self._conditions
-        assert c.negatives is not None
-        assert c.weights is not None
         if cfg_scale == 0.0:
             return self._predict(x_t, t, c.uncond)
-        count = c.negatives.shape[1]
-        stacked = [c.uncond, c.positive, *(c.negatives[:, k] for k in range(count))]
-        rows = self._predict(
-            x_t.repeat(2 + count, 1, 1, 1), t.repeat(2 + count), torch.cat(stacked)
-        ).chunk(2 + count)
-        uncond = rows[0]
-        toward = self._with_perp_neg(rows[1] - uncond, [row - uncond for row in rows[2:]])
-        return uncond + cfg_scale * toward
+        (uncond, positive), opposed = self._ask(x_t, t, [c.uncond, c.positive])
+        return uncond + cfg_scale * self._with_perp_neg(positive - uncond, uncond, opposed)

@@ -45,7 +45,7 @@ class Conditions(NamedTuple):
     uncond: Condition  # [B, ...] the (possibly empty) negative prompt
     positive: Condition  # [B, ...]
     negatives: Condition | None  # [B, K, ...]
-    weights: Tensor | None  # [B, K], <= 0
+    weights: Tensor | None  # [B, K], <= 0, on the device of the views
     empty: Condition | None = None  # [B, ...] no words at all
 
 
@@ -150,6 +150,6 @@ class PromptSet:
             uncond,
             positive,
             self._views[blend.negative.to(device)],
-            blend.weight.to(device),
+            blend.weight,
             empty,
         )

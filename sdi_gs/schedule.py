@@ -38,6 +38,11 @@ class Ramp:
         return self.start + (self.end - self.start) * done
 
 
+def ramp(value: Ramp | float) -> Ramp:
+    """A plain number as the ramp that stays there."""
+    return value if isinstance(value, Ramp) else Ramp(value, value)
+
+
 def per_sample(values: Tensor) -> Tensor:
     """[B] -> [B, 1, 1, 1], to stand beside latents."""
     return values.reshape(-1, 1, 1, 1)

@@ -50,6 +50,12 @@ class FromNumber:
 
     fields: tuple[str, ...]
 
+    def constant(self, value: Any) -> float | None:
+        """The number that stands for this section; None if none does."""
+        first = getattr(value, self.fields[0])
+        plain_section = type(value)(**dict.fromkeys(self.fields, first))
+        return first if value == plain_section else None
+
 
 def build(cls: type, data: Any, path: str = "") -> Any:
     """An instance of the section ``cls`` from plain data."""
@@ -69,6 +75,9 @@ def _adapter(cls: type) -> TypeAdapter[Any]:
 
 def plain(value: Any, annotation: Any = None) -> Any:
     """The inverse of :func:`build`: dicts, lists and scalars, every field written out."""
+    number = _mark(annotation, FromNumber)
+    if number is not None and (constant := number.constant(value)) is not None:
+        return constant
     if _is_section(type(value)):
         types_of = fields_of(type(value))
         body = {name: plain(getattr(value, name), types_of[name]) for name in types_of}
@@ -113,7 +122,11 @@ def set_by_path(cls: type, tree: dict[str, Any], assignment: str) -> None:
             return
         below = node.get(key)
         if not isinstance(below, dict):
-            below = {"kind": below} if _mark(annotation, Kinds) and below is not None else {}
+            number = _mark(annotation, FromNumber)
+            if number is not None and isinstance(below, int | float):
+                below = dict.fromkeys(number.fields, below)
+            else:
+                below = {"kind": below} if _mark(annotation, Kinds) and below is not None else {}
         node[key] = below
         node = below
 
@@ -133,8 +146,8 @@ def _check(annotation: Any, data: Any, path: str) -> Any:
     if kinds is not None:
         return _build_kind(kinds, data, path)
     number = _mark(annotation, FromNumber)
-    if number is not None and isinstance(data, int | float) and not isinstance(data, bool):
-        return dict.fromkeys(number.fields, data)
+    if number is not None and (given := _as_number(data)) is not None:
+        return dict.fromkeys(number.fields, given)
     base = _bare(annotation)
     if _is_section(base):
         if data is None:
@@ -151,6 +164,16 @@ def _check(annotation: Any, data: Any, path: str) -> Any:
     if isinstance(data, bool) and base in (int, float):
         raise ConfigError(f"{path}: got {str(data).lower()}, but a number is needed")
     return data
+
+
+def _as_number(data: Any) -> float | None:
+    """A number, also one such as 1e-2, which YAML takes for a word."""
+    if isinstance(data, bool) or not isinstance(data, int | float | str):
+        return None
+    try:
+        return float(data)
+    except ValueError:
+        return None
 
 
 def _build_kind(kinds: Kinds, data: Any, path: str) -> Any:

@@ -108,7 +108,7 @@ def train_step(training: Training, step: int) -> StepReport:
     for mine, rng in portions(training):
         portion = Portion(
             cameras[mine].to(training.device),
-            ViewAngles(*(angle[mine].to(training.device) for angle in views)),
+            ViewAngles(*(angle[mine] for angle in views)),  # read by the CPU
             None if background is None else background[mine].to(training.device),
         )
         seen.append(pull(training, step, portion, rng, watch))

@@ -71,7 +71,7 @@ class LearnedReference:
         eps = asked.predict(asked.noised.x_t, asked.t, asked.cfg_scale)
         reference = torch.zeros_like(eps)
         for share, camera in (
-            (1.0 - self.marginal, camera_to_world(asked.views)),
+            (1.0 - self.marginal, camera_to_world(asked.views).to(eps.device)),
             (self.marginal, None),
         ):
             if share != 0.0:
@@ -97,7 +97,7 @@ class Variational:
         """Guide with the second network as it is, then teach it these renderings."""
         self.rule.evaluations = 0
         guided = self.inner(rgb, views, step, rng)
-        camera = camera_to_world(views)
+        camera = camera_to_world(views).to(rgb.device)
         if isinstance(rng, Part):
             raise ValueError("a learner is taught all views of a step at once, not portions")
         dropped = torch.rand(len(camera), generator=rng) < self.config.camera_dropped

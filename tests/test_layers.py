@@ -44,7 +44,10 @@ FORBIDDEN = {
 
 ONLY = {
     # module: the parts of the tree that may import it
-    "diffusers": ("sdi_gs.diffusion.stable", "sdi_gs.diffusion.published", "sdi_gs.mini"),
+    "diffusers": (
+        "sdi_gs.diffusion.stable", "sdi_gs.diffusion.published", "sdi_gs.diffusion.tuning",
+        "sdi_gs.mini",
+    ),
     "transformers": (
         "sdi_gs.diffusion.stable", "sdi_gs.diffusion.published", "sdi_gs.evaluation.clip",
         "sdi_gs.mini",
@@ -61,7 +64,9 @@ ONLY = {
         "representations.instant_ngp", "representations.export", "sdi_gs.build", "sdi_gs.config",
         "sdi_gs.assets",
     ),
-    "sdi_gs.diffusion.stable": ("sdi_gs.build", "sdi_gs.diffusion.published"),
+    "sdi_gs.diffusion.stable": (
+        "sdi_gs.build", "sdi_gs.diffusion.published", "sdi_gs.diffusion.tuning",
+    ),
     "sdi_gs.diffusion.analytic": (),
     "sdi_gs.build": (
         "sdi_gs.cli", "sdi_gs.run", "sdi_gs.doctor", "sdi_gs.assets", "sdi_gs.convert",

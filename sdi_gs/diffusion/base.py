@@ -74,3 +74,10 @@ class Adaptable(Protocol):
     def learner(self, prompt: str, rank: int, rate: float) -> NoiseLearner:
         """A learner for ``prompt`` that starts as this denoiser."""
         ...
+
+
+@runtime_checkable
+class Forgetful(Protocol):
+    """A denoiser that can free what only embeds words."""
+
+    def forget_words(self) -> None: ...

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from pathlib import Path
+
 import torch
 
 from .stable import StableDiffusion
@@ -75,6 +77,25 @@ def networks(device: torch.device | str, dtype: torch.dtype = torch.float16) -> 
             )
     finally:
         torch.set_default_dtype(before)
+
+
+def from_folder(folder: Path, dtype: torch.dtype) -> Networks:
+    """The networks of a model folder as they are, on ``meta``: shapes without weights."""
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        with torch.device("meta"):
+            unet = UNet2DConditionModel.from_config(
+                UNet2DConditionModel.load_config(folder, subfolder="unet")
+            )
+            vae = AutoencoderKL.from_config(AutoencoderKL.load_config(folder, subfolder="vae"))
+            text = CLIPTextModel(CLIPTextConfig.from_pretrained(folder / "text_encoder"))
+    finally:
+        torch.set_default_dtype(before)
+    return Networks(*(module.eval().requires_grad_(False) for module in (unet, vae, text)))
 
 
 class _Words:

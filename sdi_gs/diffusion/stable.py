@@ -50,6 +50,7 @@ class StableDiffusion:
         self._shift = float(getattr(vae.config, "shift_factor", None) or 0.0)
         stride = 2 ** (len(vae.config.block_out_channels) - 1)
         self.image_size = int(unet.config.sample_size) * stride  # pixels, square
+        self.rows: int | None = None  # network samples asked at once; None: all of a call
 
     @staticmethod
     def load(
@@ -70,6 +71,8 @@ class StableDiffusion:
     @torch.no_grad()
     def embed(self, prompts: Sequence[str]) -> Tensor:
         """Last hidden states of the text encoder, [len(prompts), tokens, width] float32."""
+        if self.text_encoder is None:
+            raise RuntimeError("the text encoder of this model was given away with forget_words()")
         ids = self.tokenizer(
             list(prompts),
             padding="max_length",
@@ -79,6 +82,10 @@ class StableDiffusion:
         ).input_ids
         hidden: Tensor = self.text_encoder(ids.to(self.device)).last_hidden_state
         return hidden.float()
+
+    def forget_words(self) -> None:
+        """Free the text encoder, a quarter of the weights: a run embeds its words once."""
+        self.text_encoder = None
 
     def encode(self, rgb: Tensor) -> Tensor:
         """Pictures of any size are resized (bilinear) to the model's own, as the paper does."""
@@ -95,12 +102,17 @@ class StableDiffusion:
         return decoded.float() * 0.5 + 0.5
 
     def predict_noise(self, x_t: Tensor, t: Tensor, condition: Tensor) -> Tensor:
-        out: Tensor = self.unet(
-            x_t.to(self.dtype), t, encoder_hidden_states=condition.to(self.dtype)
-        ).sample.to(x_t.dtype)
+        rows = len(x_t) if self.rows is None else self.rows
+        parts = zip(x_t.split(rows), t.split(rows), condition.split(rows), strict=True)
+        out = torch.cat([self._ask(*part) for part in parts]).to(x_t.dtype)
         if self.prediction == "epsilon":
             return out
         return eps_of_v(out, x_t, self.alpha_bar[t.clamp(min=0)].to(x_t.dtype))
+
+    def _ask(self, x_t: Tensor, t: Tensor, condition: Tensor) -> Tensor:
+        words = condition.to(self.dtype)
+        out: Tensor = self.unet(x_t.to(self.dtype), t, encoder_hidden_states=words).sample
+        return out
 
     def learner(self, prompt: str, rank: int, rate: float) -> LoraLearner:
         """A second UNet with low-rank weights of its own; see :class:`~.lora.LoraLearner`."""

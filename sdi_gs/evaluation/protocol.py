@@ -276,8 +276,7 @@ def ddim_pictures(config: Config, samples: int) -> Tensor:
     out = []
     for some in torch.arange(count).split(TRUTH_VIEWS):
         views = ViewAngles(azimuth[some].to(target), elevation[some].to(target))
-        z = ddim_sample(
-            model, prompts.conditions(views), noise[some], DDIM_STEPS, config.guidance.cfg_scale
-        )
+        scale = config.guidance.cfg_scale.start
+        z = ddim_sample(model, prompts.conditions(views), noise[some], DDIM_STEPS, scale)
         out.append(model.decode(z).clamp(0, 1).cpu())
     return torch.cat(out)

@@ -88,8 +88,9 @@ def bench(denoiser: Denoiser, config: Config, samples: int) -> Bench:
     zeros = torch.zeros(samples)
     conditions = prompts.conditions(ViewAngles(zeros, zeros))
     noise = pure_noise(denoiser, samples, config.resolution, config.seed, build.device(config))
-    clean = ddim_sample(denoiser, conditions, noise, SAMPLING_STEPS, config.guidance.cfg_scale)
-    return Bench(denoiser, conditions, clean, config.guidance.cfg_scale, config, config.seed)
+    scale = config.guidance.cfg_scale.start
+    clean = ddim_sample(denoiser, conditions, noise, SAMPLING_STEPS, scale)
+    return Bench(denoiser, conditions, clean, scale, config, config.seed)
 
 
 def write(

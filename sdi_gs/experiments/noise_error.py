@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..noise import DDIMInversion, FixedPoint, GradientDescent, NoiseStrategy, RandomNoise
-from ..schedule import alpha_bar_at, mix, per_sample, sigma
+from ..schedule import Ramp, alpha_bar_at, mix, per_sample, sigma
 from .base import Bench, Experiment, Result
 
 SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)  # of the schedule
@@ -35,7 +35,7 @@ def inversion(bench: Bench) -> DDIMInversion:
     """The configuration's own, or the paper's, without what is random in it: eq. 8 has none."""
     own = bench.config.noise
     chosen = own if isinstance(own, DDIMInversion) else DDIMInversion(cfg_scale=-bench.cfg_scale)
-    return dataclasses.replace(chosen, tau_max=0.0, entropy=0.0)
+    return dataclasses.replace(chosen, tau_max=0.0, entropy=Ramp(0.0, 0.0))
 
 
 def _sweep(

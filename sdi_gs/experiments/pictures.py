@@ -17,7 +17,7 @@ from ..media import psnr
 from ..noise import FixedPoint, GradientDescent, NoiseStrategy, RandomNoise
 from ..prompts import PromptSet
 from ..sampling import ddim_times
-from ..schedule import alpha_bar_at, mix, unmix
+from ..schedule import Ramp, alpha_bar_at, mix, unmix
 from .base import SAMPLING_STEPS, Bench, Experiment, Result
 from .noise_error import inversion
 
@@ -47,7 +47,7 @@ def _draw(bench: Bench, config: Config, options: FlatOptions) -> tuple[Tensor, F
 def _methods(bench: Bench, cfg_scale: float) -> dict[str, tuple[Config, FlatOptions]]:
     """DDIM, SDS at the same falling times, and inversion, at one guidance scale."""
     count = len(bench.clean)
-    guidance = dataclasses.replace(bench.config.guidance, cfg_scale=cfg_scale)
+    guidance = dataclasses.replace(bench.config.guidance, cfg_scale=Ramp(cfg_scale, cfg_scale))
     config = bench.config.model_copy(update={"guidance": guidance})
     sds = config.model_copy(update={"noise": RandomNoise()})
     sdi = config.model_copy(update={"noise": inversion(bench)})

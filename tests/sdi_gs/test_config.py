@@ -110,7 +110,7 @@ def test_overrides_are_typed_by_their_field() -> None:
          "model.source=1e-3"],
     )  # fmt: skip
     assert config.seed == 7
-    assert config.guidance.cfg_scale == pytest.approx(0.1)
+    assert config.guidance.cfg_scale.start == pytest.approx(0.1)
     assert config.views.fov_y_deg == (30.0, 40.0)
     assert config.threads is None
     assert config.views.stratified is False
@@ -204,18 +204,39 @@ def test_every_method_can_replace_that_of_every_preset(name: str, preset: str) -
     assert "arXiv" in guidances()[name]
 
 
+def test_a_number_stands_for_a_ramp_that_stays_there(tmp_path: Path) -> None:
+    """As a file and as an override, in both directions, and in what is written."""
+    for assignments, expected in (
+        (["guidance.cfg_scale=2"], Ramp(2.0, 2.0)),
+        (["guidance.cfg_scale=2", "guidance.cfg_scale.end=1"], Ramp(2.0, 1.0)),
+        (["guidance.cfg_scale={start: 2, end: 1, over: 50}"], Ramp(2.0, 1.0, 50)),
+        (["guidance.cfg_scale={start: 2, end: 1}", "guidance.cfg_scale=3e-1"], Ramp(0.3, 0.3)),
+    ):
+        config = load(None, assignments)
+        assert config.guidance.cfg_scale == expected
+        written = yaml.safe_load(dump(config))["guidance"]["cfg_scale"]
+        assert written == (expected.start if expected.start == expected.end else vars(expected))
+        path = tmp_path / "run.yaml"
+        path.write_text(dump(config))
+        assert load(str(path)) == config
+    with pytest.raises(ConfigError, match=r"noise.entropy=-1"):
+        load(None, ["noise.entropy={start: 0.3, end: -1}"])
+    with pytest.raises(ConfigError, match="did you mean 'start'"):
+        load(None, ["guidance.cfg_scale={strat: 1, end: 1}"])
+
+
 def test_a_method_has_its_published_settings_except_on_mini() -> None:
     published, mini = (load(preset, guidance="ism") for preset in ("sdi_gaussians", "mini"))
     assert published.noise == IntervalInversion(interval=Ramp(0.1, 0.05, 1500))
-    assert published.guidance.cfg_scale == 7.5
+    assert published.guidance.cfg_scale.start == 7.5
     assert published.guidance.t.high == Ramp(0.98, 0.5, 1500)
     assert mini.noise == IntervalInversion(interval=Ramp(0.1, 0.05))
-    assert mini.guidance.cfg_scale == 2
+    assert mini.guidance.cfg_scale == Ramp(2.0, 2.0)
     assert mini.guidance.t.high == Ramp(0.98, 0.5)
     assert load("sdi_gaussians", guidance="nfsd").negative_prompt.startswith("unrealistic, blurry")
     assert load("mini", guidance="nfsd").negative_prompt == ""
     # What is said at the command line comes last.
-    assert load("mini", ["guidance.cfg_scale=5"], "ism").guidance.cfg_scale == 5
+    assert load("mini", ["guidance.cfg_scale=5"], "ism").guidance.cfg_scale == Ramp(5.0, 5.0)
 
 
 def test_an_unknown_method_names_the_nearest() -> None:

@@ -11,6 +11,7 @@ from torch import nn
 from sdi_gs.diffusion import cost
 from sdi_gs.diffusion.cost import FusedAttention, Live, measure, parameter_bytes
 from sdi_gs.diffusion.published import Networks, networks
+from sdi_gs.diffusion.tuning import bound_encoder
 
 
 @pytest.fixture(scope="module")
@@ -90,3 +91,14 @@ def test_encoding_backwards_costs_about_as_much_as_forwards(published: Networks)
     assert both.flops == pytest.approx(2 * forth.flops, rel=0.05)
     assert forth.kept_bytes > 0.9 * forth.peak_bytes  # the graph is nearly all of it
     assert both.kept_bytes < 0.05 * forth.kept_bytes  # and gone afterwards
+
+
+def test_a_bounded_encoder_needs_a_fraction_of_the_memory() -> None:
+    parts = networks("meta")
+    full = cost.of_encoding(parts, 1, backward=True)
+    kept = cost.of_encoding(parts, 1).kept_bytes
+    bound_encoder(parts.vae)
+    bounded = cost.of_encoding(parts, 1, backward=True)
+    assert bounded.peak_bytes < 0.45 * full.peak_bytes
+    assert cost.of_encoding(parts, 1).kept_bytes < 0.3 * kept
+    assert 1.3 < bounded.flops / full.flops < 1.6  # forwards, forwards again, backwards

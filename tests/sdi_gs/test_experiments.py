@@ -49,7 +49,7 @@ def on(denoiser: GaussianMixture, clean: Tensor, **settings: object) -> Bench:
     config = from_plain({"prompt": "a mug", **settings})
     zeros = torch.zeros(len(clean))
     conditions = PromptSet(denoiser, "a mug").conditions(ViewAngles(zeros, zeros))
-    return Bench(denoiser, conditions, clean, config.guidance.cfg_scale, config, 0)
+    return Bench(denoiser, conditions, clean, config.guidance.cfg_scale.start, config, 0)
 
 
 @pytest.fixture(scope="module")

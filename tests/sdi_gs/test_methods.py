@@ -116,10 +116,22 @@ def direction(guided: Guided) -> Tensor:
 def test_a_rising_scale_is_at_each_step_the_constant_one(step: int, scale: float) -> None:
     world, z, noise = words(), randn(2, *SHAPE), Given(randn(2, *SHAPE, seed=9))
     constant = method(world, noise, 400, cfg_scale=scale)
-    rising = method(world, noise, 400, cfg_scale=1.0)
-    rising.config = dataclasses.replace(rising.config, cfg_scale_end=5.0)
+    rising = method(world, noise, 400)
+    rising.config = dataclasses.replace(rising.config, cfg_scale=Ramp(1.0, 5.0))
     expected, given = (ask(m, z, step=step).target for m in (constant, rising))
     torch.testing.assert_close(given, expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(("step", "entropy"), [(0, 0.6), (5, 0.3), (9, 0.06)])
+def test_a_falling_entropy_is_at_each_step_the_constant_one(step: int, entropy: float) -> None:
+    world, z = words(), randn(2, *SHAPE)
+    found = [
+        ask(method(world, DDIMInversion(entropy=ramp, cfg_scale=-2.0), 400), z, step=step).kappa
+        for ramp in (Ramp(entropy, entropy), Ramp(0.6, 0.0))
+    ]
+    torch.testing.assert_close(found[1], found[0], rtol=1e-12, atol=1e-12)
+    still = method(world, DDIMInversion(entropy=Ramp(0.0, 0.0), cfg_scale=-2.0), 400)
+    assert float((ask(still, z, step=step).kappa - found[0]).abs().max()) > 0.1 * entropy
 
 
 # --- reductions -----------------------------------------------------------------------------

@@ -11,6 +11,7 @@ import torch
 
 from sdi_gs.diffusion.base import Denoiser
 from sdi_gs.diffusion.stable import ModelError, StableDiffusion
+from sdi_gs.diffusion.tuning import Tuning, tune
 from sdi_gs.schedule import mix, scaled_linear_alpha_bar
 
 
@@ -112,3 +113,63 @@ def test_broken_folders(folder: Path, tmp_path: Path) -> None:
         StableDiffusion.load(broken)
     with pytest.raises(ModelError, match="float8"):
         StableDiffusion.load(folder, dtype="float8")
+
+
+# --- how a model is run changes no result ---------------------------------------------------------
+
+
+def asked(model: StableDiffusion) -> torch.Tensor:
+    rng = torch.Generator().manual_seed(5)
+    x = torch.randn(5, 4, 8, 8, generator=rng)
+    t = torch.tensor([10, 300, 500, 700, 990])
+    return model.predict_noise(x, t, model.embed(["a", "b", "c", "d", "e"]))
+
+
+@pytest.mark.parametrize("rows", [1, 2, 5, 7])
+def test_rows_asked_a_few_at_a_time_answer_the_same(folder: Path, rows: int) -> None:
+    whole = asked(StableDiffusion.load(folder))
+    calls: list[int] = []
+    model = tune(StableDiffusion.load(folder), Tuning(rows=rows))
+    model.unet.register_forward_pre_hook(lambda _, args: calls.append(len(args[0])))
+    torch.testing.assert_close(asked(model), whole, rtol=1e-5, atol=1e-6)
+    assert sum(calls) == 5
+    assert max(calls) == min(rows, 5)
+
+
+def test_a_compiled_network_answers_the_same(folder: Path, monkeypatch) -> None:
+    """By the compiler's front end: what it generates code with is not ours to test."""
+    whole = asked(StableDiffusion.load(folder))
+    modes: list[object] = []
+    real = torch.compile
+
+    def spy(module, **options):  # type: ignore[no-untyped-def]
+        modes.append(options.pop("mode"))
+        return real(module, backend="eager", **options)
+
+    monkeypatch.setattr(torch, "compile", spy)
+    model = tune(StableDiffusion.load(folder), Tuning(compile="reduce-overhead"))
+    torch.testing.assert_close(asked(model), whole, rtol=1e-5, atol=1e-6)
+    assert modes == ["reduce-overhead"]
+
+
+def test_a_bounded_encoder_has_the_same_latents_and_gradient(folder: Path) -> None:
+    found = []
+    for memory in ("full", "bounded"):
+        model = tune(StableDiffusion.load(folder), Tuning(vae_memory=memory))  # type: ignore[arg-type]
+        rgb = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+        rgb.requires_grad_()
+        latents = model.encode(rgb)
+        latents.square().sum().backward()
+        found.append((latents.detach(), rgb.grad))
+    for full, bounded in zip(*found, strict=True):
+        torch.testing.assert_close(bounded, full, rtol=1e-5, atol=1e-6)
+
+
+def test_a_model_that_gave_its_words_away_says_so(folder: Path) -> None:
+    model = StableDiffusion.load(folder)
+    words = model.embed(["a", "b", "c", "d", "e"])
+    model.forget_words()
+    assert model.text_encoder is None
+    with pytest.raises(RuntimeError, match=r"forget_words"):
+        model.embed(["a"])
+    assert model.predict_noise(torch.zeros(5, 4, 8, 8), torch.full((5,), 9), words).shape[0] == 5

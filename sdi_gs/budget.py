@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How much memory a run needs on a card, before anything is loaded.
+
+Networks are counted on the device meta, without weights: exact shapes. What the representation and
+the CUDA runtime need on top are allowances, and so the sum is an estimate.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from representations.gaussians.config import GaussianConfig
+
+from .config import Config, load, presets
+from .diffusion import cost
+from .diffusion.published import Networks, from_folder, networks
+from .diffusion.tuning import bound_encoder
+from .errors import UserError
+from .team import Team
+
+GIB = 2**30
+CONTEXT = int(0.7 * GIB)
+"""CUDA's own context and the workspaces of its libraries; an allowance."""
+
+PER_SPLAT_AND_VIEW = 60  # numbers that a rasteriser keeps: projection, lists, gradients
+PER_PIXEL_AND_VIEW = 60  # numbers: pictures, their gradients, what is behind, the loss
+COPIES = 4  # of a parameter: itself, its gradient, and Adam's two moments
+
+
+class Budget(NamedTuple):
+    """Bytes."""
+
+    weights: int  # of UNet and VAE
+    words: int  # of the text encoder, which is freed before the first step
+    activations: int  # of the networks, the graph of the encoding included
+    representation: int  # parameters, gradients, moments, and one pass of drawing
+    context: int = CONTEXT
+
+    @property
+    def total(self) -> int:
+        """At the worst moment: while the words are embedded, or in a step."""
+        step = self.activations + self.representation
+        return self.weights + max(self.words, step) + self.context
+
+
+def estimate(config: Config, team: Team | None = None) -> Budget:
+    """Of one process. Half precision, as on a card."""
+    at_once = config.batch // (team.count if team else 1)
+    at_once = max(1, config.micro_batch or at_once)
+    parts = _networks(config)
+    if config.model.vae_memory == "bounded":
+        bound_encoder(parts.vae)
+    rows = at_once * (4 if config.prompts.perp_neg != "none" else 2)
+    rows = min(rows, config.model.rows or rows)
+    stride = 2 ** (len(parts.vae.config.block_out_channels) - 1)
+    latents = int(parts.unet.config.sample_size)
+    unet = cost.of_unet(parts, rows, latents).peak_bytes
+    kept = cost.of_encoding(parts, at_once, latents * stride).kept_bytes
+    both_ways = cost.of_encoding(parts, at_once, latents * stride, backward=True).peak_bytes
+    return Budget(
+        weights=sum(cost.parameter_bytes(module) for module in (parts.unet, parts.vae)),
+        words=cost.parameter_bytes(parts.text_encoder),
+        # The graph of the encoding waits while the UNet is asked.
+        activations=max(kept + unet, both_ways),
+        representation=_representation(config, at_once),
+    )
+
+
+def _networks(config: Config) -> Networks:
+    """The shapes of the model: of a local folder its own, of anything else Stable Diffusion's."""
+    folder = Path(config.model.source).expanduser()
+    if (folder / "model_index.json").is_file():
+        return from_folder(folder, torch.float16)
+    return networks("meta")
+
+
+def _representation(config: Config, views: int) -> int:
+    pixels = views * config.resolution**2 * PER_PIXEL_AND_VIEW * 4
+    chosen = config.representation
+    if isinstance(chosen, GaussianConfig):
+        numbers = 11 + 3 * (chosen.sh_degree + 1) ** 2
+        splats = chosen.max_count * 4 * (COPIES * numbers + views * PER_SPLAT_AND_VIEW)
+        return splats + pixels
+    from representations.instant_ngp.field import grid_spec
+
+    table = grid_spec(chosen.grid).parameters * 4 * COPIES
+    return table + chosen.march.memory_mb * 2**20 + pixels
+
+
+def require_card(config: Config, free: int, team: Team | None = None) -> None:
+    """Refuse a run that a card with ``free`` bytes cannot hold, and name the preset that fits."""
+    if config.model.source == "mini":
+        return
+    needed = estimate(config, team).total
+    if needed <= free:
+        return
+    kind = config.representation.kind
+    found = {name: estimate(load(name)).total for name in presets() if _is_like(name, kind)}
+    fits = sorted((size, name) for name, size in found.items() if size <= free)
+    if fits:
+        size, name = fits[-1]
+        instead = f"use --config {name} (about {size / GIB:.1f} GiB)"
+    else:
+        instead = (
+            "write batch=1 model.vae_memory=bounded model.rows=1, close what else uses the card, "
+            "or use model.source=mini"
+        )
+    raise UserError(
+        f"this run needs about {needed / GIB:.1f} GiB on the card and {free / GIB:.1f} GiB are "
+        f"free: {instead}"
+    )
+
+
+def _is_like(name: str, kind: str) -> bool:
+    config = load(name)
+    return config.representation.kind == kind and config.model.source != "mini"
+
+
+def text(budget: Budget) -> str:
+    """One line for people."""
+    named = {name: f"{size / GIB:.2f}" for name, size in budget._asdict().items()}
+    return f"{budget.total / GIB:.1f} GiB ({json.dumps(named)[1:-1]})".replace('"', "")

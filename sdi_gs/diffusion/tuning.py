@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How a model is run: faster, or in less memory. Its results stay the same to rounding."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from .stable import StableDiffusion
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """Settings of ``model`` that change no result."""
+
+    # torch.compile of the UNet: the first steps take minutes, the others less time;
+    # reduce-overhead records CUDA graphs as well.
+    compile: Literal["no", "default", "reduce-overhead", "max-autotune"] = "no"
+    rows: int | None = None  # network samples asked at once; None: all of an evaluation
+    # bounded: nothing inside of the VAE is kept for the backward pass but computed again, block by
+    # block: a third of the memory for half again of the VAE's time.
+    vae_memory: Literal["full", "bounded"] = "full"
+
+    def __post_init__(self) -> None:
+        if self.rows is not None and self.rows < 1:
+            raise ValueError(f"model.rows={self.rows}: at least 1 is needed")
+
+
+def tune(model: StableDiffusion, tuning: Tuning) -> StableDiffusion:
+    """Apply settings to a model that was just loaded; the same model."""
+    if model.device.type == "cuda":
+        # What its convolutions want: no transposition before and after each.
+        model.unet.to(memory_format=torch.channels_last)
+        model.vae.to(memory_format=torch.channels_last)
+    if tuning.vae_memory == "bounded":
+        bound_encoder(model.vae)
+    if tuning.compile != "no":
+        model.unet.compile(mode=tuning.compile, dynamic=False)
+    if tuning.rows is not None:
+        model.rows = tuning.rows
+    return model
+
+
+def bound_encoder(vae: Any) -> None:
+    """Compute every block of the encoder again in the backward pass instead of keeping what is
+    inside. diffusers' own switch does so for a whole resolution at once, and the first of those
+    holds nearly everything."""
+    from diffusers.models.attention_processor import Attention
+    from diffusers.models.downsampling import Downsample2D
+    from diffusers.models.resnet import ResnetBlock2D
+
+    for module in vae.encoder.modules():
+        if isinstance(module, ResnetBlock2D | Downsample2D | Attention):
+            module.forward = _again(module.forward)
+
+
+class _Again(torch.autograd.Function):
+    """A function of one tensor whose inside is computed again when its gradient is asked for.
+    Its other arguments are constants; frozen weights are."""
+
+    @staticmethod
+    def forward(ctx: Any, function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        ctx.function = function
+        ctx.save_for_backward(x)
+        return function(x.detach())
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, d_out: Tensor) -> tuple[None, Tensor]:
+        x = ctx.saved_tensors[0].detach().requires_grad_()
+        with torch.enable_grad():
+            out = ctx.function(x)
+        torch.autograd.backward(out, d_out)
+        assert x.grad is not None
+        return None, x.grad
+
+
+def _again(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    def inner(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        out: Tensor = _Again.apply(lambda moving: forward(moving, *args, **kwargs), x)
+        return out
+
+    return inner
