@@ -14,7 +14,7 @@ TORCH_INDEX   := https://download.pytorch.org/whl
 PROMPT ?= a red mug
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help setup demo test test-viewers lint format clean
+.PHONY: help setup demo test test-viewers gpu-check lint format clean
 .DEFAULT_GOAL := help
 
 help:
@@ -22,6 +22,7 @@ help:
 	@echo "make test    lint and every test"
 	@echo "make lint    ruff and mypy only        make format   let ruff rewrite the files"
 	@echo "make test-viewers   exported files in real viewers; needs Node.js and Chromium"
+	@echo "make gpu-check   what only a CUDA card can show (offline: WHEELS=DIR)"
 	@echo "make setup   only the environment      make clean    remove it (outputs/ stays)"
 
 setup: $(STAMP)
@@ -71,6 +72,23 @@ $(VIEWERS)/node_modules/.installed: $(VIEWERS)/package.json $(VIEWERS)/package-l
 	npm ci --prefix $(VIEWERS) --no-audit --no-fund
 	@touch $@
 
+# Everything that only a CUDA card can show, in under ten minutes. Offline: WHEELS=DIR with the
+# wheels of the package's dependencies; torch is then taken from the system's own Python.
+GPU_BIN = $(if $(WHEELS),.venv-gpu/bin,$(BIN))
+gpu-check: $(if $(WHEELS),.venv-gpu/.setup-done,$(STAMP))
+	$(GPU_BIN)/python benchmarks/gpu_check.py $(GPU_CHECK)
+
+.venv-gpu/.setup-done: pyproject.toml
+	@test -d "$(WHEELS)" || { echo "WHEELS=$(WHEELS) is not a folder"; exit 1; }
+	$(PYTHON) -m venv --system-site-packages .venv-gpu
+	@.venv-gpu/bin/python -c 'import torch; assert torch.cuda.is_available()' || { \
+	  echo "WHEELS is for a machine whose own Python has torch with CUDA"; exit 1; }
+	.venv-gpu/bin/python -c 'import importlib.metadata as m; print("torch==" + m.version("torch"))' \
+	  > .venv-gpu/constraints.txt
+	.venv-gpu/bin/python -m pip --disable-pip-version-check install -q --no-index \
+	  --find-links "$(WHEELS)" -c .venv-gpu/constraints.txt --no-build-isolation -e .
+	@touch $@
+
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -81,4 +99,4 @@ format: $(STAMP)
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .venv-gpu build *.egg-info .pytest_cache .mypy_cache .ruff_cache

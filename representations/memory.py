@@ -12,6 +12,13 @@ MEMINFO = Path("/proc/meminfo")
 CGROUP = Path("/sys/fs/cgroup")
 
 
+COPIES_IN_TRAINING = 4
+"""Of a parameter: itself, its gradient, and Adam's two moments."""
+
+PER_PIXEL_AND_VIEW = 60
+"""Numbers of a training picture: itself and its gradient, what is behind it, the loss; about."""
+
+
 def available_bytes(device: torch.device) -> int | None:
     """Bytes that can still be allocated on ``device``; None where the system does not say.
 

@@ -13,8 +13,6 @@ from typing import NamedTuple
 
 import torch
 
-from representations.gaussians.config import GaussianConfig
-
 from .config import Config, load, presets
 from .diffusion import cost
 from .diffusion.published import Networks, from_folder, networks
@@ -25,10 +23,6 @@ from .team import Team
 GIB = 2**30
 CONTEXT = int(0.7 * GIB)
 """CUDA's own context and the workspaces of its libraries; an allowance."""
-
-PER_SPLAT_AND_VIEW = 60  # numbers that a rasteriser keeps: projection, lists, gradients
-PER_PIXEL_AND_VIEW = 60  # numbers: pictures, their gradients, what is behind, the loss
-COPIES = 4  # of a parameter: itself, its gradient, and Adam's two moments
 
 
 class Budget(NamedTuple):
@@ -66,7 +60,7 @@ def estimate(config: Config, team: Team | None = None) -> Budget:
         words=cost.parameter_bytes(parts.text_encoder),
         # The graph of the encoding waits while the UNet is asked.
         activations=max(kept + unet, both_ways),
-        representation=_representation(config, at_once),
+        representation=config.representation.training_bytes(at_once, config.resolution),
     )
 
 
@@ -78,19 +72,6 @@ def _networks(config: Config) -> Networks:
     return networks("meta")
 
 
-def _representation(config: Config, views: int) -> int:
-    pixels = views * config.resolution**2 * PER_PIXEL_AND_VIEW * 4
-    chosen = config.representation
-    if isinstance(chosen, GaussianConfig):
-        numbers = 11 + 3 * (chosen.sh_degree + 1) ** 2
-        splats = chosen.max_count * 4 * (COPIES * numbers + views * PER_SPLAT_AND_VIEW)
-        return splats + pixels
-    from representations.instant_ngp.field import grid_spec
-
-    table = grid_spec(chosen.grid).parameters * 4 * COPIES
-    return table + chosen.march.memory_mb * 2**20 + pixels
-
-
 def require_card(config: Config, free: int, team: Team | None = None) -> None:
     """Refuse a run that a card with ``free`` bytes cannot hold, and name the preset that fits."""
     if config.model.source == "mini":
@@ -98,8 +79,13 @@ def require_card(config: Config, free: int, team: Team | None = None) -> None:
     needed = estimate(config, team).total
     if needed <= free:
         return
-    kind = config.representation.kind
-    found = {name: estimate(load(name)).total for name in presets() if _is_like(name, kind)}
+    others = {name: load(name) for name in presets()}
+    found = {
+        name: estimate(other).total
+        for name, other in others.items()
+        if other.model.source != "mini"
+        and isinstance(other.representation, type(config.representation))
+    }
     fits = sorted((size, name) for name, size in found.items() if size <= free)
     if fits:
         size, name = fits[-1]
@@ -113,11 +99,6 @@ def require_card(config: Config, free: int, team: Team | None = None) -> None:
         f"this run needs about {needed / GIB:.1f} GiB on the card and {free / GIB:.1f} GiB are "
         f"free: {instead}"
     )
-
-
-def _is_like(name: str, kind: str) -> bool:
-    config = load(name)
-    return config.representation.kind == kind and config.model.source != "mini"
 
 
 def text(budget: Budget) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from ..checks import one_of, require
+from ..memory import COPIES_IN_TRAINING, PER_PIXEL_AND_VIEW
 
 InitKind = Literal["ball", "points", "splats"]
 DensifyKind = Literal["quantile", "threshold", "mcmc", "none"]
@@ -104,6 +105,10 @@ class DensifyConfig:
         require(self.noise >= 0, "densify.noise", self.noise, ">= 0", 5e5)
 
 
+PER_SPLAT_AND_VIEW = 60
+"""Numbers that a rasteriser keeps for the backward pass: projection, lists, gradients; about."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class GaussianConfig:
     """A field of 3D Gaussians (Kerbl et al. 2023)."""
@@ -126,3 +131,10 @@ class GaussianConfig:
         require(self.steps >= 1, "steps", self.steps, "1 step or more", 400)
         require(self.sh_degree in (0, 1, 2, 3), "sh_degree", self.sh_degree, "0, 1, 2 or 3", 0)
         one_of("backend", self.backend, get_args(Backend))
+
+    def training_bytes(self, views: int, resolution: int) -> int:
+        """About what training holds when ``views`` square pictures of ``resolution`` pixels are
+        drawn at once: parameters, gradients and Adam's moments, and allowances for one pass."""
+        numbers = 11 + 3 * (self.sh_degree + 1) ** 2
+        splats = self.max_count * (COPIES_IN_TRAINING * numbers + views * PER_SPLAT_AND_VIEW)
+        return 4 * (splats + views * resolution**2 * PER_PIXEL_AND_VIEW)

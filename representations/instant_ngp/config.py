@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from ..checks import one_of, require
+from ..memory import COPIES_IN_TRAINING, PER_PIXEL_AND_VIEW
 
 BlobKind = Literal["magic3d", "dreamfusion", "none"]
 Activation = Literal["softplus", "exp"]
@@ -160,3 +161,13 @@ class InstantNGPConfig:
     def step_length(self) -> float:
         """Length of one step of a ray, world units."""
         return 2.0 * self.radius * math.sqrt(3.0) / self.march.samples
+
+    def training_bytes(self, views: int, resolution: int) -> int:
+        """About what training holds when ``views`` square pictures of ``resolution`` pixels are
+        drawn at once: parameters, gradients and Adam's moments, the budget of one pass of rays,
+        and an allowance for the pictures."""
+        from .field import grid_spec
+
+        table = 4 * COPIES_IN_TRAINING * grid_spec(self.grid).parameters
+        pictures = 4 * views * resolution**2 * PER_PIXEL_AND_VIEW
+        return table + self.march.memory_mb * 2**20 + pictures

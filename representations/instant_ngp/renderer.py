@@ -16,7 +16,7 @@ from .. import picture_terms
 from ..cameras import rays
 from ..environment import Environment, background_pictures
 from ..interface import Alone, Cameras, Exchange, RefineReport, Render
-from ..memory import require_memory
+from ..memory import COPIES_IN_TRAINING, require_memory
 from ..ops import Ops, select
 from ..ops.ray_types import MarchSpec, Rays, Samples
 from . import material
@@ -32,9 +32,6 @@ OPACITY_FLOOR = 1e-8
 
 ADAM_EPS = 1e-15
 """Most entries of a hash table see a tiny gradient rarely; Adam's usual 1e-8 would freeze them."""
-
-COPIES_IN_TRAINING = 4
-"""Of the table: itself, its gradient, and Adam's two moments."""
 
 STATE_VERSION = 1
 

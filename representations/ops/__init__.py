@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -25,6 +26,15 @@ class Ops(NamedTuple):
     encode_jacobian: EncodeJacobian  # the same with the derivative by position
     march: March  # where rays sample an occupied cube
     composite: Composite  # add up what they find there
+
+
+@lru_cache(maxsize=16)
+def _sound_on(device: torch.device) -> None:
+    """The CUDA rasteriser is tried once per process and device, before it can do harm."""
+    from . import cuda
+    from .self_test import require_sound
+
+    require_sound(cuda.splat, device)
 
 
 def select(device: torch.device | str, name: str | None = None) -> Ops:
@@ -76,6 +86,7 @@ def select(device: torch.device | str, name: str | None = None) -> Ops:
             raise ValueError(f'back-end "cuda" needs a cuda device, got "{device}"')
         from . import cuda, hash_cuda, ray_cuda
 
+        _sound_on(device)
         return Ops(
             "cuda",
             cuda.splat,

@@ -10,17 +10,36 @@ from __future__ import annotations
 import math
 import threading
 import weakref
+from collections import deque
 
 import numpy as np
 
 SMALLEST = 1 << 20
 """Bytes. Smaller arrays come from the heap, where memory is used again anyway."""
 
-KEPT = 4
-"""Arrays of one size that wait for their next use at most; more of them are given back."""
+KEPT = 256 << 20
+"""Bytes that wait for their next use at most; beyond, those that wait longest are given back."""
 
-_free: dict[int, list[np.ndarray]] = {}
+_waiting: deque[np.ndarray] = deque()  # the one that waits longest first
 _lock = threading.RLock()  # a collection of garbage inside of it may give a buffer back
+
+
+def _rounded(size: int) -> int:
+    """The next size of which there are eight between two powers of two, at most an eighth more:
+    arrays whose length changes with every picture share their buffers."""
+    step = 1 << max(0, size.bit_length() - 4)
+    return -(-size // step) * step
+
+
+def _take(size: int) -> np.ndarray | None:
+    """The buffer of exactly that size that has waited shortest."""
+    with _lock:
+        for place in range(len(_waiting) - 1, -1, -1):
+            if _waiting[place].nbytes == size:
+                buffer = _waiting[place]
+                del _waiting[place]
+                return buffer
+    return None
 
 
 class _Lease:
@@ -32,9 +51,9 @@ class _Lease:
 
 def _give_back(buffer: np.ndarray) -> None:
     with _lock:
-        waiting = _free.setdefault(buffer.nbytes, [])
-        if len(waiting) < KEPT:
-            waiting.append(buffer)
+        _waiting.append(buffer)
+        while sum(one.nbytes for one in _waiting) > KEPT:
+            _waiting.popleft()
 
 
 def borrow(shape: tuple[int, ...]) -> np.ndarray:
@@ -46,11 +65,12 @@ def borrow(shape: tuple[int, ...]) -> np.ndarray:
     size = math.prod(shape) * 4
     if size < SMALLEST:
         return np.empty(shape, np.float32)
-    with _lock:
-        waiting = _free.get(size)
-        buffer = waiting.pop() if waiting else np.empty(size, np.uint8)
+    whole = _rounded(size)
+    buffer = _take(whole)
+    if buffer is None:
+        buffer = np.empty(whole, np.uint8)
     # A view of an array refers to what owns the memory, not to the array it was made from, so
     # the owner that they all refer to has to be an object whose end can be watched.
     lease = _Lease(buffer)
     weakref.finalize(lease, _give_back, buffer).atexit = False
-    return np.asarray(lease).view(np.float32).reshape(shape)
+    return np.asarray(lease)[:size].view(np.float32).reshape(shape)

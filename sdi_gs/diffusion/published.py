@@ -8,9 +8,8 @@ those of the model's own config.json files (stabilityai/stable-diffusion-2-1-bas
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
-
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 

@@ -4,13 +4,16 @@
 from __future__ import annotations
 
 import gc
+from collections import deque
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from representations.ops import cpu_buffers, hash_cpu
-from representations.ops.cpu_buffers import KEPT, SMALLEST, borrow
+from representations.ops.cpu_buffers import SMALLEST, borrow
 from representations.ops.hash_grid import HashGridSpec
 
 LARGE = (SMALLEST // 8, 2)
@@ -18,7 +21,7 @@ LARGE = (SMALLEST // 8, 2)
 
 @pytest.fixture(autouse=True)
 def none_waiting(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(cpu_buffers, "_free", {})
+    monkeypatch.setattr(cpu_buffers, "_waiting", deque())
 
 
 def address(array: np.ndarray) -> int:
@@ -66,10 +69,34 @@ def test_memory_is_used_again_and_small_arrays_are_left_alone():
     assert borrow((3,)).base is None
 
 
-def test_only_a_few_wait():
-    many = [borrow(LARGE) for _ in range(2 * KEPT)]
-    del many
-    assert [len(waiting) for waiting in cpu_buffers._free.values()] == [KEPT]
+def test_what_waits_is_bounded(monkeypatch: pytest.MonkeyPatch):
+    """Arrays of ever other lengths, as the samples of a picture are: the oldest are given back."""
+    monkeypatch.setattr(cpu_buffers, "KEPT", 10 * SMALLEST)
+    for rows in range(SMALLEST // 4, SMALLEST, 997):
+        array = borrow((rows,))
+        array[:] = 1.0
+        del array
+        assert sum(one.nbytes for one in cpu_buffers._waiting) <= 10 * SMALLEST
+    sizes = [one.nbytes for one in cpu_buffers._waiting]
+    assert sizes
+    assert max(sizes) > 3.5 * SMALLEST  # the newest are still there
+
+
+@given(st.integers(SMALLEST, 1 << 40))
+def test_sizes_are_rounded_up_by_an_eighth_at_most(size: int):
+    rounded = cpu_buffers._rounded(size)
+    assert size <= rounded <= size * 1.125
+    assert rounded % 4 == 0
+    assert cpu_buffers._rounded(rounded) == rounded
+
+
+def test_lengths_that_change_share_their_buffers():
+    starts = set()
+    for rows in range(500_000, 520_000, 1000):
+        array = borrow((rows,))
+        starts.add(address(array))
+        del array
+    assert len(starts) == 1
 
 
 def test_a_gradient_that_is_kept_survives_the_next_one():

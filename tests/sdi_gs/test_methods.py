@@ -370,18 +370,45 @@ def test_a_batch_equals_its_single_views(name: str, rule: str, perp_neg: str) ->
         torch.testing.assert_close(target(slice(i, i + 1))[0], together[i], rtol=1e-9, atol=1e-11)
 
 
+class ViewWords(Words):
+    """ "back": component 1; "front": 2; other views: 0."""
+
+    def embed(self, prompts):  # type: ignore[no-untyped-def]
+        index = [1 if "back" in p else 2 if "front" in p else 0 for p in prompts]
+        return torch.eye(3, dtype=torch.float64)[index]
+
+
+@pytest.mark.parametrize("rule", ["residual", "classifier"])
+def test_views_without_negatives_pay_for_none(rule: str) -> None:
+    """From above Perp-Neg has no weight: that view is asked two rows, the other one four, and both
+    get what they get alone."""
+
+    base = words()
+    world = ViewWords(base.means, base.variances)
+    z, kappa = randn(2, *SHAPE), randn(2, *SHAPE, seed=9)
+    views = ViewAngles(
+        torch.tensor([150.0, 150.0], dtype=torch.float64),
+        torch.tensor([80.0, 0.0], dtype=torch.float64),
+    )
+
+    def guided(rows: slice) -> Guided:
+        step = method(world, Given(kappa[rows]), 430, RULES[rule], perp_neg="threestudio")
+        return step(z[rows], ViewAngles(*(v[rows] for v in views)), 0, rng())
+
+    together, above, beside = guided(slice(0, 2)), guided(slice(0, 1)), guided(slice(1, 2))
+    torch.testing.assert_close(together.target[0], above.target[0], rtol=1e-9, atol=1e-11)
+    torch.testing.assert_close(together.target[1], beside.target[0], rtol=1e-9, atol=1e-11)
+    assert beside.evaluations == above.evaluations + 2
+    assert together.evaluations == above.evaluations + beside.evaluations
+
+
 @pytest.mark.parametrize("rule", ["classifier", "noise_free"])
 def test_perp_neg_reaches_the_rules_that_combine_by_themselves(rule: str) -> None:
     """View words give negatives: a front that is asked from behind changes the direction, by as
     much as guidance of scale one changes under the same Perp-Neg."""
 
-    class Views(Words):
-        def embed(self, prompts):  # type: ignore[no-untyped-def]
-            index = [1 if "back" in p else 2 if "front" in p else 0 for p in prompts]
-            return torch.eye(3, dtype=torch.float64)[index]
-
     base = words()
-    world = Views(base.means, base.variances)
+    world = ViewWords(base.means, base.variances)
     z, noise = randn(1, *SHAPE), Given(randn(1, *SHAPE, seed=9))
     views = ViewAngles(torch.tensor([160.0]).double(), torch.zeros(1).double())
 

@@ -1,0 +1,263 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Is this machine right? Everything that only a CUDA card can show, in under ten minutes.
+
+    python benchmarks/gpu_check.py [--out benchmarks/results] [--device cuda] [--quick]
+
+1. kernels: splatting, hash encoding and ray marching against the reference, values and gradients;
+2. precision: the denoiser in half precision against float32 at t = 0.98 and 0.2;
+3. assets: mini from sentence to file on the card, splats and field, against the true object;
+4. tests: those of the suite that need a card, if pytest is installed;
+5. scale: benchmarks/paper_scale.py, Stable Diffusion 2.1-base at 512 x 512 with random weights.
+
+Nothing is fetched. Writes gpu_check.json and gpu_check.html and exits with 1 if any part failed.
+``--device cpu --quick`` runs the same parts, shortened, without a card.
+"""
+
+from __future__ import annotations
+
+import argparse
+import html
+import importlib.util
+import json
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+ROOT = Path(__file__).parents[1]
+SHARES = (0.98, 0.2)  # of the schedule, where precisions are compared
+HALF_TOLERANCE = 2e-2  # relative error of a prediction in half precision, in the norm
+LEAST_DB = 17.0  # of a mini asset against the true object; a white picture has about 12
+PROMPT = "a red mug"
+DEFAULTS = "device={device} output.preview_every=0 output.turntable.frames=8"
+
+Part = Callable[[argparse.Namespace], dict[str, Any]]
+
+
+class Failed(Exception):
+    """A part ran and found something wrong; its figures are kept."""
+
+    def __init__(self, why: str, figures: dict[str, Any]) -> None:
+        super().__init__(why)
+        self.figures = figures
+
+
+def kernels(args: argparse.Namespace) -> dict[str, Any]:
+    """On CUDA the first call compiles gsplat, once."""
+    from representations.ops import select, self_test
+
+    device = torch.device(args.device)
+    ops = select(device)
+    found = [
+        self_test.splatting(ops.splat, device),
+        self_test.splatting(ops.splat, device, count=2000, size=128),
+        self_test.encoding(ops.encode, device, count=20_000),
+        self_test.marching(ops.march, ops.composite, device),
+    ]
+    figures = {f"{d.kernel} {k}": {"value": d.value, "gradient": d.gradient}
+               for k, d in enumerate(found)}  # fmt: skip
+    bad = [d.kernel for d in found if not d.sound]
+    if bad:
+        raise Failed(f"disagrees with the reference: {', '.join(bad)}", figures)
+    return figures
+
+
+def precision(args: argparse.Namespace) -> dict[str, Any]:
+    """The same latents, words and weights in two precisions."""
+    from sdi_gs import build
+    from sdi_gs.config import load
+    from sdi_gs.diffusion.published import random_stable_diffusion
+
+    device = torch.device(args.device)
+    half = "float16" if device.type == "cuda" else "bfloat16"
+    models = {
+        "mini": [
+            build.denoiser(load("mini", [f"model.dtype={dtype}"]), device)
+            for dtype in ("float32", half)
+        ]
+    }
+    if not args.quick:
+        torch.manual_seed(0)
+        exact = random_stable_diffusion(device, torch.float32)
+        fast = random_stable_diffusion(device, getattr(torch, half))
+        for name in ("unet", "vae", "text_encoder"):
+            getattr(fast, name).load_state_dict(getattr(exact, name).state_dict())
+        models["Stable Diffusion 2.1-base, random weights"] = [exact, fast]
+    figures: dict[str, Any] = {}
+    for name, (exact, fast) in models.items():
+        rgb = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)).to(device)
+        with torch.no_grad():
+            z = exact.encode(rgb)
+            words = exact.embed([PROMPT])
+            for share in SHARES:
+                t = torch.tensor([int(share * len(exact.alpha_bar))], device=device)
+                a = exact.alpha_bar[t].reshape(-1, 1, 1, 1)
+                noise = torch.randn(z.shape, generator=torch.Generator().manual_seed(1)).to(device)
+                x_t = a.sqrt() * z + (1 - a).sqrt() * noise
+                one, two = (m.predict_noise(x_t, t, words) for m in (exact, fast))
+                figures[f"{name}, t = {share}"] = float((one - two).norm() / one.norm())
+    bad = [name for name, error in figures.items() if not error <= HALF_TOLERANCE]
+    if bad:
+        raise Failed(f"{half} is too far from float32: {', '.join(bad)}", figures)
+    return figures
+
+
+def assets(args: argparse.Namespace) -> dict[str, Any]:
+    """Through the command line, as a user does it."""
+    from representations.cameras import turntable
+    from sdi_gs.media import psnr
+    from sdi_gs.mini.corpus import DISTANCE, FOV_Y_DEG, SIZE, render_truth
+    from sdi_gs.run import draw, reopen
+
+    cameras = turntable(8, 15.0, DISTANCE, FOV_Y_DEG, (SIZE, SIZE))
+    truth = render_truth("mug", "red", cameras)
+
+    figures: dict[str, Any] = {}
+    steps = ["--steps", "12"] if args.quick else []
+    for preset in ("mini", "mini_nerf"):
+        with tempfile.TemporaryDirectory() as folder:
+            out = Path(folder) / "run"
+            settings = DEFAULTS.format(device=args.device).split()
+            began = time.perf_counter()
+            run("-m", "sdi_gs", "generate", PROMPT, "--config", preset, "--out", str(out),
+                *steps, *settings)  # fmt: skip
+            seconds = time.perf_counter() - began
+            opened = reopen(out)
+            decibels = float(psnr(draw(opened.config, opened.renderer, cameras), truth).mean())
+            size = sum(path.stat().st_size for path in opened.run.finals())
+            figures[preset] = {"seconds": seconds, "psnr_db": decibels, "bytes": size}
+    bad = [name for name, row in figures.items() if not row["psnr_db"] >= LEAST_DB]
+    if bad and not args.quick:
+        raise Failed(f"no recognisable object from {', '.join(bad)}", figures)
+    return figures
+
+
+def tests(args: argparse.Namespace) -> dict[str, Any]:
+    if importlib.util.find_spec("pytest") is None:
+        return {"skipped": "pytest is not installed"}
+    where = "tests/representations/test_hash_grid.py" if args.quick else "tests/representations"
+    said = run("-m", "pytest", "-q", "-k", "cuda or parity", where)
+    return {"pytest": said.strip().splitlines()[-1]}
+
+
+def scale(args: argparse.Namespace) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "scale.json"
+        counted = ["--no-step"] if args.quick else []
+        run(str(ROOT / "benchmarks" / "paper_scale.py"), "--out", str(out), *counted)
+        report: dict[str, Any] = json.loads(out.read_text())
+        return report
+
+
+def run(*arguments: str) -> str:
+    """A Python program in the root of the project; its output, or Failed with the end of it."""
+    done = subprocess.run(
+        [sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    if done.returncode != 0:
+        raise Failed((done.stderr or done.stdout).strip()[-2000:], {"exit": done.returncode})
+    return done.stdout
+
+
+PARTS: dict[str, Part] = {
+    "kernels": kernels,
+    "precision": precision,
+    "assets": assets,
+    "tests": tests,
+    "scale": scale,
+}
+
+
+def examine(args: argparse.Namespace) -> dict[str, Any]:
+    """Every part, also after one that failed."""
+    found: dict[str, Any] = {}
+    for name in args.parts.split(","):
+        part = PARTS[name]
+        print(f"{name:<10} ...", flush=True)
+        began = time.perf_counter()
+        try:
+            result = {"passed": True, "figures": part(args)}
+        except Failed as failure:
+            result = {"passed": False, "why": str(failure), "figures": failure.figures}
+        except Exception as error:
+            result = {"passed": False, "why": f"{type(error).__name__}: {error}",
+                      "traceback": traceback.format_exc()}  # fmt: skip
+        result["seconds"] = round(time.perf_counter() - began, 1)
+        found[name] = result
+        why = "" if result["passed"] else f"  {result['why'].splitlines()[-1]}"
+        state = "passed" if result["passed"] else "FAILED"
+        print(f"{name:<10} {state}, {result['seconds']} s{why}", flush=True)
+    return found
+
+
+def machine_facts(device: str) -> dict[str, str]:
+    facts = {"torch": torch.__version__, "python": platform.python_version(),
+             "system": platform.platform()}  # fmt: skip
+    if device == "cuda":
+        card = torch.cuda.get_device_properties(0)
+        facts |= {"card": f"{card.name}, {card.total_memory / 2**30:.0f} GiB",
+                  "cuda": str(torch.version.cuda)}  # fmt: skip
+    said = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+    return facts | {"commit": said.stdout.strip() or "unknown"}
+
+
+def page(facts: dict[str, str], found: dict[str, Any]) -> str:
+    from sdi_gs import page as parts
+
+    def flat(value: Any, name: str = "") -> list[tuple[str, str]]:
+        if isinstance(value, dict):
+            return [row for key, inner in value.items() for row in flat(inner, f"{name} {key}")]
+        if isinstance(value, list):
+            return [row for k, inner in enumerate(value) for row in flat(inner, f"{name} {k}")]
+        return [(name.strip(), f"{value:.4g}" if isinstance(value, float) else str(value))]
+
+    body = ["<h1>gpu-check</h1>", parts.lines(list(facts.items()), "facts")]
+    for name, result in found.items():
+        state = "passed" if result["passed"] else "FAILED"
+        body.append(f"<h2>{name}: {state}, {result['seconds']} s</h2>")
+        if not result["passed"]:
+            body.append(f'<p class="warning">{html.escape(result["why"])}</p>')
+        body.append(parts.lines(flat(result.get("figures", {})), "facts"))
+    return parts.document("gpu-check", "\n".join(body))
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results")
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    parser.add_argument("--quick", action="store_true", help="shortened parts")
+    parser.add_argument("--parts", default=",".join(PARTS), help="some of them, commas between")
+    args = parser.parse_args(arguments)
+    unknown = sorted(set(args.parts.split(",")) - set(PARTS))
+    if unknown:
+        parser.error(f"--parts {unknown[0]}: choose from {', '.join(PARTS)}")
+    if args.device == "cuda" and not torch.cuda.is_available():
+        print(
+            f"gpu-check: torch {torch.__version__} sees no CUDA card here; --device cpu --quick "
+            "shows what it would do, and 'sdi-gs doctor' what is missing",
+            file=sys.stderr,
+        )
+        return 2
+    facts = machine_facts(args.device)
+    print(", ".join(f"{name} {value}" for name, value in facts.items()))
+    found = examine(args)
+    args.out.mkdir(parents=True, exist_ok=True)
+    report = {"facts": facts, "quick": args.quick, "device": args.device, "parts": found}
+    (args.out / "gpu_check.json").write_text(json.dumps(report, indent=2) + "\n")
+    (args.out / "gpu_check.html").write_text(page(facts, found))
+    print(f"{args.out / 'gpu_check.html'}")
+    return 0 if all(result["passed"] for result in found.values()) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

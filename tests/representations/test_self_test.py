@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The self-test passes a sound back-end and finds what is wrong with another."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from representations.ops import Splatted, select, self_test
+from representations.ops.self_test import Difference
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize("name", ["cpu", "reference"])
+def test_sound_backends_pass(name: str) -> None:
+    ops = select("cpu", name)
+    found = [
+        self_test.splatting(ops.splat, CPU, count=200, size=48),
+        self_test.encoding(ops.encode, CPU),
+        self_test.marching(ops.march, ops.composite, CPU),
+    ]
+    for difference in found:
+        assert difference.sound, difference
+        assert difference.value < 1e-4, difference
+        assert difference.gradient < 1e-3, difference
+    self_test.require_sound(ops.splat, CPU)
+
+
+def wrong(change):  # type: ignore[no-untyped-def]
+    real = select("cpu").splat
+
+    def splat(splats, features, cameras) -> Splatted:  # type: ignore[no-untyped-def]
+        return change(real(splats, features, cameras))
+
+    return splat
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda out: out._replace(features=out.features * 1.1),
+        lambda out: out._replace(alpha=out.alpha * float("nan")),
+        lambda out: out._replace(features=torch.zeros_like(out.features) * out.features),
+        lambda out: out._replace(depth=out.depth + 0.5 * (out.alpha - out.alpha.detach())),
+        lambda out: out._replace(features=out.features.flip(-1)),
+    ],
+    ids=["brighter", "nan", "empty", "gradient only", "mirrored"],
+)
+def test_wrong_pictures_are_found(change) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(RuntimeError, match="draws wrong pictures on this card"):
+        self_test.require_sound(wrong(change), CPU)
+
+
+def test_a_kernel_that_does_not_compile_is_told_with_the_compilers_last_words() -> None:
+    def splat(*_: object) -> Splatted:
+        raise RuntimeError("Error building extension\n\nnvcc fatal : Unsupported gpu\nninja: stop")
+
+    with pytest.raises(RuntimeError, match=r"nvcc fatal : Unsupported gpu \| ninja: stop.*doctor"):
+        self_test.require_sound(splat, CPU)
+
+
+def test_what_is_not_a_number_is_not_sound() -> None:
+    assert Difference("x", 0.0, 0.0).sound
+    assert not Difference("x", float("nan"), 0.0).sound
+    assert not Difference("x", 0.0, float("nan")).sound
