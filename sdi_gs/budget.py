@@ -59,7 +59,7 @@ def estimate(config: Config, team: Team | None = None) -> Budget:
         weights=sum(cost.parameter_bytes(module) for module in (parts.unet, parts.vae)),
         words=cost.parameter_bytes(parts.text_encoder),
         # The graph of the encoding waits while the UNet is asked.
-        activations=max(unet, both_ways),
+        activations=max(kept + unet, both_ways),
         representation=config.representation.training_bytes(at_once, config.resolution),
     )
 

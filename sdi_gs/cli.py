@@ -21,7 +21,7 @@ from .arguments import (
     init_settings,
     split_words,
 )
-from .errors import RunFailure, UserError
+from .errors import RunFailure, UserError, leading
 
 if TYPE_CHECKING:
     from .config import Config
@@ -302,8 +302,6 @@ def _print_results(run: RunFolder, config: Config) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a verb; the exit code. One message on stderr for whatever goes wrong."""
-    from .progress import leading
-
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     # Wanted after a failure, when the command is at hand in the shell's history: anywhere will do.
     debug = "--debug" in arguments

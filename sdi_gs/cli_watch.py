@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .errors import UserError
+from .errors import UserError, leading
 
 if TYPE_CHECKING:
     from .progress import Live, Plain, Silent
@@ -30,7 +30,6 @@ def check_port(view: bool, port: int | None) -> None:
 
 def watcher(view: bool, port: int | None) -> Silent | Plain | Live | Audience:
     """What shows a run to a person: the terminal, and with ``view`` a page as well."""
-    from .progress import leading
     from .progress import watcher as terminal
 
     if not view or not leading():

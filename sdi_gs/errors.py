@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Iterable
 
 
@@ -20,6 +21,11 @@ class RunFailure(Exception):
     """The run itself went wrong although the input was fine. Exit code 1."""
 
     exit_code = 1
+
+
+def leading() -> bool:
+    """Whether this process talks to people: the first of a torchrun, or the only one."""
+    return int(os.environ.get("RANK", "0")) == 0
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

@@ -3,11 +3,11 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from typing import TYPE_CHECKING
 
+from .errors import leading
 from .trainer import StepReport
 
 if TYPE_CHECKING:
@@ -15,11 +15,6 @@ if TYPE_CHECKING:
 
 PLAIN_LINES = 20  # about this many lines for a whole run
 SMOOTHING = 0.9  # of the seconds per step that are shown
-
-
-def leading() -> bool:
-    """Whether this process talks to people: the first of a torchrun, or the only one."""
-    return int(os.environ.get("RANK", "0")) == 0
 
 
 def watcher() -> Silent | Plain | Live:

@@ -22,8 +22,7 @@ from representations.interface import Cameras, Renderer
 from . import assets, build, checkpoint, media, run_folder, run_report, scalars, strict
 from .checkpoint import Checkpoint, CheckpointError
 from .config import Config, TurntableConfig, from_plain, to_plain
-from .errors import RunFailure, UserError
-from .progress import leading
+from .errors import RunFailure, UserError, leading
 from .run_folder import RunFolder
 from .team import joined
 from .trainer import NonFinite, StepReport, Training, train

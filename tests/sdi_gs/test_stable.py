@@ -132,7 +132,8 @@ def test_rows_asked_a_few_at_a_time_answer_the_same(folder: Path, rows: int) -> 
     calls: list[int] = []
     model = tune(StableDiffusion.load(folder), Tuning(rows=rows))
     model.unet.register_forward_pre_hook(lambda _, args: calls.append(len(args[0])))
-    torch.testing.assert_close(asked(model), whole, rtol=1e-5, atol=1e-6)
+    # Products of matrices of other sizes are summed in another order.
+    torch.testing.assert_close(asked(model), whole, rtol=1e-4, atol=3e-5)
     assert sum(calls) == 5
     assert max(calls) == min(rows, 5)
 
