@@ -122,7 +122,7 @@ def asked(model: StableDiffusion) -> torch.Tensor:
     rng = torch.Generator().manual_seed(5)
     x = torch.randn(5, 4, 8, 8, generator=rng)
     t = torch.tensor([10, 300, 500, 700, 990])
-    words = 30.0 * torch.randn(5, 12, 16, generator=rng)  # so that they count in a random network
+    words = 1000.0 * torch.randn(5, 12, 16, generator=rng)  # they count little in a random network
     return model.predict_noise(x, t, words)
 
 
