@@ -17,28 +17,20 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from representations.interface import Alone
+
 from .errors import UserError
 
 
-class Team:
+class Team(Alone):
     """One process alone, and what it has in common with others: see :class:`Processes`."""
 
     rank = 0  # of this process
-    count = 1  # processes
-    local_rank = 0  # on this machine: which card is ours
 
     @property
     def leads(self) -> bool:
         """Whether this process writes files and talks to people."""
         return self.rank == 0
-
-    def total(self, values: Tensor) -> Tensor:
-        """Sum over the team, the same bits everywhere."""
-        return values
-
-    def greatest(self, values: Tensor) -> Tensor:
-        """Largest over the team."""
-        return values
 
     def any(self, flag: bool, device: torch.device) -> bool:
         """Whether one of the team says so."""
@@ -56,9 +48,9 @@ class Processes(Team):
 
     def __init__(self) -> None:
         self.rank, self.count = dist.get_rank(), dist.get_world_size()
-        self.local_rank = int(os.environ.get("LOCAL_RANK", "0"))
 
     def total(self, values: Tensor) -> Tensor:
+        """Sum over the team, the same bits everywhere."""
         dist.all_reduce(values, op=dist.ReduceOp.SUM)
         return values
 
