@@ -50,6 +50,7 @@ def evaluations_per_step(config: Any, batch: int, moments: int = 100) -> float:
 
 def counted(presets: list[str], batch: int) -> list[dict[str, Any]]:
     """One row per preset, from meta tensors."""
+    from sdi_gs import budget
     from sdi_gs.config import load
     from sdi_gs.diffusion import cost
     from sdi_gs.diffusion.published import networks
@@ -57,14 +58,12 @@ def counted(presets: list[str], batch: int) -> list[dict[str, Any]]:
     parts = networks("meta")
     one = cost.of_unet(parts, 1)
     encoding = cost.of_encoding(parts, batch, backward=True)
-    kept = cost.of_encoding(parts, batch).kept_bytes
     text = cost.of_text_encoder(parts, 6)
-    weights = sum(cost.parameter_bytes(module) for module in parts)
     rows = []
     for name in presets:
         config = load(name, [f"prompt={PROMPT}", f"batch={batch}"])
         samples = evaluations_per_step(config, batch)
-        widest = cost.of_unet(parts, batch * (4 if config.prompts.perp_neg != "none" else 2))
+        needed = budget.estimate(config)
         rows.append(
             {
                 "preset": name,
@@ -74,9 +73,9 @@ def counted(presets: list[str], batch: int) -> list[dict[str, Any]]:
                 "vae_tflop_per_step": encoding.flops / 1e12,
                 "tflop_per_step": (samples * one.flops + encoding.flops) / 1e12,
                 "text_tflop_once": text.flops / 1e12,
-                "weights_gib": weights / GIB,
-                # The graph of the encoding waits while the UNet is asked.
-                "activations_gib": max(kept + widest.peak_bytes, encoding.peak_bytes) / GIB,
+                "weights_gib": (needed.weights + needed.words) / GIB,
+                "activations_gib": needed.activations / GIB,
+                "estimated_card_gib": needed.total / GIB,
             }
         )
     return rows
@@ -155,7 +154,8 @@ def show(rows: list[dict[str, Any]]) -> None:
         print(f"  counted   {samples:.1f} denoiser samples a step; {tflop:.1f} TFLOP "
               f"(UNet {row['unet_tflop_per_step']:.1f}, VAE {row['vae_tflop_per_step']:.1f}); "
               f"{row['weights_gib']:.2f} GiB of weights, {row['activations_gib']:.2f} GiB of "
-              "activations in half precision, without the representation")  # fmt: skip
+              "activations in half precision, about "
+              f"{row['estimated_card_gib']:.1f} GiB of a card in all")  # fmt: skip
         if "seconds_per_step" in row:
             stages = ", ".join(f"{k} {1e3 * v:.0f}" for k, v in row["seconds_by_stage"].items())
             print(f"  measured  {1e3 * row['seconds_per_step']:.0f} ms a step ({stages}); "

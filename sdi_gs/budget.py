@@ -7,7 +7,6 @@ the CUDA runtime need on top are allowances, and so the sum is an estimate.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,7 +17,7 @@ from .diffusion import cost
 from .diffusion.published import Networks, from_folder, networks
 from .diffusion.tuning import bound_encoder
 from .errors import UserError
-from .team import Team
+from .team import ALONE, Team
 
 GIB = 2**30
 CONTEXT = int(0.7 * GIB)
@@ -41,9 +40,9 @@ class Budget(NamedTuple):
         return self.weights + max(self.words, step) + self.context
 
 
-def estimate(config: Config, team: Team | None = None) -> Budget:
+def estimate(config: Config, team: Team = ALONE) -> Budget:
     """Of one process. Half precision, as on a card."""
-    at_once = config.batch // (team.count if team else 1)
+    at_once = config.batch // team.count
     at_once = max(1, config.micro_batch or at_once)
     parts = _networks(config)
     if config.model.vae_memory == "bounded":
@@ -72,7 +71,7 @@ def _networks(config: Config) -> Networks:
     return networks("meta")
 
 
-def require_card(config: Config, free: int, team: Team | None = None) -> None:
+def require_card(config: Config, free: int, team: Team = ALONE) -> None:
     """Refuse a run that a card with ``free`` bytes cannot hold, and name the preset that fits."""
     if config.model.source == "mini":
         return
@@ -99,9 +98,3 @@ def require_card(config: Config, free: int, team: Team | None = None) -> None:
         f"this run needs about {needed / GIB:.1f} GiB on the card and {free / GIB:.1f} GiB are "
         f"free: {instead}"
     )
-
-
-def text(budget: Budget) -> str:
-    """One line for people."""
-    named = {name: f"{size / GIB:.2f}" for name, size in budget._asdict().items()}
-    return f"{budget.total / GIB:.1f} GiB ({json.dumps(named)[1:-1]})".replace('"', "")
