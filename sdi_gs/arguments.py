@@ -45,6 +45,15 @@ OpacityOption = Annotated[
 ]
 
 
+# What studies of many runs take.
+StudyOut = Annotated[
+    Path | None, typer.Option(help="folder; one that holds part of the same study is gone on with")
+]
+ClipOption = Annotated[
+    str | None, typer.Option(help="CLIP folder or id that judges; default mini's own, for mini")
+]
+
+
 def split_words(words: list[str]) -> tuple[str | None, list[str]]:
     """The prompt (None when there is none) and the settings. Only a first word can be a prompt;
     one that looks like a setting is written as prompt='e=mc2'."""

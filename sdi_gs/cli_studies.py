@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .arguments import Settings, split_words
+from .arguments import ASSIGNMENT, ClipOption, Settings, StudyOut, split_words
 
 if TYPE_CHECKING:
     from .compare import Plan
@@ -26,27 +26,33 @@ def compare(
     family: Annotated[str, typer.Option(help="presets of mini, or of sdi for a card")] = "mini",
     seeds: Annotated[int, typer.Option(help="runs of each, with seeds 0, 1, ...")] = 1,
     steps: Annotated[int | None, typer.Option(help="optimisation steps")] = None,
-    out: Annotated[Path | None, typer.Option(help="new folder")] = None,
+    clip: ClipOption = None,
+    out: StudyOut = None,
 ) -> None:
     """One sentence through several representations and guidances: table and HTML page."""
     from .checkpoint import write_atomic
     from .compare import Plan
     from .compare import compare as run_all
     from .report import page, table
-    from .run_folder import environment, free_name
+    from .run_folder import free_name
 
     plan = Plan(
         prompt, family, _names(representations), _names(guidances), seeds, steps,
-        tuple(settings or ()),
+        tuple(settings or ()), clip,
     )  # fmt: skip
     folder = out if out is not None else free_name(f"compare {prompt}")
     rows = run_all(plan, folder, typer.echo)
     typer.echo("\n" + table(rows) + "\n")
-    hardware = environment()["hardware"]
-    machine = f"{hardware['gpu'] or hardware['cpu']}, {hardware['cores']} cores"
-    write_atomic(folder / "compare.html", page(plan, rows, machine).encode())
+    write_atomic(folder / "compare.html", page(plan, rows, _machine()).encode())
     for name in ("compare.html", "compare.json"):
         typer.echo(f"  {folder / name}")
+
+
+def _machine() -> str:
+    from .run_folder import environment
+
+    hardware = environment()["hardware"]
+    return f"{hardware['gpu'] or hardware['cpu']}, {hardware['cores']} cores"
 
 
 def _names(listed: str) -> tuple[str, ...]:
@@ -120,10 +126,9 @@ def experiment(
         return
     prompt, settings = split_words(words or [])
     if name in tables.CHAINS:
-        typer.echo(tables.CHAINS[name])
         plan = Plan("", family, (representation,), settings=tuple(settings))
         prompts = [prompt] if prompt else []
-        _print_table(name, tables.chain(name, family), plan, prompts, out)
+        _print_table(name, tables.CHAINS[name], tables.chain(name, family), plan, prompts, out)
         return
     entry = experiments.require(name)
     chosen = load(config, [*settings, f"prompt={prompt or 'a red mug'}"])
@@ -135,8 +140,9 @@ def experiment(
 
 
 def table1(
-    prompts: Annotated[
-        list[str] | None, typer.Argument(metavar="[PROMPT]...", help="sentences in quotes")
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[PROMPT]... [KEY=VALUE]...", help="sentences, then settings"),
     ] = None,
     representations: Annotated[
         str, typer.Option(help="comma-separated: gaussians, instant_ngp, or presets")
@@ -147,7 +153,8 @@ def table1(
     family: Annotated[str, typer.Option(help="presets of mini, or of sdi for a card")] = "mini",
     seeds: Annotated[int, typer.Option(help="runs of each, with seeds 0, 1, ...")] = 1,
     steps: Annotated[int | None, typer.Option(help="optimisation steps")] = None,
-    out: Annotated[Path | None, typer.Option(help="new folder")] = None,
+    clip: ClipOption = None,
+    out: StudyOut = None,
 ) -> None:
     """The paper's Table 1: every method by quality, divergence, seconds and memory."""
     from . import config
@@ -155,21 +162,35 @@ def table1(
     from .experiments import tables
 
     names = _names(guidances) if guidances is not None else tuple(config.guidances())
-    plan = Plan("", family, _names(representations), names, seeds, steps)
-    _print_table("table1", tables.methods(names), plan, prompts or [], out)
+    settings = tuple(word for word in words or [] if ASSIGNMENT.match(word))
+    prompts = [word for word in words or [] if not ASSIGNMENT.match(word)]
+    plan = Plan("", family, _names(representations), names, seeds, steps, settings, clip)
+    _print_table("table1", TABLE1, tables.methods(names), plan, prompts, out)
+
+
+TABLE1 = "Table 1: every method by quality, divergence, seconds and memory"
 
 
 def _print_table(
-    name: str, variants: Sequence[Variant], plan: Plan, prompts: list[str], out: Path | None
+    name: str,
+    shows: str,
+    variants: Sequence[Variant],
+    plan: Plan,
+    prompts: list[str],
+    out: Path | None,
 ) -> None:
+    from .checkpoint import write_atomic
     from .experiments import tables
     from .run_folder import free_name
 
+    typer.echo(shows)
     folder = out if out is not None else free_name(name)
     asked = prompts or ["a red mug", "a yellow duck", "a blue car"]
-    entries = tables.measure(variants, plan, asked, folder, typer.echo)
+    entries, shown = tables.measure(variants, plan, asked, folder, typer.echo)
+    write_atomic(folder / "table.html", tables.page(shows, entries, shown, _machine()).encode())
     typer.echo("\n" + tables.text(entries) + "\n")
-    typer.echo(f"  {folder / 'table.json'}")
+    for file in ("table.html", "table.json"):
+        typer.echo(f"  {folder / file}")
 
 
 def register(app: typer.Typer) -> None:

@@ -9,18 +9,15 @@ from __future__ import annotations
 
 import json
 import statistics
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-import yaml
 
-from . import build, media, run_folder
+from . import build, media, run_folder, study
 from .checkpoint import write_atomic
 from .config import (
     Config,
@@ -28,11 +25,12 @@ from .config import (
     from_plain,
     guidances,
     read_with_base,
-    to_plain,
     with_guidance,
 )
-from .errors import RunFailure, UserError, nearest
-from .run import draw, reopen
+from .errors import UserError, nearest
+from .evaluation.protocol import MINI_JUDGE, Judge, Judged, default_clip, mostly_empty
+from .evaluation.truth import truth_of
+from .run import draw, look, reopen
 from .run_folder import RunFolder, median_seconds
 from .strict import set_by_path
 
@@ -41,6 +39,10 @@ PRESETS = {
     "sdi": {"gaussians": "sdi_gaussians", "instant_ngp": "sdi_nerf"},
 }
 """Which preset holds a representation, by family; any other preset or file goes by its name."""
+
+
+VIEWS = 8
+"""Sides that a finished shape is looked at from."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,7 @@ class Plan:
     seeds: int = 1
     steps: int | None = None  # None: what each preset says
     settings: tuple[str, ...] = ()  # key=value, for every run
+    clip: str | None = None  # folder or id of a CLIP that judges; None: mini's own, for mini
 
     def __post_init__(self) -> None:
         if self.family not in PRESETS:
@@ -86,6 +89,7 @@ class Row:
     representation: str
     guidance: str
     seed: int
+    prompt: str
     run: str  # its folder, relative to the comparison's
     steps: int
     seconds_per_step: dict[str, float]  # by stage, medians after the warm-up
@@ -98,6 +102,8 @@ class Row:
     unit: str
     files: dict[str, int]  # bytes
     psnr_db: float | None  # against the true object, where mini knows it
+    empty: bool = False  # nothing in most views
+    judged: Judged | None = None  # what CLIP says of its views
     curve: list[dict[str, float]] = field(default_factory=list)  # step, seconds, psnr_db
 
 
@@ -121,48 +127,50 @@ def configuration(plan: Plan, cell: Cell) -> Config:
 
 
 def compare(plan: Plan, out: Path, say: Callable[[str], None]) -> list[Row]:
-    """Run everything in ``plan`` below the new folder ``out``; compare.json grows with each run.
+    """Run everything in ``plan`` below the folder ``out``; compare.json grows with each run. What
+    an earlier call left there is not done again.
 
     Raises RunFailure when a run fails; what is done by then is kept.
     """
     wanted = {cell: configuration(plan, cell) for cell in cells(plan)}  # mistakes come first
-    build.check_prompt(next(iter(wanted.values())))
-    run_folder.require_free(out)
-    (out / "runs").mkdir(parents=True)
+    first = next(iter(wanted.values()))
+    build.check_prompt(first)
+    judge = judge_for(list(wanted.values()), plan.clip)
+    study.open_folder(out)
     rows: list[Row] = []
     for number, (cell, config) in enumerate(wanted.items(), start=1):
         say(f"run {number} of {len(wanted)}: {cell.name}, {config.steps} steps")
-        rows.append(_measure(_generate(cell, config, out), cell, out))
+        rows.append(measure(study.obtain(cell.name, config, out, say), cell, out, judge))
         report = {"plan": asdict(plan), "rows": [asdict(row) for row in rows]}
         report |= run_folder.environment()
         write_atomic(out / "compare.json", (json.dumps(report, indent=2) + "\n").encode())
     return rows
 
 
-def _generate(cell: Cell, config: Config, out: Path) -> RunFolder:
-    path, log = out / "runs" / cell.name, out / "runs" / f"{cell.name}.log"
-    settings = out / "runs" / f"{cell.name}.yaml"
-    settings.write_text(yaml.safe_dump(to_plain(config), sort_keys=False, allow_unicode=True))
-    command = [sys.executable, "-m", "sdi_gs", "generate", "--config", str(settings),
-               "--out", str(path)]  # fmt: skip
-    with log.open("w", encoding="utf-8") as stream:
-        done = subprocess.run(command, stdout=stream, stderr=subprocess.STDOUT, check=False)
-    if done.returncode != 0:
-        last = (log.read_text(encoding="utf-8").strip().splitlines() or ["no message"])[-1]
-        raise RunFailure(f"the run {cell.name} failed: {last} (all of it: {log})")
-    return RunFolder(path)
+def judge_for(configs: Sequence[Config], clip: str | None) -> Judge | None:
+    """Who looks at the pictures: the CLIP of that name, else mini's own where every run is mini's,
+    else nobody."""
+    source = clip or default_clip(configs)
+    if clip is None and source != MINI_JUDGE:
+        return None
+    return Judge.open(source, build.device(configs[0]))
 
 
-def _measure(run: RunFolder, cell: Cell, out: Path) -> Row:
+def measure(run: RunFolder, cell: Cell, out: Path, judge: Judge | None) -> Row:
+    """Read a finished run below ``out``, and look at its shape from all sides."""
     lines = list(run.stats())
     summary = json.loads(run.summary_file.read_text(encoding="utf-8"))
     _, config, shape, _ = reopen(run.path)
+    size = max(config.resolution, judge.clip.size if judge else 0)
+    cameras = config.views.showcase(VIEWS, size, config.output.turntable.elevation_deg)
+    pictures, alpha = look(config, shape, cameras)
     owned = {id(p): p.numel() for g in shape.optimizer.param_groups for p in g["params"]}
     curve = list(_curve(run, config, lines))
     return Row(
         representation=cell.representation,
         guidance=cell.guidance,
         seed=cell.seed,
+        prompt=config.prompt,
         run=str(run.path.relative_to(out)),
         steps=len(lines),
         seconds_per_step=median_seconds(lines),
@@ -175,20 +183,10 @@ def _measure(run: RunFolder, cell: Cell, out: Path) -> Row:
         unit=lines[-1]["unit"],
         files={path.name: path.stat().st_size for path in run.finals()},
         psnr_db=_final_psnr(config, shape),
+        empty=mostly_empty(pictures, alpha),
+        judged=judge(pictures.nan_to_num().clamp(0, 1), config.prompt) if judge else None,
         curve=curve,
     )
-
-
-def truth_of(config: Config) -> tuple[str, str] | None:
-    """(kind, colour) where the prompt names one of each that mini was taught."""
-    from .mini.corpus import COLORS, KINDS
-
-    words = "".join(c if c.isalnum() else " " for c in config.prompt.lower()).split()
-    kinds = [word for word in words if word in KINDS]
-    colors = [word for word in words if word in COLORS]
-    if config.model.source != build.MINI or len(kinds) != 1 or len(colors) != 1:
-        return None
-    return kinds[0], colors[0]
 
 
 def _final_psnr(config: Config, shape: Any) -> float | None:
@@ -197,7 +195,7 @@ def _final_psnr(config: Config, shape: Any) -> float | None:
     known = truth_of(config)
     if known is None:
         return None
-    cameras = config.views.showcase(8, SIZE, config.output.turntable.elevation_deg)
+    cameras = config.views.showcase(VIEWS, SIZE, config.output.turntable.elevation_deg)
     return float(media.psnr(draw(config, shape, cameras), render_truth(*known, cameras)).mean())
 
 

@@ -57,6 +57,21 @@ def columns(titles: Sequence[Column[T]], rows: Sequence[T]) -> str:
     return lines((title, *(cell(row) for row in rows)) for title, cell in titles)
 
 
+def measured(titles: Sequence[Column[T]], rows: Sequence[T]) -> list[list[str]]:
+    """Columns of text, headings first; those that nobody measured are left out."""
+    grid = [[title, *(cell(row) for row in rows)] for title, cell in titles]
+    return [column for column in grid if any(text != "-" for text in column[1:])]
+
+
+def aligned(grid: Sequence[Sequence[str]]) -> str:
+    """Columns of text side by side, for a terminal."""
+    widths = [max(map(len, column)) for column in grid]
+    return "\n".join(
+        "  ".join(text.rjust(width) for text, width in zip(line, widths, strict=True))
+        for line in zip(*grid, strict=True)
+    )
+
+
 def lines(cells: Iterable[Sequence[str]], kind: str = "", head: Sequence[str] = ()) -> str:
     """A table of plain text, the first cell of each line being its heading."""
     top = "".join(f"<th>{html.escape(text)}</th>" for text in head)
@@ -83,10 +98,12 @@ def film(url: str, poster: str, caption: str, side: int = 256) -> str:
     return f"<figure>{shown}<figcaption>{caption}</figcaption></figure>"
 
 
-def picture(url: str, caption: str) -> str:
-    """An image with its caption (HTML)."""
+def picture(url: str, caption: str, width: int | None = None) -> str:
+    """An image with its caption (HTML); ``width`` in pixels, None for its own."""
+    size = "" if width is None else f' width="{width}"'
     return (
-        f'<figure><img src="{html.escape(url)}" alt=""><figcaption>{caption}</figcaption></figure>'
+        f'<figure><img src="{html.escape(url)}"{size} alt=""><figcaption>{caption}</figcaption>'
+        "</figure>"
     )
 
 

@@ -7,7 +7,7 @@ import html
 from collections.abc import Sequence
 
 from .compare import Plan, Row
-from .page import Column, columns, document, film
+from .page import Column, aligned, columns, document, film, measured
 from .plots import Line, bars, plot
 from .run_folder import STAGES
 
@@ -21,6 +21,8 @@ COLUMNS: tuple[Column[Row], ...] = (
     ("guidance", lambda r: r.guidance),
     ("seed", lambda r: str(r.seed)),
     ("PSNR dB", lambda r: _or_dash(r.psnr_db, "{:.2f}")),
+    ("CLIP", lambda r: _or_dash(r.judged.clip_score if r.judged else None, "{:.1f}")),
+    ("R-prec. %", lambda r: _or_dash(100 * r.judged.r_precision if r.judged else None, "{:.0f}")),
     *((f"{stage} ms", lambda r, s=stage: f"{1e3 * r.seconds_per_step[s]:.1f}") for stage in STAGES),
     ("step ms", lambda r: f"{1e3 * sum(r.seconds_per_step.values()):.1f}"),
     ("calls/step", lambda r: f"{r.evaluations_per_step:.1f}"),
@@ -35,20 +37,14 @@ COLUMNS: tuple[Column[Row], ...] = (
 NOTE = (
     "Seconds per step are medians by stage without the first tenth of the steps, in which kernels "
     "compile; total seconds include loading and drawing. calls: pictures that the network was "
-    "asked about. PSNR: mean over 8 views against the true object, where mini knows it."
+    "asked about. PSNR: mean over 8 views against the true object, where mini knows it. "
+    "R-prec.: the share of 8 views whose sentence CLIP finds among all it chooses from."
 )
 
 
 def table(rows: Sequence[Row]) -> str:
     """Aligned text; a column of dashes only is left out."""
-    grid = [[title, *(cell(row) for row in rows)] for title, cell in COLUMNS]
-    grid = [column for column in grid if any(text != "-" for text in column[1:])]
-    widths = [max(map(len, column)) for column in grid]
-    lines = zip(*grid, strict=True)
-    return "\n".join(
-        "  ".join(text.rjust(width) for text, width in zip(line, widths, strict=True))
-        for line in lines
-    )
+    return aligned(measured(COLUMNS, rows))
 
 
 def page(plan: Plan, rows: Sequence[Row], machine: str) -> str:

@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 from .. import build
-from ..compare import truth_of
 from ..config import Config, to_plain
 from ..errors import UserError
 from ..prompts import PromptSet, ViewAngles
@@ -25,7 +24,7 @@ from ..run import Reopened, look, reopen
 from ..sampling import ddim_sample, pure_noise
 from .clip import IQA, PUBLISHED, Clip, clip_score, iqa, retrieved
 from .reward import Reward
-from .truth import AgainstTruth, against_truth, nearest_psnr
+from .truth import AgainstTruth, against_truth, nearest_psnr, truth_of
 
 TRUTH_VIEWS = 8
 DDIM_STEPS = 30
@@ -110,6 +109,11 @@ def is_empty(picture: Tensor, alpha: Tensor) -> Tensor:
     return faint | even | ~torch.isfinite(picture).all(dim=(1, 2, 3))
 
 
+def mostly_empty(picture: Tensor, alpha: Tensor) -> bool:
+    """Whether there is nothing in more than half of the views: the shape has diverged."""
+    return bool(is_empty(picture, alpha).float().mean() > 0.5)
+
+
 class Judge:
     """CLIP with the sentences of one evaluation, encoded once."""
 
@@ -119,6 +123,16 @@ class Judge:
         self.reward = reward
         self._candidates = clip.captions(self.candidates)
         self._pairs = {name: clip.captions(pair) for name, pair in IQA.items()}
+
+    @staticmethod
+    def open(
+        source: str,
+        target: torch.device,
+        candidates: Sequence[str] | None = None,
+        reward: Reward | None = None,
+    ) -> Judge:
+        """The judge of that name, folder or id; ``candidates`` None: :func:`default_candidates`."""
+        return Judge(load_clip(source, target), candidates or default_candidates(source), reward)
 
     def __call__(self, pictures: Tensor, prompt: str) -> Judged:
         """``pictures`` [B, 3, H, W] in [0, 1]."""
@@ -177,9 +191,8 @@ def evaluate(
     """Judge the finished runs at ``paths``. UserError for one that never finished."""
     configs = [_require_finished(path) for path in paths]
     source = options.clip or default_clip(configs)
-    clip = load_clip(source, build.device(configs[0]))
     reward = Reward.load(options.image_reward) if options.image_reward else None
-    judge = Judge(clip, options.candidates or default_candidates(source), reward)
+    judge = Judge.open(source, build.device(configs[0]), options.candidates, reward)
     say(f"judge: {source}, {len(judge.candidates)} sentences for R-precision")
     evaluations = []
     for path in paths:
@@ -219,7 +232,7 @@ def _evaluate(path: Path, judge: Judge, options: EvaluationOptions) -> Evaluatio
         prompt=config.prompt,
         representation=to_plain(config)["representation"]["kind"],
         guidance=_guidance_name(config),
-        diverged=bool(is_empty(pictures, alpha).float().mean() > 0.5),
+        diverged=mostly_empty(pictures, alpha),
         shape=judge(pictures.nan_to_num().clamp(0, 1), config.prompt),
         flat=flat,
         truth=truth,

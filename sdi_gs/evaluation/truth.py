@@ -11,6 +11,8 @@ from torch import Tensor
 
 from representations.cameras import azimuth_in_half_turn
 
+from .. import build
+from ..config import Config
 from ..media import psnr
 
 WHITE = 0.95  # a pixel is of the object where its darkest channel is below
@@ -26,6 +28,18 @@ class AgainstTruth(NamedTuple):
     front_views: int  # how many of the views look like the front: the Janus score
     front_views_of_truth: int  # what a faultless object has
     right_views: int  # how many look most like the true object from their own side
+
+
+def truth_of(config: Config) -> tuple[str, str] | None:
+    """(kind, colour) where the prompt names one of each that mini was taught."""
+    from ..mini.corpus import COLORS, KINDS
+
+    words = "".join(c if c.isalnum() else " " for c in config.prompt.lower()).split()
+    kinds = [word for word in words if word in KINDS]
+    colors = [word for word in words if word in COLORS]
+    if config.model.source != build.MINI or len(kinds) != 1 or len(colors) != 1:
+        return None
+    return kinds[0], colors[0]
 
 
 def silhouette(pictures: Tensor) -> Tensor:

@@ -7,19 +7,32 @@ Each line is a variant on the same prompts: quality, divergence, time and memory
 from __future__ import annotations
 
 import dataclasses
+import html
 import json
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NamedTuple
+from zlib import crc32
 
-from .. import run_folder
+from .. import run_folder, study
 from ..checkpoint import write_atomic
-from ..compare import Plan, Row, compare
+from ..compare import VIEWS, Cell, Plan, Row, cells, configuration, judge_for
+from ..compare import measure as measure_run
+from ..config import Config
 from ..errors import RunFailure, UserError
+from ..evaluation.protocol import Judge
+from ..page import Column, aligned, document, lines, measured, picture
+from ..run import Interrupted
+from ..run_folder import slug
 
 DIVERGED_DB = 14.0
 """Below this mean PSNR there is no object: a white picture has about 11 to 13 dB."""
+
+
+LONG = 40
+"""Letters of a sentence that fit into the name of a folder."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +54,10 @@ class Entry:
     diverged_percent: float  # failed, empty, or far from any object
     psnr_db: float | None  # mean of the others, where mini knows the objects
     psnr_spread_db: float | None  # standard deviation over them
+    recognised: int | None  # runs that CLIP knows among all its sentences in most views
+    clip_score: float | None  # 0 to 100, mean of those that did not diverge
+    iqa_quality: float | None  # 0 to 1, the same
+    r_precision: float | None  # 0 to 1, the same
     seconds: float | None  # mean of a whole run
     ms_per_step: float | None
     network_samples_per_step: float | None
@@ -93,60 +110,105 @@ CHAINS = {
 }
 
 
+class Wanted(NamedTuple):
+    """One run of a table."""
+
+    cell: Cell
+    variant: Variant
+    config: Config
+
+    @property
+    def name(self) -> str:
+        """Of its folder. Sentences that begin alike differ in their check sum."""
+        prompt = self.config.prompt
+        words = slug(prompt)
+        if len(prompt) > LONG:
+            words = f"{words[:LONG]}-{crc32(prompt.encode()):08x}"
+        shape = Path(self.cell.representation).stem
+        return f"{shape}-{slug(self.variant.label)}-{words}-{self.cell.seed}"
+
+
+class Shown(NamedTuple):
+    """A run and what came of it: None where it failed."""
+
+    wanted: Wanted
+    row: Row | None
+
+
+def wanted(variants: Sequence[Variant], plan: Plan, prompts: Sequence[str]) -> list[list[Wanted]]:
+    """The runs of each line of the table. UserError for anything that no run could use."""
+    lines = []
+    for representation in plan.representations:
+        for variant in variants:
+            one = dataclasses.replace(
+                plan, representations=(representation,), guidances=(variant.guidance,),
+                settings=(*plan.settings, *variant.settings),
+            )  # fmt: skip
+            plans = [dataclasses.replace(one, prompt=prompt) for prompt in prompts]
+            lines.append(
+                [Wanted(cell, variant, configuration(p, cell)) for p in plans for cell in cells(p)]
+            )
+    return lines
+
+
 def measure(
     variants: Sequence[Variant],
     plan: Plan,
     prompts: Sequence[str],
     out: Path,
     say: Callable[[str], None],
-) -> list[Entry]:
-    """Run everything below the new folder ``out``; table.json grows with each line.
+) -> tuple[list[Entry], list[Shown]]:
+    """Run everything below the folder ``out``; table.json grows with each line. What an earlier
+    call left there is not done again.
 
     ``plan`` says on what; its prompt, guidances and settings are those of each variant and prompt.
     A run that fails counts as diverged; its log is kept.
     """
     if not prompts:
         raise UserError('no prompt: name at least one in quotes, such as "a red mug"')
-    run_folder.require_free(out)
-    out.mkdir(parents=True, exist_ok=True)
-    entries = []
-    for representation in plan.representations:
-        for line, variant in enumerate(variants):
-            rows: list[Row | None] = []
-            for number, prompt in enumerate(prompts):
-                one = dataclasses.replace(
-                    plan, prompt=prompt, representations=(representation,),
-                    guidances=(variant.guidance,),
-                    settings=(*plan.settings, *variant.settings),
-                )  # fmt: skip
-                name = f"{Path(representation).stem}-{line}-{number}"
-                say(f"{Path(representation).stem}, {variant.label}: {prompt}")
-                rows += _rows(one, out / "runs" / name, say)
-            entries.append(summarise(representation, variant.label, rows))
-            report = {"plan": asdict(plan), "prompts": list(prompts),
-                      "variants": [asdict(v) for v in variants],
-                      "entries": [asdict(entry) for entry in entries],
-                      **run_folder.environment()}  # fmt: skip
-            write_atomic(out / "table.json", (json.dumps(report, indent=2) + "\n").encode())
-    return entries
+    lines = wanted(variants, plan, prompts)
+    configs = [run.config for line in lines for run in line]
+    judge = judge_for(configs, plan.clip)
+    study.open_folder(out)
+    entries: list[Entry] = []
+    shown: list[Shown] = []
+    for line in lines:
+        rows: list[Row | None] = []
+        for run in line:
+            say(f"run {len(shown) + 1} of {len(configs)}: {run.name}")
+            rows.append(_row(run, out, judge, say))
+            shown.append(Shown(run, rows[-1]))
+        entries.append(summarise(line[0].cell.representation, line[0].variant.label, rows))
+        report = {"plan": asdict(plan), "prompts": list(prompts),
+                  "variants": [asdict(v) for v in variants],
+                  "entries": [asdict(entry) for entry in entries],
+                  "runs": [asdict(s.row) if s.row else {"run": s.wanted.name} for s in shown],
+                  **run_folder.environment()}  # fmt: skip
+        write_atomic(out / "table.json", (json.dumps(report, indent=2) + "\n").encode())
+    return entries, shown
 
 
-def _rows(plan: Plan, out: Path, say: Callable[[str], None]) -> list[Row | None]:
-    """One per seed; None for a run that failed."""
+def _row(run: Wanted, out: Path, judge: Judge | None, say: Callable[[str], None]) -> Row | None:
+    """What a run measured; None for one that failed."""
     try:
-        return list(compare(plan, out, lambda text: None))
+        return measure_run(study.obtain(run.name, run.config, out, say), run.cell, out, judge)
+    except Interrupted:
+        raise
     except RunFailure as error:
         say(f"  {error}")
-        done = out / "compare.json"
-        finished = json.loads(done.read_text())["rows"] if done.exists() else []
-        return [*(Row(**row) for row in finished), *[None] * (plan.seeds - len(finished))]
+        return None
+
+
+def _diverged(row: Row) -> bool:
+    return row.empty or (row.psnr_db is not None and row.psnr_db < DIVERGED_DB)
 
 
 def summarise(representation: str, variant: str, rows: Sequence[Row | None]) -> Entry:
     """One line of the table."""
     done = [row for row in rows if row is not None]
-    good = [row for row in done if row.psnr_db is None or row.psnr_db >= DIVERGED_DB]
+    good = [row for row in done if not _diverged(row)]
     values = [row.psnr_db for row in good if row.psnr_db is not None]
+    judged = [row.judged for row in good if row.judged is not None]
     memory = [m for row in done if (m := row.peak_cuda_memory_mb or row.peak_memory_mb)]
 
     def mean(numbers: list[float]) -> float | None:
@@ -159,6 +221,10 @@ def summarise(representation: str, variant: str, rows: Sequence[Row | None]) -> 
         diverged_percent=100.0 * (len(rows) - len(good)) / len(rows),
         psnr_db=mean(values),
         psnr_spread_db=statistics.pstdev(values) if values else None,
+        recognised=sum(j.r_precision > 0.5 for j in judged) if judged else None,
+        clip_score=mean([j.clip_score for j in judged]),
+        iqa_quality=mean([j.iqa["quality"] for j in judged]),
+        r_precision=mean([j.r_precision for j in judged]),
         seconds=mean([row.seconds_total for row in done]),
         ms_per_step=mean([1e3 * sum(row.seconds_per_step.values()) for row in done]),
         network_samples_per_step=mean([row.evaluations_per_step for row in done]),
@@ -166,25 +232,68 @@ def summarise(representation: str, variant: str, rows: Sequence[Row | None]) -> 
     )
 
 
+def _shown(value: float | None, form: str, factor: float = 1.0) -> str:
+    return "-" if value is None else format(factor * value, form)
+
+
+COLUMNS: tuple[Column[Entry], ...] = (
+    ("representation", lambda e: Path(e.representation).stem),
+    ("variant", lambda e: e.variant),
+    ("runs", lambda e: str(e.runs)),
+    ("diverged %", lambda e: f"{e.diverged_percent:.0f}"),
+    ("PSNR dB", lambda e: _shown(e.psnr_db, ".2f")),
+    ("+-", lambda e: _shown(e.psnr_spread_db, ".2f")),
+    ("recognised", lambda e: _shown(e.recognised, ".0f")),
+    ("CLIP", lambda e: _shown(e.clip_score, ".1f")),
+    ("IQA %", lambda e: _shown(e.iqa_quality, ".0f", 100)),
+    ("R-prec. %", lambda e: _shown(e.r_precision, ".0f", 100)),
+    ("seconds", lambda e: _shown(e.seconds, ".0f")),
+    ("ms/step", lambda e: _shown(e.ms_per_step, ".0f")),
+    ("network/step", lambda e: _shown(e.network_samples_per_step, ".1f")),
+    ("peak MB", lambda e: _shown(e.peak_memory_mb, ".0f")),
+)
+
+NOTE = (
+    f"diverged: failed, empty in most views, or below {DIVERGED_DB:g} dB; the other measures leave "
+    "those out. recognised: runs whose sentence CLIP finds among all it may choose from in most "
+    f"of {VIEWS} views; R-prec.: the share of views. network/step: samples that the denoiser was "
+    "asked about in a step, of all views together. seconds and memory are of whole runs."
+)
+
+
 def text(entries: Sequence[Entry]) -> str:
-    """The table for a terminal."""
+    """The table for a terminal; a column of dashes only is left out."""
+    return aligned(measured(COLUMNS, entries))
 
-    def number(value: float | None, form: str) -> str:
-        return "-" if value is None else format(value, form)
 
-    lines = [["representation", "variant", "runs", "diverged %", "PSNR dB", "+-", "seconds",
-              "ms/step", "network/step", "peak MB"]]  # fmt: skip
-    lines += [
-        [
-            Path(e.representation).stem, e.variant, str(e.runs), f"{e.diverged_percent:.0f}",
-            number(e.psnr_db, ".2f"), number(e.psnr_spread_db, ".2f"), number(e.seconds, ".0f"),
-            number(e.ms_per_step, ".0f"), number(e.network_samples_per_step, ".1f"),
-            number(e.peak_memory_mb, ".0f"),
-        ]
-        for e in entries
-    ]  # fmt: skip
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    return "\n".join(
-        "  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True))
-        for line in lines
+def page(title: str, entries: Sequence[Entry], shown: Sequence[Shown], machine: str) -> str:
+    """The HTML page: the table, and below it a picture of every run, a line per variant and a
+    column per sentence and seed. Pictures are named relative to the page's folder."""
+    head, *body = zip(*measured(COLUMNS, entries), strict=True)
+    numbers = lines(body, head=head)
+    gallery: dict[str, list[str]] = {}
+    for run, row in shown:
+        line = f"{Path(run.cell.representation).stem} / {run.variant.label}"
+        gallery.setdefault(line, []).append(_figure(run, row))
+    pictures = "".join(
+        f"<h2>{html.escape(line)}</h2><section>{''.join(cells)}</section>"
+        for line, cells in gallery.items()
     )
+    return document(
+        title,
+        f"""<h1>{html.escape(title)}</h1>
+<p class="note">{html.escape(machine)}</p>
+{numbers}
+<p class="note">{html.escape(NOTE)}</p>
+{pictures}""",
+    )
+
+
+def _figure(run: Wanted, row: Row | None) -> str:
+    words = html.escape(run.config.prompt) + (f", seed {run.cell.seed}" if run.cell.seed else "")
+    if row is None:
+        return f"<figure><figcaption>{words}<br>failed</figcaption></figure>"
+    said = [_shown(row.psnr_db, ".1f") + " dB"] if row.psnr_db is not None else []
+    if row.judged is not None:
+        said.append(f"recognised in {100 * row.judged.r_precision:.0f} % of views")
+    return picture(f"{row.run}/preview.png", f"{words}<br>{', '.join(said)}", width=256)

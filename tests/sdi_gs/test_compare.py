@@ -15,6 +15,7 @@ import pytest
 
 from sdi_gs import compare, report
 from sdi_gs.config import load
+from sdi_gs.evaluation.truth import truth_of
 from sdi_gs.noise import DDIMInversion, RandomNoise
 from sdi_gs.run_folder import STAGES
 
@@ -24,6 +25,7 @@ Run = Callable[..., Any]
 def row(**changed: Any) -> compare.Row:
     values: dict[str, Any] = {
         "representation": "gaussians", "guidance": "sdi", "seed": 0, "run": "runs/a", "steps": 10,
+        "prompt": "a red mug",
         "seconds_per_step": dict.fromkeys(STAGES, 0.01), "seconds_total": 3.0,
         "evaluations_per_step": 24.0, "peak_memory_mb": 800.0, "peak_cuda_memory_mb": None,
         "parameters": 42_000, "size": 3000, "unit": "splats", "files": {"final.ply": 200_000},
@@ -95,8 +97,8 @@ def test_truth_is_known_for_one_object_of_one_colour() -> None:
         ("a mug", None),
         ("a red mug on a red car", None),
     ):
-        assert compare.truth_of(load("mini", [f"prompt={prompt}"])) == expected
-    assert compare.truth_of(load("mini", ["prompt=a red mug", "model.source=other"])) is None
+        assert truth_of(load("mini", [f"prompt={prompt}"])) == expected
+    assert truth_of(load("mini", ["prompt=a red mug", "model.source=other"])) is None
 
 
 def test_the_table_leaves_out_what_nobody_measured() -> None:
@@ -149,6 +151,17 @@ def test_a_comparison_from_the_command_line(
         assert measured["psnr_db"] is None
     assert "compare.html" in said.out
     assert "step ms" in said.out
-    again = sdi_gs("compare", "a red mug", "--representations", f"{fast}", "--out", out)
-    assert again.code == 2
-    assert "not empty" in again.err
+    # Asked for again, nothing is done twice; with other settings it is another comparison.
+    films = [out / r["run"] / "turntable.mp4" for r in found["rows"]]
+    before = [film.stat().st_mtime_ns for film in films]
+    again = sdi_gs(
+        "compare", "a red mug", "--representations", f"{fast},{field_config}", "--out", out,
+        "output.turntable.format=mp4",
+    )  # fmt: skip
+    assert again.code == 0
+    assert again.out.count("finished before") == 2
+    assert [film.stat().st_mtime_ns for film in films] == before
+    assert json.loads((out / "compare.json").read_text())["rows"] == found["rows"]
+    other = sdi_gs("compare", "a red mug", "--representations", f"{fast}", "--out", out)
+    assert other.code == 2
+    assert "with other settings" in other.err

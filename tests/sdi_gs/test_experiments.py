@@ -17,16 +17,26 @@ import torch
 from torch import Tensor
 
 from sdi_gs.compare import Plan, Row, cells, configuration
-from sdi_gs.config import dump, from_plain
+from sdi_gs.config import Config, dump, from_plain
 from sdi_gs.diffusion.analytic import GaussianMixture, gaussian
 from sdi_gs.draws import normal_like
 from sdi_gs.errors import RunFailure
+from sdi_gs.evaluation.protocol import Judged
 from sdi_gs.experiments.base import SAMPLING_STEPS, Bench, Result, bench, table, write
 from sdi_gs.experiments.noise_error import FIG9, FIG10, SHARES, error, inversion
 from sdi_gs.experiments.pictures import FIG4, FIG6, detail, saturation, turned
 from sdi_gs.experiments.round_trip import FIG18, STEPS
 from sdi_gs.experiments.run import EXPERIMENTS
-from sdi_gs.experiments.tables import CHAINS, chain, measure, methods, summarise, text
+from sdi_gs.experiments.tables import (
+    CHAINS,
+    chain,
+    measure,
+    methods,
+    page,
+    summarise,
+    text,
+    wanted,
+)
 from sdi_gs.media import psnr
 from sdi_gs.noise import (
     DDIMInversion,
@@ -37,6 +47,7 @@ from sdi_gs.noise import (
 )
 from sdi_gs.plots import Line, plot
 from sdi_gs.prompts import PromptSet, ViewAngles
+from sdi_gs.run_folder import RunFolder
 from sdi_gs.sampling import ddim_sample, ddim_times
 from sdi_gs.schedule import scaled_linear_alpha_bar, sigma
 
@@ -338,6 +349,7 @@ def test_the_list_says_what_each_shows(sdi_gs: Run) -> None:
 def row(psnr_db: float | None, **more: Any) -> Row:
     values: dict[str, Any] = {
         "representation": "gaussians", "guidance": "sdi", "seed": 0, "run": "r", "steps": 3,
+        "prompt": "a red mug",
         "seconds_per_step": {"render": 0.1, "guidance": 0.3}, "seconds_total": 2.0,
         "evaluations_per_step": 8.0, "peak_memory_mb": 500.0, "peak_cuda_memory_mb": None,
         "parameters": 1, "size": 1, "unit": "splats", "files": {}, "psnr_db": psnr_db,
@@ -372,23 +384,57 @@ def test_table1_from_the_command_line(sdi_gs: Run, fast: Path, tmp_path: Path) -
     calls = [e["network_samples_per_step"] for e in report["entries"]]
     assert calls[0] > calls[1] > 0  # inversion costs what it costs
     assert said.out.count("fast") >= 2
-    again = sdi_gs("table1", "a mug", "--representations", fast, "--out", out)
-    assert again.code == 2
+    for run in report["runs"]:
+        assert f'src="{run["run"]}/preview.png"' in (out / "table.html").read_text()
+        assert (out / run["run"] / "preview.png").is_file()
     assert sdi_gs("table1", "a mug", "--guidances", "sdss", "--out", tmp_path / "n").code == 2
+    # A longer table takes over what is there.
+    more = sdi_gs(
+        "table1", "a mug", "a cup", "--representations", fast, "--guidances", "sds", "--steps", 3,
+        "--out", out,
+    )  # fmt: skip
+    assert more.code == 0, more.err
+    assert more.out.count("finished before") == 1
+    (entry,) = json.loads((out / "table.json").read_text())["entries"]
+    assert entry["runs"] == 2
 
 
 def test_a_run_that_fails_counts_as_diverged(
     fast: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(plan: Plan, out: Path, say: Callable[[str], None]) -> list[Row]:
+    def broken(name: str, config: Config, out: Path, say: Callable[[str], None]) -> RunFolder:
         raise RunFailure("it blew up")
 
-    monkeypatch.setattr("sdi_gs.experiments.tables.compare", broken)
+    monkeypatch.setattr("sdi_gs.study.obtain", broken)
     said: list[str] = []
     plan = Plan("x", representations=(str(fast),), guidances=("sdi",), seeds=2)
-    (entry,) = measure(methods(["sdi"]), plan, ["a mug"], tmp_path / "t", said.append)
+    (entry,), shown = measure(methods(["sdi"]), plan, ["a mug"], tmp_path / "t", said.append)
     assert (entry.runs, entry.diverged_percent) == (2, 100.0)
     assert any("it blew up" in line for line in said)
+    assert page("t", [entry], shown, "m").count("failed") >= 2
+
+
+def test_an_empty_shape_has_diverged_and_recognition_is_counted_by_run() -> None:
+    def judged(share: float) -> Judged:
+        return Judged(8, 20.0 + share, 0.0, {"quality": share}, share, None)
+
+    rows = [row(20.0, judged=judged(1.0)), row(20.0, judged=judged(0.5)),
+            row(None, empty=True, judged=judged(1.0))]  # fmt: skip
+    entry = summarise("gaussians", "sdi", rows)
+    assert entry.diverged_percent == pytest.approx(100 / 3)
+    assert entry.recognised == 1  # half of the views are not most
+    assert entry.r_precision == pytest.approx(0.75)
+    assert entry.clip_score == pytest.approx(20.75)
+    assert "recognised" in text([entry])
+    assert "recognised" not in text([summarise("gaussians", "sdi", [row(20.0)])])
+
+
+def test_long_sentences_that_begin_alike_have_folders_of_their_own(fast: Path) -> None:
+    start = "a very long sentence about a mug that stands on a table in"
+    plan = Plan("", representations=(str(fast),))
+    (line,) = wanted(methods(["sdi"]), plan, [f"{start} spring", f"{start} autumn"])
+    assert len({run.name for run in line}) == 2
+    assert all(len(run.name) < 80 for run in line)
 
 
 @pytest.mark.parametrize("family", ["mini", "sdi"])
