@@ -55,18 +55,18 @@ def _sweep(
 
 
 def fig9(bench: Bench, say: Callable[[str], None]) -> Result:
-    """Random, ten fixed-point iterations, ten steps of gradient descent, and DDIM inversion."""
-    s = bench.cfg_scale
-    return _sweep(
-        bench,
-        {
-            "random": (RandomNoise(), s),
-            "fixed point": (FixedPoint(cfg_scale=s), s),
-            "gradient descent": (GradientDescent(cfg_scale=s), s),
-            "ddim inversion": (inversion(bench), s),
-        },
-        say,
-    )
+    """Random, ten fixed-point iterations, ten steps of gradient descent, and DDIM inversion with
+    minus the forward guidance, as in the paper; the configuration's inversion too if it differs."""
+    s, own = bench.cfg_scale, inversion(bench)
+    choices: dict[str, tuple[NoiseStrategy, float]] = {
+        "random": (RandomNoise(), s),
+        "fixed point": (FixedPoint(cfg_scale=s), s),
+        "gradient descent": (GradientDescent(cfg_scale=s), s),
+        "ddim inversion": (dataclasses.replace(own, cfg_scale=-s), s),
+    }
+    if own.cfg_scale != -s:
+        choices[f"ddim inversion at {own.cfg_scale:g}"] = (own, s)
+    return _sweep(bench, choices, say)
 
 
 def fig10(bench: Bench, say: Callable[[str], None]) -> Result:
