@@ -59,6 +59,7 @@ def kernels(args: argparse.Namespace) -> dict[str, Any]:
         self_test.splatting(ops.splat, device),
         self_test.splatting(ops.splat, device, count=2000, size=128),
         self_test.encoding(ops.encode, device, count=20_000),
+        self_test.slopes(ops.encode_jacobian, device, count=20_000),
         self_test.marching(ops.march, ops.composite, device),
     ]
     figures = {f"{d.kernel} {k}": {"value": d.value, "gradient": d.gradient}

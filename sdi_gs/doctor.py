@@ -30,7 +30,7 @@ class Finding(NamedTuple):
 def examine(say: Callable[[str], None]) -> bool:
     """Print every finding; False when something that everybody needs is broken."""
     checks = [
-        python, torch_build, cuda, gsplat, nerfacc, tinycudann, threads, hub, mini, tools, render,
+        python, torch_build, cuda, gsplat, triton, tinycudann, threads, hub, mini, tools, render,
         denoise,
     ]  # fmt: skip
     good = True
@@ -80,13 +80,18 @@ def gsplat() -> list[Finding]:
     return [_compiler("gsplat", version)]
 
 
-def nerfacc() -> list[Finding]:
-    if not _present("nerfacc"):
-        return [Finding("nerfacc", "no", "not installed: pip install nerfacc")]
-    version = _version("nerfacc")
+def triton() -> list[Finding]:
+    from representations.ops import triton_launch
+
+    fallback = "radiance fields on CUDA fall back to plain torch"
+    if not _present("triton"):
+        return [Finding("triton", "no", f"not installed; {fallback}: pip install triton")]
+    version = _version("triton")
+    if not triton_launch.available():
+        return [Finding("triton", "no", f"{version}, but no C compiler (gcc); {fallback}")]
     if not torch.cuda.is_available():
-        return [Finding("nerfacc", "no", f"{version}, idle without CUDA")]
-    return [_compiler("nerfacc", version)]
+        return [Finding("triton", "no", f"{version}, idle without CUDA")]
+    return [Finding("triton", "ok", f"{version}, draws radiance fields; compiles in seconds")]
 
 
 def tinycudann() -> list[Finding]:

@@ -75,7 +75,7 @@ ONLY = {
     ),
     "sdi_gs.cli": ("sdi_gs.__main__",),
     "gsplat": ("representations.ops.cuda",),
-    "nerfacc": ("representations.ops.ray_cuda",),
+    "triton": ("representations.ops.triton_kernels",),
     "tinycudann": ("representations.ops.hash_cuda",),
     "viser": ("sdi_gs.viewer",),
     "tensorboardX": ("sdi_gs.scalars",),

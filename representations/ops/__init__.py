@@ -42,9 +42,10 @@ def select(device: torch.device | str, name: str | None = None) -> Ops:
 
     ``name`` overrides the default ("cuda" on a CUDA device, else "cpu"): "reference" is plain
     torch on any device and dtype and defines the meaning, "cpu" is numba (float32), "cuda" is
-    gsplat for splats and tinycudann, where it is installed, for hash grids (float32; rays are
-    plain torch). Raises ValueError for a word or a combination that cannot work, and RuntimeError
-    when the hardware or package of the choice is missing.
+    gsplat for splats and our Triton kernels for fields, with tinycudann for hash grids where it is
+    installed and plain torch where there is no Triton (float32). Raises ValueError for a word or a
+    combination that cannot work, and RuntimeError when the hardware or package of the choice is
+    missing.
     """
     device = torch.device(device)
     if name is None:

@@ -1,20 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The hash encoding on a CUDA device: tinycudann where it is installed, else the reference on
-CUDA tensors. float32 only.
+"""The hash encoding on a CUDA device: tinycudann where it is installed, else our Triton kernels,
+else the reference on CUDA tensors. float32 only.
 
-tinycudann must be compiled for the GPU at hand and is not on PyPI, so it is never required. It
-adds gradients up in no fixed order: two runs agree to rounding, not bit for bit.
+tinycudann must be compiled for the GPU at hand and is not on PyPI, so it is never required; it has
+no derivative by position, which is Triton's in any case. Both add gradients up in no fixed order:
+two runs agree to rounding, not bit for bit.
 """
 
 from __future__ import annotations
 
 from functools import lru_cache
+from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from . import hash_grid
+from . import hash_grid, triton_launch
 from .hash_grid import Encoded, HashGridSpec
 from .types import require_float32
 
@@ -60,21 +62,26 @@ def _numbers(spec: HashGridSpec, used: int) -> int:
     return (last.offset + last.entries) * spec.features
 
 
-def _check(table: Tensor, x: Tensor, spec: HashGridSpec, active: int | None) -> int:
-    require_float32("cuda", table=table, x=x)
-    return spec.check(table, x, active)
+def _kernels() -> ModuleType:
+    if not triton_launch.available():
+        return hash_grid
+    from . import hash_triton
+
+    return hash_triton
 
 
 def encode(table: Tensor, x: Tensor, spec: HashGridSpec, active: int | None = None) -> Tensor:
     """Look points up; see :class:`~representations.ops.hash_grid.Encode`."""
-    used = _check(table, x, spec, active)
+    require_float32("cuda", table=table, x=x)
     if len(x) == 0 or _tinycudann() is None:
-        return hash_grid.encode(table, x, spec, active)
+        out: Tensor = _kernels().encode(table, x, spec, active)
+        return out
+    used = spec.check(table, x, active)
     # Our table takes the place of the module's parameters for this call: same layout, one owner.
     params = table.reshape(-1)[: _numbers(spec, used)]
     with torch.cuda.device(table.device):
         module = _module(spec, used, table.device)
-        out: Tensor = torch.func.functional_call(module, {"params": params}, (x,))
+        out = torch.func.functional_call(module, {"params": params}, (x,))
     return torch.nn.functional.pad(out, (0, spec.width - used * spec.features))
 
 
@@ -82,5 +89,6 @@ def encode_jacobian(
     table: Tensor, x: Tensor, spec: HashGridSpec, active: int | None = None
 ) -> Encoded:
     """Look points up; see :class:`~representations.ops.hash_grid.EncodeJacobian`."""
-    _check(table, x, spec, active)
-    return hash_grid.encode_jacobian(table, x, spec, active)
+    require_float32("cuda", table=table, x=x)
+    out: Encoded = _kernels().encode_jacobian(table, x, spec, active)
+    return out

@@ -8,6 +8,8 @@ order in the step for a smooth one, because intervals are asked in their middle.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -81,24 +83,38 @@ def march(rays: Rays, occupied: Tensor, spec: MarchSpec, jitter: Tensor) -> Samp
     return Samples(ray, start, end, offsets)
 
 
-def composite(sigma: Tensor, features: Tensor, samples: Samples, rays_count: int) -> Composited:
+def in_front(value: Tensor, samples: Samples) -> Tensor:
+    """Sums [M] of ``value`` [M] over the samples in front of each one on its ray.
+
+    One row per ray, shifted by one: column i sums what lies in front of sample i. Subtracting a
+    sample from an inclusive sum instead would lose everything in front of an opaque wall.
+    """
+    counts = samples.offsets.diff()
+    rays = len(counts)
+    width = (int(counts.max()) if rays else 0) + 1
+    index = torch.arange(len(value), device=value.device) - samples.offsets[samples.ray]
+    index = index + samples.ray * width
+    table = value.new_zeros(rays * width).index_add(0, index + 1, value)
+    return table.view(rays, width).cumsum(1).flatten().index_select(0, index)
+
+
+def composite(
+    sigma: Tensor,
+    features: Tensor,
+    samples: Samples,
+    rays_count: int,
+    summed: Callable[[Tensor, Samples], Tensor] = in_front,
+) -> Composited:
     """Add up features [M, C] under the density sigma [M] (per world unit) along each ray.
 
     ``weight_i = T_i (1 - exp(-sigma_i delta_i))`` with ``T_i = exp(-sum_{j<i} sigma_j delta_j)``
     the light that reaches interval i of length delta_i; zero once T_i < STOP. Differentiable in
-    sigma and features. Raises ValueError for what does not fit.
+    sigma and features. Raises ValueError for what does not fit. ``summed``: another way to add up
+    what lies in front of each sample.
     """
     samples.check(sigma, features, rays_count)
     thickness = sigma * (samples.end - samples.start)
-    # One row per ray, shifted by one: column i sums what lies in front of sample i. Subtracting a
-    # sample from an inclusive sum instead would lose everything in front of an opaque wall.
-    counts = samples.offsets.diff()
-    width = (int(counts.max()) if rays_count else 0) + 1
-    index = torch.arange(len(sigma), device=sigma.device) - samples.offsets[samples.ray]
-    index = index + samples.ray * width
-    table = thickness.new_zeros(rays_count * width).index_add(0, index + 1, thickness)
-    in_front = table.view(rays_count, width).cumsum(1).flatten().index_select(0, index)
-    light = torch.exp(-in_front)
+    light = torch.exp(-summed(thickness, samples))
     weights = light * -torch.expm1(-thickness)
     weights = torch.where(light >= STOP, weights, torch.zeros_like(weights))
     total = features.new_zeros(rays_count, features.shape[-1])

@@ -63,20 +63,53 @@ def splatting(splat: Splat, device: torch.device, count: int = 12, size: int = 3
 
 def encoding(encode: hash_grid.Encode, device: torch.device, count: int = 500) -> Difference:
     """``count`` points in a small hash grid, dense and hashed levels."""
+    return _looking_up("hash encoding", encode, hash_grid.encode, device, count)
+
+
+def slopes(
+    encode_jacobian: hash_grid.EncodeJacobian, device: torch.device, count: int = 500
+) -> Difference:
+    """The same with the derivative by position, and the gradient through both."""
+
+    def flat(how: hash_grid.EncodeJacobian) -> hash_grid.Encode:
+        def both(table: Tensor, x: Tensor, spec: HashGridSpec, active: int | None = None) -> Tensor:
+            features, jacobian = how(table, x, spec, active)
+            return torch.cat([features, jacobian.flatten(1) / spec.layout[-1].scale], dim=1)
+
+        return both
+
+    exact = flat(hash_grid.encode_jacobian)
+    return _looking_up("hash encoding with slopes", flat(encode_jacobian), exact, device, count)
+
+
+def _looking_up(
+    name: str,
+    fast: hash_grid.Encode,
+    exact: hash_grid.Encode,
+    device: torch.device,
+    count: int,
+) -> Difference:
     spec = HashGridSpec(levels=6, log2_size=12)
     rng = torch.Generator().manual_seed(0)
     table = torch.randn(spec.entries, spec.features, generator=rng)
-    x, pull = torch.rand(count, 3, generator=rng), torch.randn(count, spec.width, generator=rng)
+    x = _inside_cells(torch.rand(2 * count, 3, generator=rng), spec)[:count]
+    pull = torch.randn(len(x), 4 * spec.width, generator=rng)
 
     def look_up(
         how: hash_grid.Encode, where: torch.device, dtype: torch.dtype
     ) -> tuple[Tensor, list[Tensor]]:
-        # The same float32 points, so that no point changes its cell by rounding.
         leaf = table.to(where, dtype).requires_grad_()
         out = how(leaf, x.to(where, dtype), spec, None)
-        return out, list(torch.autograd.grad((out * pull.to(out)).sum(), [leaf]))
+        return out, list(torch.autograd.grad((out * pull[:, : out.shape[1]].to(out)).sum(), [leaf]))
 
-    return _difference("hash encoding", look_up, encode, hash_grid.encode, device)
+    return _difference(name, look_up, fast, exact, device)
+
+
+def _inside_cells(x: Tensor, spec: HashGridSpec) -> Tensor:
+    """Those points that no rounding takes into another cell, where slopes would jump."""
+    place = torch.stack([(x.double() * level.scale + 0.5) % 1.0 for level in spec.layout])
+    far = (place - 0.5).abs() < 0.5 - 1e-4
+    return x[far.all(dim=2).all(dim=0)]
 
 
 def marching(march: Callable, composite: Callable, device: torch.device) -> Difference:  # type: ignore[type-arg]

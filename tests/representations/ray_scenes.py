@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from representations.ops import ray_cpu, ray_reference
+from representations.ops import ray_cpu, ray_reference, triton_launch
 from representations.ops.ray_types import Composited, MarchSpec, Rays, Samples
 
 from .helpers import seeded
@@ -28,6 +28,11 @@ BACKENDS = {
     "cpu": Backend(ray_cpu, torch.float32, 1e-6),
 }
 
+
+if triton_launch.available() and not torch.cuda.is_available():  # else kernels want the card
+    from representations.ops import ray_triton
+
+    BACKENDS["triton, interpreted"] = Backend(ray_triton, torch.float32, 1e-6)
 
 each_backend = pytest.mark.parametrize("backend", BACKENDS.values(), ids=BACKENDS)
 

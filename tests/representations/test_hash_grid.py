@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from representations.ops import hash_cpu, hash_grid, hash_kernels
+from representations.ops import hash_cpu, hash_grid, hash_kernels, triton_launch
 from representations.ops.hash_grid import HashGridSpec
 
 from .helpers import relative_l2, seeded
@@ -325,6 +325,41 @@ def test_the_position_is_a_constant_of_the_jacobian():
         features, jacobian = module.encode_jacobian(table.to(dtype), x.to(dtype), spec)
         assert not features.requires_grad
         assert not jacobian.requires_grad
+
+
+needs_interpreter = pytest.mark.skipif(
+    not triton_launch.available() or torch.cuda.is_available(), reason="needs Triton and no card"
+)
+
+
+@needs_interpreter
+@pytest.mark.parametrize("name", SPECS)
+def test_triton_interpreted_agrees_with_the_reference(name: str):
+    from representations.ops import hash_triton
+
+    compare(hash_triton, SPECS[name], 60, None)
+
+
+@needs_interpreter
+@pytest.mark.parametrize(("count", "active"), [(0, None), (1, 3), (257, 1)])
+def test_triton_takes_any_number_of_points_and_levels(count: int, active: int | None):
+    from representations.ops import hash_triton
+
+    compare(hash_triton, SPECS["dense, then hashed"], count, active)
+
+
+@needs_interpreter
+def test_triton_does_not_mind_strides():
+    from representations.ops import hash_triton
+
+    spec = SPECS["dense, then hashed"]
+    x = points(spec, 20).float()
+    table = random_table(spec).detach().float().T.contiguous().T.requires_grad_()
+    spread = torch.stack([x, x], dim=-1)[..., 0]
+    hash_triton.encode(table, spread, spec).sum().backward()  # an expanded gradient
+    plain = table.detach().contiguous().requires_grad_()
+    hash_grid.encode(plain, x, spec).sum().backward()
+    torch.testing.assert_close(table.grad, plain.grad)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

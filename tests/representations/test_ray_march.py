@@ -12,7 +12,7 @@ from torch import Tensor
 from representations.ops import ray_cpu, ray_reference
 from representations.ops.ray_types import MAX_STEPS, MarchSpec, Rays, Samples
 
-from .ray_scenes import each_backend, random_march, rays_of
+from .ray_scenes import BACKENDS, each_backend, random_march, rays_of
 
 
 def brute_force(
@@ -64,6 +64,17 @@ def test_the_reference_finds_what_brute_force_finds(seed):
 def test_numba_finds_the_samples_of_the_reference_bit_for_bit(seed):
     arguments = random_march(seed, 300)
     fast, exact = (ops.march(*arguments) for ops in (ray_cpu, ray_reference))
+    for name, a, b in zip(Samples._fields, fast, exact, strict=True):
+        assert torch.equal(a, b), name
+    assert len(fast.ray) > 0
+
+
+@pytest.mark.skipif("triton, interpreted" not in BACKENDS, reason="needs Triton and no card")
+@pytest.mark.parametrize("seed", [1, 2, 3, 4, 5, 8, 11])
+def test_triton_finds_the_samples_of_the_reference_bit_for_bit(seed):
+    arguments = random_march(seed, 150)  # more than one block of rays
+    kernels = BACKENDS["triton, interpreted"].ops
+    fast, exact = (ops.march(*arguments) for ops in (kernels, ray_reference))
     for name, a, b in zip(Samples._fields, fast, exact, strict=True):
         assert torch.equal(a, b), name
     assert len(fast.ray) > 0

@@ -224,11 +224,12 @@ SCENES = {
 }
 
 
+@pytest.mark.parametrize("name", [name for name in BACKENDS if name != "reference"])
 @pytest.mark.parametrize("scene", SCENES)
-def test_numba_composites_like_the_reference(scene):
+def test_kernels_composite_like_the_reference(scene, name):
     rays, longest, density = SCENES[scene]
     inputs = random_samples(rays, 7, longest, density)
-    fast, exact = (pulled(BACKENDS[name], *inputs) for name in ("cpu", "reference"))
+    fast, exact = (pulled(BACKENDS[b], *inputs) for b in (name, "reference"))
     for name in ("features", "opacity", "weights"):
         a, b = getattr(fast[0], name), getattr(exact[0], name)
         torch.testing.assert_close(a.double(), b, atol=2e-6, rtol=2e-6, msg=name)

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from representations.ops import Splatted, select, self_test
+from representations.ops.hash_grid import Encoded
 from representations.ops.self_test import Difference
 
 CPU = torch.device("cpu")
@@ -18,6 +19,7 @@ def test_sound_backends_pass(name: str) -> None:
     found = [
         self_test.splatting(ops.splat, CPU, count=200, size=48),
         self_test.encoding(ops.encode, CPU),
+        self_test.slopes(ops.encode_jacobian, CPU),
         self_test.marching(ops.march, ops.composite, CPU),
     ]
     for difference in found:
@@ -25,6 +27,16 @@ def test_sound_backends_pass(name: str) -> None:
         assert difference.value < 1e-4, difference
         assert difference.gradient < 1e-3, difference
     self_test.require_sound(ops.splat, CPU)
+
+
+def test_slopes_that_are_wrong_are_found() -> None:
+    real = select("cpu").encode_jacobian
+
+    def mirrored(table, x, spec, active=None):  # type: ignore[no-untyped-def]
+        features, jacobian = real(table, x, spec, active)
+        return Encoded(features, jacobian.flip(-1))
+
+    assert not self_test.slopes(mirrored, CPU).sound
 
 
 def wrong(change):  # type: ignore[no-untyped-def]

@@ -290,7 +290,7 @@ def test_doctor_reports_and_compiles_nothing(
     monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
     said = sdi_gs("doctor")
     states = {line.split()[0]: line.split()[1] for line in said.out.splitlines() if line}
-    for name in ("torch", "cuda", "gsplat", "nerfacc", "tinycudann", "threads", "hub", "mini"):
+    for name in ("torch", "cuda", "gsplat", "triton", "tinycudann", "threads", "hub", "mini"):
         assert states[name] in ("ok", "no", "BAD")
     assert states["render"] == "ok"
     assert (said.code == 0) == ("BAD" not in states.values())
