@@ -6,6 +6,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from torch import Tensor
+
 
 def require(holds: bool, name: str, given: Any, allowed: str, example: Any) -> None:
     """Raise ValueError about the setting ``name`` unless ``holds``."""
@@ -13,6 +15,12 @@ def require(holds: bool, name: str, given: Any, allowed: str, example: Any) -> N
         raise ValueError(
             f"{name}={given!r} is not possible: allowed is {allowed}; write {name}={example!r}"
         )
+
+
+def readable(tensor: Tensor) -> bool:
+    """Whether the values of a tensor may be looked at for a check. On a card that makes the host
+    wait for everything that it was told to do, many times a step; there checks end with shapes."""
+    return tensor.device.type == "cpu"
 
 
 def one_of(name: str, given: Any, choices: Sequence[str]) -> None:

@@ -93,7 +93,7 @@ class ScoreDistillation:
         watch = Stopwatch(rgb.device)
         z = self.denoiser.encode(rgb)
         encoding = watch.lap("encode")
-        t = self.times(len(z), step, rng).to(z.device)
+        t = self.times(len(z), step, rng)  # on the CPU, where steps are planned
         alpha_bar = self.denoiser.alpha_bar.to(device=z.device, dtype=z.dtype)
         with torch.no_grad():
             predict = GuidedPredictor(self.denoiser, self.prompt.conditions(views))
@@ -108,7 +108,7 @@ class ScoreDistillation:
         loss = 0.5 * (z - (clean - gradient)).square()
         loss = loss.mean() if self.config.reduction == "mean" else loss.sum() / len(z)
         return Guided(
-            self.config.scale * loss, clean, target, noised.kappa, noised.x_t, t,
+            self.config.scale * loss, clean, target, noised.kappa, noised.x_t, t.to(z.device),
             predict.evaluations, encoding,
         )  # fmt: skip
 

@@ -33,7 +33,11 @@ class Noised(NamedTuple):
 
 
 class NoiseStrategy(Protocol):
-    """``z`` [B, c, h, w] clean latents, ``t`` [B] int64 in [1, T), ``alpha_bar`` [T]."""
+    """``z`` [B, c, h, w] clean latents, ``t`` [B] int64 in [1, T), ``alpha_bar`` [T].
+
+    ``t`` may stay on the CPU while the rest is on a card: who plans steps by it then need not wait
+    for the card to say what it is.
+    """
 
     def __call__(
         self, z: Tensor, t: Tensor, predict: Predict, alpha_bar: Tensor, rng: Rng
@@ -124,7 +128,7 @@ class DDIMInversion:
         self, z: Tensor, t: Tensor, predict: Predict, alpha_bar: Tensor, rng: Rng
     ) -> Noised:
         total = len(alpha_bar)
-        tau = uniform(len(z), rng).to(z.device)
+        tau = uniform(len(z), rng).to(t.device)
         last = (t + (self.tau_max * total * tau).round().long()).clamp(max=total - 1)
         scaled = t * 1000 // total
         x = ddim_invert(z, self.times(scaled, last), predict, self.cfg_scale, alpha_bar)
@@ -157,7 +161,7 @@ def ddim_invert(
         a_from, a_to = alpha_bar_at(alpha_bar, t_from), alpha_bar_at(alpha_bar, t_to)
         eps = predict(x, t_from, cfg_scale)
         moved = mix(unmix(x, eps, a_from), eps, a_to)
-        x = torch.where(per_sample(t_to > t_from), moved, x)
+        x = torch.where(per_sample(t_to > t_from).to(x.device), moved, x)
     return x
 
 

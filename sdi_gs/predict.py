@@ -46,7 +46,7 @@ class GuidedPredictor:
         self.evaluations = 0
 
     def __call__(self, x_t: Tensor, t: Tensor, cfg_scale: float) -> Tensor:
-        """Args: x_t [B, c, h, w]; t [B] int64; cfg_scale in the convention of
+        """Args: x_t [B, c, h, w]; t [B] int64, here or on the CPU; cfg_scale in the convention of
         :func:`classifier_free`, any sign. Returns epsilon [B, c, h, w]."""
         c = self._conditions
         if self._has_perp_neg:
@@ -99,13 +99,14 @@ class GuidedPredictor:
         """
         everyone = torch.arange(len(x_t))
         views = [*[everyone] * len(whole), *self._opposed]
-        rows = torch.cat(views).to(x_t.device)
+        rows = torch.cat(views)
         negatives = self._conditions.negatives
         words = list(whole)
         for k, some in enumerate(self._opposed):
             assert negatives is not None
             words.append(negatives[some.to(negatives.device), k])
-        out = self._predict(x_t[rows], t[rows], torch.cat(words)).split([len(v) for v in views])
+        asked = x_t[rows.to(x_t.device)], t[rows.to(t.device)], torch.cat(words)
+        out = self._predict(*asked).split([len(v) for v in views])
         return list(out[: len(whole)]), list(out[len(whole) :])
 
     def _with_perp_neg(self, positive: Tensor, empty: Tensor, opposed: list[Tensor]) -> Tensor:
@@ -122,7 +123,7 @@ class GuidedPredictor:
 
     def _predict(self, x_t: Tensor, t: Tensor, condition: Tensor) -> Tensor:
         self.evaluations += len(x_t)
-        return self._denoiser.predict_noise(x_t, t, condition)
+        return self._denoiser.predict_noise(x_t, t.to(x_t.device), condition)
 
     def _perp_neg(self, x_t: Tensor, t: Tensor, cfg_scale: float) -> Tensor:
         """``uncond + s * (e_pos + sum_i w_i * perp(e_i, e_pos))``."""

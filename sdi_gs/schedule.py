@@ -87,10 +87,12 @@ def scaled_linear_alpha_bar(
 
 
 def alpha_bar_at(alpha_bar: Tensor, t: Tensor) -> Tensor:
-    """The table at integer times ``t`` [B]; time 0 and below mean the clean sample, level 1.
+    """The table at integer times ``t`` [B] on any device; time 0 and below mean the clean sample,
+    level 1. The result is where the table is.
 
     The table's own first entry is not quite 1 (sigma = 0.029 for Stable Diffusion). A rendering
     is clean, so an inversion starts from level 1 exactly.
     """
+    t = t.to(alpha_bar.device)
     level = alpha_bar[t.clamp(min=0, max=len(alpha_bar) - 1)]
     return torch.where(t > 0, level, torch.ones_like(level))

@@ -114,8 +114,8 @@ def train_step(training: Training, step: int) -> StepReport:
         seen.append(pull(training, step, portion, rng, watch))
 
     team.add_gradients(_parameters(renderer.optimizer))
-    losses, t, evaluations = together(training, seen)
-    require_finite_gradients(renderer.optimizer, losses, step)
+    losses, t, evaluations, sound = together(training, seen)
+    require_finite(renderer.optimizer, losses, sound, step)
     with rates_times(renderer.optimizer, rate_factor(training, step)):
         renderer.optimizer.step()
     watch.lap("backward")
@@ -169,15 +169,17 @@ def pull(training: Training, step: int, portion: Portion, rng: Rng, watch: Stopw
     return Seen(trace, shares, guided.t, guided.evaluations)
 
 
-def together(training: Training, seen: list[Seen]) -> tuple[dict[str, float], float, int]:
-    """Losses, mean time and denoiser samples of the whole step, read from the device at once."""
+def together(training: Training, seen: list[Seen]) -> tuple[dict[str, float], float, int, bool]:
+    """Losses, mean time and denoiser samples of the whole step, and whether all gradients are
+    finite: read from the device at once, the only time in a step that it is waited for."""
     names = list(seen[0].losses)
     sums = [torch.stack([part.losses[name] for part in seen]).sum() for name in names]
     t = torch.cat([part.t for part in seen]).float().sum() / training.batch
     spent = torch.tensor(float(sum(part.evaluations for part in seen)), device=training.device)
-    values = torch.stack([*(value.double() for value in sums), t.double(), spent.double()])
-    *losses, t_mean, evaluations = training.team.total(values).tolist()
-    return dict(zip(names, losses, strict=True)), t_mean, round(evaluations)
+    odd = ~all_finite(training.renderer.optimizer)
+    values = torch.stack([value.double() for value in (*sums, t, spent, odd)])
+    *losses, t_mean, evaluations, broken = training.team.total(values).tolist()
+    return dict(zip(names, losses, strict=True)), t_mean, round(evaluations), broken == 0
 
 
 def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
@@ -223,28 +225,36 @@ def weigh(training: Training, step: int, trace: Trace) -> dict[str, Tensor]:
     return {name: weight * terms[name] for name, weight in active.items()}
 
 
-def require_finite_gradients(
-    optimizer: torch.optim.Optimizer, losses: dict[str, float], step: int
+def _gradients(optimizer: torch.optim.Optimizer) -> list[tuple[str, Tensor]]:
+    """Name of the group, and gradient, of every parameter that has one."""
+    return [
+        (group.get("name", f"group {index}"), parameter.grad)
+        for index, group in enumerate(optimizer.param_groups)
+        for parameter in group["params"]
+        if parameter.grad is not None
+    ]
+
+
+def all_finite(optimizer: torch.optim.Optimizer) -> Tensor:
+    """Whether every gradient is, as one value that stays on the device."""
+    return torch.stack([torch.isfinite(g).all() for _, g in _gradients(optimizer)]).all()
+
+
+def require_finite(
+    optimizer: torch.optim.Optimizer, losses: dict[str, float], sound: bool, step: int
 ) -> None:
-    """Stop before a loss or a gradient that is not a number reaches the parameters."""
+    """Stop before a loss or a gradient that is not a number reaches the parameters; ``sound``:
+    :func:`all_finite` of the step."""
     broken = [name for name, value in losses.items() if not math.isfinite(value)]
     if broken:
         raise NonFinite(
             f"step {step}: the loss term '{broken[0]}' is {losses[broken[0]]}; "
             f"all terms: {_shown(losses)}"
         )
-    with_gradient = [
-        (group.get("name", f"group {index}"), parameter.grad)
-        for index, group in enumerate(optimizer.param_groups)
-        for parameter in group["params"]
-        if parameter.grad is not None
-    ]
-    # One question to the device for all of them.
-    sound = torch.stack([torch.isfinite(gradient).all() for _, gradient in with_gradient])
-    if bool(sound.all()):
+    if sound:
         return
-    name, gradient = with_gradient[int((~sound).nonzero()[0])]
-    count = int((~torch.isfinite(gradient)).sum())
+    odd = [(name, g, int((~torch.isfinite(g)).sum())) for name, g in _gradients(optimizer)]
+    name, gradient, count = next(found for found in odd if found[2])
     raise NonFinite(
         f"step {step}: {count} of {gradient.numel()} gradient values of '{name}' are not "
         f"finite, although every loss is; losses: {_shown(losses)}"

@@ -26,7 +26,7 @@ class Asked(NamedTuple):
 
     clean: Tensor  # [B, c, h, w] latents of the rendering
     noised: Noised
-    t: Tensor  # [B] int64
+    t: Tensor  # [B] int64, on the CPU: a choice made by it waits for nobody
     level: Tensor  # [B] alpha_bar at t
     predict: GuidedPredictor
     cfg_scale: float
@@ -104,5 +104,5 @@ class NoiseFree:
         total = len(asked.predict.alpha_bar)
         low = per_sample(asked.t < round(self.low_noise_until * total))
         parts = asked.predict.separate(asked.noised.x_t, asked.t, not bool(low.all()))
-        domain = torch.where(low, parts.empty, parts.empty - parts.negative)
+        domain = torch.where(low.to(parts.empty.device), parts.empty, parts.empty - parts.negative)
         return asked.along(domain + asked.cfg_scale * parts.toward)

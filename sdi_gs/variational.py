@@ -75,7 +75,7 @@ class LearnedReference:
             (self.marginal, None),
         ):
             if share != 0.0:
-                seen = self.learner.predict(asked.noised.x_t, asked.t, camera)
+                seen = self.learner.predict(asked.noised.x_t, asked.t.to(eps.device), camera)
                 reference = reference + share * seen
                 self.evaluations += len(eps)
         return asked.along(eps - reference)

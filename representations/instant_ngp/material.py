@@ -23,16 +23,12 @@ class Light(NamedTuple):
 
     kind: Tensor  # [B] int64: ALBEDO, TEXTURELESS or DIFFUSE
     lamp: Tensor  # [B, 3] position, world units
-
-    @property
-    def shaded(self) -> bool:
-        """Whether any view needs normals for its colour."""
-        return bool((self.kind != ALBEDO).any())
+    shaded: bool  # whether any view needs normals for its colour
 
 
 def no_light(views: int, device: torch.device) -> Light:
     return Light(torch.zeros(views, dtype=torch.long, device=device),
-                 torch.zeros(views, 3, device=device))  # fmt: skip
+                 torch.zeros(views, 3, device=device), False)  # fmt: skip
 
 
 def draw_light(
@@ -55,7 +51,8 @@ def draw_light(
     towards = positions + config.lamp_spread * aside.to(positions)
     low, high = config.lamp_distance
     distance = low + (high - low) * share.to(positions)
-    return Light(kind.to(device), torch.nn.functional.normalize(towards, dim=-1) * distance)
+    lamp = torch.nn.functional.normalize(towards, dim=-1) * distance
+    return Light(kind.to(device), lamp, bool((kind != ALBEDO).any()))
 
 
 def colour(

@@ -29,11 +29,7 @@ class OccupancyGrid:
         shape = (config.resolution,) * 3
         self.opacity = torch.zeros(shape, device=device)
         self.occupied = torch.ones(shape, dtype=torch.bool, device=device)
-
-    @property
-    def count(self) -> int:
-        """Occupied cells."""
-        return int(self.occupied.sum())
+        self.count = self.occupied.numel()  # occupied cells, counted when they change
 
     def due(self, step: int) -> bool:
         return (step + 1) % self.config.update_every == 0
@@ -62,6 +58,7 @@ class OccupancyGrid:
         # learn again.
         threshold = torch.clamp(memory.mean(), max=self.config.alpha_threshold)
         self.occupied = self.opacity >= threshold
+        self.count = int(self.occupied.sum())
 
     def state_dict(self) -> dict[str, Any]:
         return {"opacity": self.opacity, "occupied": self.occupied}
@@ -69,3 +66,4 @@ class OccupancyGrid:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.opacity = state["opacity"].to(self.opacity)
         self.occupied = state["occupied"].to(self.occupied)
+        self.count = int(self.occupied.sum())

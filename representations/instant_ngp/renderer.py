@@ -284,6 +284,9 @@ class InstantNGPRenderer:
 def _parts(samples: Samples, limit: int) -> Iterator[tuple[int, Samples]]:
     """Cut at rays so that no part has more than ``limit`` samples, unless one ray has; yields
     the index of a part's first ray."""
+    if len(samples.start) <= limit:
+        yield 0, samples
+        return
     offsets = samples.offsets
     count, first = len(offsets) - 1, 0
     while True:

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..checks import require
+from ..checks import readable, require
 
 PRIMES = (1, 2654435761, 805459861)
 """Factors of the hash by axis. The first is 1 so that neighbours along x stay close in memory."""
@@ -151,7 +151,7 @@ class HashGridSpec:
                 f"x is {x.dtype} on {x.device}, but the table is {table.dtype} on "
                 f"{table.device}: convert one with .to(...)"
             )
-        if len(x) > 0:
+        if len(x) > 0 and readable(x):
             low, high = (float(bound) for bound in x.detach().aminmax())
             if not (low >= 0.0 and high <= 1.0):  # written so that nan is caught too
                 raise ValueError(

@@ -15,6 +15,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..checks import readable
+
 STOP = 1e-4
 """A sample that less than this share of the light reaches contributes nothing: what is lost is
 about a fortieth of one step of an 8-bit picture, and a solid object costs only its surface."""
@@ -67,6 +69,8 @@ class Rays(NamedTuple):
                 f"occupied has shape {tuple(occupied.shape)}, but the grid is a cube [R, R, R] "
                 "indexed [ix, iy, iz]: reshape it"
             )
+        if not readable(self.origins):
+            return
         if not bool(torch.isfinite(self.origins).all()):
             raise ValueError("origins hold inf or nan, but a ray starts somewhere: mend the camera")
         off = (torch.linalg.vector_norm(self.directions, dim=-1) - 1.0).abs()
@@ -147,6 +151,8 @@ class Samples(NamedTuple):
                 f"ray and offsets are {self.ray.dtype} and {self.offsets.dtype}, but indices are "
                 "torch.int64: pass the samples of a march unchanged"
             )
+        if not readable(sigma):
+            return
         whole = self.offsets[0] == 0 and self.offsets[-1] == m
         if not (bool(whole) and bool((self.offsets.diff() >= 0).all())):
             raise ValueError(

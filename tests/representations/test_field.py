@@ -103,7 +103,7 @@ def test_gradients_of_normals_reach_the_table_and_the_head(normals: str) -> None
 def test_gradients_of_lit_colours_reach_table_and_heads(kind: int) -> None:
     """So close to a point that no hidden unit switches."""
     made, x = field(), points(12)
-    light = material.Light(torch.tensor([kind]), torch.tensor([[0.9, 0.7, 1.1]]).double())
+    light = material.Light(torch.tensor([kind]), torch.tensor([[0.9, 0.7, 1.1]]).double(), True)
     view = torch.zeros(12, dtype=torch.long)
     weight = torch.randn(12, 3, generator=seeded(6), dtype=torch.float64)
 
@@ -148,7 +148,7 @@ def test_light_falls_on_what_faces_the_lamp() -> None:
         (material.TEXTURELESS, shade.expand(3, 3)),
         (material.DIFFUSE, albedo * shade),
     ):
-        light = material.Light(torch.tensor([kind]), lamp)
+        light = material.Light(torch.tensor([kind]), lamp, kind != material.ALBEDO)
         out = material.colour(config, light, view, at, albedo, normal)
         torch.testing.assert_close(out, expected)
 
