@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a run at the paper's scale costs: Stable Diffusion 2.1-base at 512 x 512, random weights.
 
-    python benchmarks/paper_scale.py [--presets sdi_gaussians,sdi_nerf] [--steps 40] [--batch 1]
-                                     [--out paper_scale.json]
+    python benchmarks/paper_scale.py [--presets sdi_gaussians,sdi_nerf] [--steps 40] [--batch N]
+                                     [--out paper_scale.json] [key=value ...]
 
 First what can be counted without any device: FLOPs and bytes of the networks from meta tensors,
-and the denoiser samples of a step from the preset's own guidance. With a CUDA card each preset then
-runs for ``--steps`` steps spread over the whole falling schedule; seconds by stage, peak memory,
+and the denoiser samples of a step from the preset's own guidance; the time of a run is estimated
+from them at the speed that the paper's own time means. With a CUDA card each preset then runs for
+``--steps`` steps spread over the whole falling schedule; seconds by stage, peak memory,
 achieved TFLOP/s beside those of a plain matrix product in the same run, and the projected time of
 10,000 steps stand beside the paper's. Without one, a single step runs at reduced size, to show that
 it does.
@@ -26,7 +27,9 @@ import torch
 
 PAPER = {"minutes": 119, "gigabytes": 39.2, "card": "A6000", "steps": 10_000}  # Table 1, SDI
 PROMPT = "a photo of a corgi"
+PAPER_TFLOP = 233_000.0  # of its 10,000 steps, as counted below
 GIB = 2**30
+SPEEDS = {"the paper's A6000": None, "200 TFLOP/s": 200.0}  # None: what its time means
 
 
 def evaluations_per_step(config: Any, batch: int, moments: int = 100) -> float:
@@ -48,30 +51,38 @@ def evaluations_per_step(config: Any, batch: int, moments: int = 100) -> float:
     return spent / moments
 
 
-def counted(presets: list[str], batch: int) -> list[dict[str, Any]]:
-    """One row per preset, from meta tensors."""
+def counted(presets: list[str], batch: int | None, overrides: list[str]) -> list[dict[str, Any]]:
+    """One row per preset, from meta tensors; ``batch`` None: the preset's own."""
     from sdi_gs import budget
     from sdi_gs.config import load
     from sdi_gs.diffusion import cost
     from sdi_gs.diffusion.published import networks
+    from sdi_gs.diffusion.tuning import bound_encoder
 
-    parts = networks("meta")
-    one = cost.of_unet(parts, 1)
-    encoding = cost.of_encoding(parts, batch, backward=True)
-    text = cost.of_text_encoder(parts, 6)
     rows = []
     for name in presets:
-        config = load(name, [f"prompt={PROMPT}", f"batch={batch}"])
-        samples = evaluations_per_step(config, batch)
+        parts = networks("meta")
+        more = [] if batch is None else [f"batch={batch}"]
+        config = load(name, [f"prompt={PROMPT}", *more, *overrides])
+        if config.model.vae_memory == "bounded":
+            bound_encoder(parts.vae)
+        at_once = config.micro_batch or config.batch
+        one = cost.of_unet(parts, 1)
+        encoding = cost.of_encoding(parts, at_once, backward=True).flops * config.batch / at_once
+        text = cost.of_text_encoder(parts, 6)
+        samples = evaluations_per_step(config, config.batch)
+        tflop = (samples * one.flops + encoding) / 1e12
         needed = budget.estimate(config)
         rows.append(
             {
                 "preset": name,
-                "batch": batch,
+                "batch": config.batch,
+                "settings": [*more, *overrides],
                 "denoiser_samples_per_step": samples,
                 "unet_tflop_per_step": samples * one.flops / 1e12,
-                "vae_tflop_per_step": encoding.flops / 1e12,
-                "tflop_per_step": (samples * one.flops + encoding.flops) / 1e12,
+                "vae_tflop_per_step": encoding / 1e12,
+                "tflop_per_step": tflop,
+                "estimated_minutes": estimated_minutes(tflop * config.steps),
                 "text_tflop_once": text.flops / 1e12,
                 "weights_gib": (needed.weights + needed.words) / GIB,
                 "activations_gib": needed.activations / GIB,
@@ -79,6 +90,13 @@ def counted(presets: list[str], batch: int) -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+def estimated_minutes(tflop: float) -> dict[str, float]:
+    """Of a whole run, the networks' part alone. The paper's 119 minutes for its 10,000 steps, which
+    are those of sdi_nerf, mean a speed that includes everything around the networks."""
+    paper = PAPER_TFLOP / (60 * PAPER["minutes"])
+    return {name: tflop / (speed or paper) / 60 for name, speed in SPEEDS.items()}
 
 
 def matrix_product_tflops(device: torch.device, size: int = 8192, repeats: int = 20) -> float:
@@ -94,13 +112,19 @@ def matrix_product_tflops(device: torch.device, size: int = 8192, repeats: int =
     return 2 * size**3 * repeats / (time.perf_counter() - began) / 1e12
 
 
-def measured(row: dict[str, Any], steps: int, model: Any, ceiling: float) -> dict[str, Any]:
+def measured(row: dict[str, Any], steps: int, ceiling: float) -> dict[str, Any]:
     """The preset of ``row`` on the card, ``steps`` steps spread over the whole schedule."""
     from sdi_gs import build
     from sdi_gs.config import load
+    from sdi_gs.diffusion.published import random_stable_diffusion
+    from sdi_gs.diffusion.tuning import Tuning, tune
     from sdi_gs.trainer import train_step
 
-    config = load(row["preset"], [f"prompt={PROMPT}", f"batch={row['batch']}", "device=cuda"])
+    settings = [f"prompt={PROMPT}", *row["settings"], "device=cuda"]
+    config = load(row["preset"], settings)
+    how = config.model
+    model = random_stable_diffusion(torch.device("cuda"))
+    tune(model, Tuning(how.compile, how.rows, how.vae_memory))
     training = build.training(config, model=model)
     every = max(1, config.steps // steps)
     for _ in range(3):  # compilation, caches
@@ -151,11 +175,13 @@ def show(rows: list[dict[str, Any]]) -> None:
     for row in rows:
         samples, tflop = row["denoiser_samples_per_step"], row["tflop_per_step"]
         print(f"\n{row['preset']}, batch {row['batch']}")
+        minutes = ", ".join(f"{m:.0f} min at {n}" for n, m in row["estimated_minutes"].items())
         print(f"  counted   {samples:.1f} denoiser samples a step; {tflop:.1f} TFLOP "
               f"(UNet {row['unet_tflop_per_step']:.1f}, VAE {row['vae_tflop_per_step']:.1f}); "
               f"{row['weights_gib']:.2f} GiB of weights, {row['activations_gib']:.2f} GiB of "
               "activations in half precision, about "
               f"{row['estimated_card_gib']:.1f} GiB of a card in all")  # fmt: skip
+        print(f"  estimated {minutes} for all steps")
         if "seconds_per_step" in row:
             stages = ", ".join(f"{k} {1e3 * v:.0f}" for k, v in row["seconds_by_stage"].items())
             print(f"  measured  {1e3 * row['seconds_per_step']:.0f} ms a step ({stages}); "
@@ -169,21 +195,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--presets", default="sdi_gaussians,sdi_nerf")
     parser.add_argument("--steps", type=int, default=40)
-    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--batch", type=int, help="views a step; default the preset's own")
     parser.add_argument("--no-step", action="store_true", help="without a card: count only")
     parser.add_argument("--out", type=Path, help="write everything as JSON")
+    parser.add_argument("overrides", nargs="*", help="settings for every preset, key=value")
     args = parser.parse_args()
-    rows = counted(args.presets.split(","), args.batch)
+    rows = counted(args.presets.split(","), args.batch, args.overrides)
     report: dict[str, Any] = {"cpu": machine.cpu_name(), "torch": torch.__version__,
                               "paper": PAPER}  # fmt: skip
     if torch.cuda.is_available():
-        from sdi_gs.diffusion.published import random_stable_diffusion
-
-        device = torch.device("cuda")
         report["card"] = torch.cuda.get_device_name()
-        ceiling = matrix_product_tflops(device)
-        model = random_stable_diffusion(device)
-        rows = [measured(row, args.steps, model, ceiling) for row in rows]
+        ceiling = matrix_product_tflops(torch.device("cuda"))
+        rows = [measured(row, args.steps, ceiling) for row in rows]
     elif not args.no_step:
         report["reduced_step"] = reduced_step(rows[0]["preset"])
     report["rows"] = rows

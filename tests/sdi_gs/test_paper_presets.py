@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -71,6 +72,15 @@ def test_presets_for_small_cards_fit_them() -> None:
         assert size < (card - 0.5) * 1e9, name
     assert sizes["sdi_gaussians_8gb"] < 0.8 * sizes["sdi_gaussians"]
     assert sizes["sdi_nerf_8gb"] < 0.7 * sizes["sdi_nerf"]
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_says_what_it_needs(name: str) -> None:
+    text = (Path(__file__).parents[2] / "configs" / f"{name}.yaml").read_text(encoding="utf-8")
+    said = re.search(r"Estimated, never measured [^:]*: ([\d.]+) GiB of a card; \d+ minutes", text)
+    assert said is not None
+    needed = budget.estimate(load(name)).total / GIB
+    assert float(said[1]) == pytest.approx(needed, abs=0.06)
 
 
 def test_the_estimate_counts_what_it_should() -> None:
