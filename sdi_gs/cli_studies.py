@@ -13,7 +13,7 @@ from .arguments import ASSIGNMENT, ClipOption, Settings, StudyOut, split_words
 
 if TYPE_CHECKING:
     from .compare import Plan
-    from .experiments.tables import Variant
+    from .experiments.chains import Variant
 
 
 def compare(
@@ -110,25 +110,25 @@ def experiment(
     ] = "gaussians",
     out: Annotated[Path | None, typer.Option(help="new folder")] = None,
 ) -> None:
-    """Repeat a figure of the paper: data, plot and table. Fig. 8, 11 and 14 are whole runs on the
-    presets of a family, 'mini' or 'sdi', and take a while."""
+    """Repeat a figure of the paper: data, plot and table. fig8, fig11, fig14 and aids are whole
+    runs on the presets of a family, 'mini' (150 steps if you do not say steps=N) or 'sdi'."""
     from .compare import Plan
     from .config import load
     from .experiments import run as experiments
-    from .experiments import tables
     from .experiments.base import table
+    from .experiments.chains import CHAINS, chain
     from .run_folder import free_name
 
     if name == "list":
         entries = {known: entry.shows for known, entry in experiments.EXPERIMENTS.items()}
-        for known, shows in {**entries, **tables.CHAINS}.items():
+        for known, shows in {**entries, **CHAINS}.items():
             typer.echo(f"{known:<6} {shows}")
         return
     prompt, settings = split_words(words or [])
-    if name in tables.CHAINS:
+    if name in CHAINS:
         plan = Plan("", family, (representation,), settings=tuple(settings))
         prompts = [prompt] if prompt else []
-        _print_table(name, tables.CHAINS[name], tables.chain(name, family), plan, prompts, out)
+        _print_table(name, CHAINS[name], chain(name, family), plan, prompts, out)
         return
     entry = experiments.require(name)
     chosen = load(config, [*settings, f"prompt={prompt or 'a red mug'}"])
@@ -156,16 +156,17 @@ def table1(
     clip: ClipOption = None,
     out: StudyOut = None,
 ) -> None:
-    """The paper's Table 1: every method by quality, divergence, seconds and memory."""
+    """The paper's Table 1: every method by quality, divergence, seconds and memory. A run of mini
+    has 150 steps where you do not say --steps; its presets have 400."""
     from . import config
     from .compare import Plan
-    from .experiments import tables
+    from .experiments.chains import methods
 
     names = _names(guidances) if guidances is not None else tuple(config.guidances())
     settings = tuple(word for word in words or [] if ASSIGNMENT.match(word))
     prompts = [word for word in words or [] if not ASSIGNMENT.match(word)]
     plan = Plan("", family, _names(representations), names, seeds, steps, settings, clip)
-    _print_table("table1", TABLE1, tables.methods(names), plan, prompts, out)
+    _print_table("table1", TABLE1, methods(names), plan, prompts, out)
 
 
 TABLE1 = "Table 1: every method by quality, divergence, seconds and memory"
@@ -179,18 +180,23 @@ def _print_table(
     prompts: list[str],
     out: Path | None,
 ) -> None:
-    from .checkpoint import write_atomic
+    from dataclasses import replace
+
     from .experiments import tables
+    from .experiments.chains import EXAMPLE, SHORT
     from .run_folder import free_name
 
     typer.echo(shows)
+    given = plan.steps is not None or any(s.startswith("steps=") for s in plan.settings)
+    if plan.family == "mini" and not given:
+        plan = replace(plan, steps=SHORT)
+        typer.echo(f"{plan.steps} steps a run, to take minutes; the presets' own are more")
     folder = out if out is not None else free_name(name)
-    asked = prompts or ["a red mug", "a yellow duck", "a blue car"]
-    entries, shown = tables.measure(variants, plan, asked, folder, typer.echo)
-    write_atomic(folder / "table.html", tables.page(shows, entries, shown, _machine()).encode())
+    entries, shown = tables.measure(variants, plan, prompts or [EXAMPLE], folder, typer.echo)
+    paths = tables.write(shows, entries, shown, _machine(), folder)
     typer.echo("\n" + tables.text(entries) + "\n")
-    for file in ("table.html", "table.json"):
-        typer.echo(f"  {folder / file}")
+    for path in paths:
+        typer.echo(f"  {path}")
 
 
 def register(app: typer.Typer) -> None:

@@ -115,3 +115,8 @@ def svg(parts: Sequence[str], height: int) -> str:
         f'<svg width="{WIDTH}" height="{height}" viewBox="0 0 {WIDTH} {height}" '
         f'font-family="system-ui, sans-serif" font-size="11">{"".join(parts)}</svg>'
     )
+
+
+def standalone(drawn: str) -> str:
+    """A plot as the contents of an .svg file; inside of a page it needs no name space."""
+    return drawn.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1)

@@ -22,7 +22,15 @@ from .run import Interrupted
 from .run_folder import RunFolder
 
 RUNS = "runs"
-FILES = (RUNS, "compare.json", "compare.html", "table.json", "table.html")
+FILES = (
+    RUNS,
+    "compare.json",
+    "compare.html",
+    "table.json",
+    "table.html",
+    "table.csv",
+    "table.svg",
+)
 """What a study leaves in its folder; a folder that holds anything else is not one."""
 
 

@@ -19,7 +19,7 @@ from ..checkpoint import write_atomic
 from ..config import Config
 from ..diffusion.base import Denoiser
 from ..errors import UserError
-from ..plots import Line, plot
+from ..plots import Line, plot, standalone
 from ..predict import GuidedPredictor
 from ..prompts import Conditions, PromptSet, ViewAngles
 from ..sampling import STREAM, ddim_sample, pure_noise
@@ -103,8 +103,7 @@ def write(
     writer.writeheader()
     writer.writerows(result.rows)
     report = {"experiment": name, "shows": shows, **context, "rows": result.rows}
-    drawn = plot(result.lines(), result.x, result.y, result.log)
-    drawn = drawn.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1)
+    drawn = standalone(plot(result.lines(), result.x, result.y, result.log))
     contents = {
         "json": json.dumps(report, indent=2) + "\n",
         "csv": text.getvalue(),

@@ -13,10 +13,10 @@ from ..config import Config, to_plain
 from ..errors import UserError, nearest
 from ..run import require_ready
 from .base import Experiment, Result, bench, write
+from .chains import CHAINS
 from .noise_error import FIG9, FIG10
 from .pictures import FIG1, FIG3, FIG4, FIG6
 from .round_trip import FIG18
-from .tables import CHAINS
 
 EXPERIMENTS: dict[str, Experiment] = {
     "fig1": FIG1,

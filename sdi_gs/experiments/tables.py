@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tables of whole runs: Table 1 (every method), Fig. 8, Fig. 11 and Fig. 14 (chains of changes).
-
-Each line is a variant on the same prompts: quality, divergence, time and memory.
-"""
+"""Tables of whole runs: each line is a variant (``chains.py``) on the same prompts, by quality,
+divergence, time and memory."""
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import html
+import io
 import json
 import statistics
 from collections.abc import Callable, Sequence
@@ -24,8 +24,10 @@ from ..config import Config
 from ..errors import RunFailure, UserError
 from ..evaluation.protocol import Judge
 from ..page import Column, aligned, document, lines, measured, picture
+from ..plots import bars, standalone
 from ..run import Interrupted
 from ..run_folder import slug
+from .chains import Variant
 
 DIVERGED_DB = 14.0
 """Below this mean PSNR there is no object: a white picture has about 11 to 13 dB."""
@@ -33,15 +35,6 @@ DIVERGED_DB = 14.0
 
 LONG = 40
 """Letters of a sentence that fit into the name of a folder."""
-
-
-@dataclass(frozen=True)
-class Variant:
-    """A method with settings of its own."""
-
-    label: str
-    guidance: str
-    settings: tuple[str, ...] = ()  # key=value
 
 
 @dataclass(frozen=True)
@@ -62,52 +55,6 @@ class Entry:
     ms_per_step: float | None
     network_samples_per_step: float | None
     peak_memory_mb: float | None  # largest
-
-
-def methods(names: Sequence[str]) -> tuple[Variant, ...]:
-    """Table 1: the methods as they are."""
-    return tuple(Variant(name, name) for name in names)
-
-
-def chain(name: str, family: str) -> tuple[Variant, ...]:
-    """The variants of ``fig8``, ``fig11`` or ``fig14`` with the scales of a family of presets."""
-    small = family == "mini"
-    few = "resolution=32" if small else "resolution=64"
-    random_t = (
-        "guidance.t.high={start: 0.98, end: 0.98}",
-        "guidance.t.low={start: 0.02, end: 0.02}",
-    )
-    negative = f"noise.cfg_scale={-2.0 if small else -7.5}"
-    wide = ("guidance.t.high={start: 0.98, end: 0.98}", "guidance.t.low={start: 0.1, end: 0.1}")
-    falling = ("guidance.t.high={start: 0.98, end: 0.25}", "guidance.t.low=null")
-    return {
-        "fig8": (
-            Variant("sds, fewer pixels", "sds", (few,)),
-            Variant("sds", "sds"),
-            Variant("+ falling t", "sds_annealed"),
-            Variant("+ inversion: sdi", "sdi"),
-            Variant("sdi, fewer pixels", "sdi", (few,)),
-            Variant("sdi, random t", "sdi", random_t),
-        ),
-        "fig11": tuple(
-            Variant(f"{n} inversion steps", "sdi", (f"noise.steps_per_unit={n}",))
-            for n in (3, 5, 10, 20, 30)
-        ),
-        "fig14": (
-            Variant("ism", "ism"),
-            Variant("+ larger t", "ism", wide),
-            Variant("+ falling t", "ism", falling),
-            Variant("+ negative inversion", "ism", (*falling, negative)),
-            Variant("+ all of kappa: sdi", "sdi", (*falling, negative)),
-        ),
-    }[name]
-
-
-CHAINS = {
-    "fig8": "Fig. 8: from DreamFusion to SDI, change by change",
-    "fig11": "Fig. 11: the number of inversion steps, by time and quality",
-    "fig14": "Fig. 14: from interval score matching to SDI",
-}
 
 
 class Wanted(NamedTuple):
@@ -285,8 +232,46 @@ def page(title: str, entries: Sequence[Entry], shown: Sequence[Shown], machine: 
 <p class="note">{html.escape(machine)}</p>
 {numbers}
 <p class="note">{html.escape(NOTE)}</p>
+{"".join(plots(entries))}
 {pictures}""",
     )
+
+
+def plots(entries: Sequence[Entry]) -> list[str]:
+    """Bars of quality and of time, as far as they were measured."""
+
+    def drawn(title: str, unit: str, values: Sequence[float | None]) -> str | None:
+        named = zip(entries, values, strict=True)
+        rows = [(_label(entry), {title: value}) for entry, value in named if value is not None]
+        return bars(rows, title, unit) if rows else None
+
+    found = (
+        drawn("PSNR", "dB", [e.psnr_db for e in entries]),
+        drawn("R-precision", "%", [e.r_precision and 100 * e.r_precision for e in entries]),
+        drawn("a step", "ms", [e.ms_per_step for e in entries]),
+    )
+    return [plot for plot in found if plot is not None]
+
+
+def _label(entry: Entry) -> str:
+    return html.escape(f"{Path(entry.representation).stem} / {entry.variant}")
+
+
+def write(
+    title: str, entries: Sequence[Entry], shown: Sequence[Shown], machine: str, out: Path
+) -> list[Path]:
+    """table.html, table.csv and a plot beside table.json; the files."""
+    rows = io.StringIO()
+    writer = csv.DictWriter(rows, list(asdict(entries[0])))
+    writer.writeheader()
+    writer.writerows(asdict(entry) for entry in entries)
+    contents = {"html": page(title, entries, shown, machine), "csv": rows.getvalue()}
+    if drawn := plots(entries):
+        contents["svg"] = standalone(drawn[0]) + "\n"
+    paths = [out / f"table.{ending}" for ending in contents]
+    for path, content in zip(paths, contents.values(), strict=True):
+        write_atomic(path, content.encode())
+    return [*paths, out / "table.json"]
 
 
 def _figure(run: Wanted, row: Row | None) -> str:

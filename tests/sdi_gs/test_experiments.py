@@ -28,20 +28,13 @@ from sdi_gs.draws import normal_like
 from sdi_gs.errors import RunFailure
 from sdi_gs.evaluation.protocol import Judged
 from sdi_gs.experiments.base import SAMPLING_STEPS, Bench, Result, bench, table, write
+from sdi_gs.experiments.chains import CHAINS, chain, methods
 from sdi_gs.experiments.noise_error import FIG9, FIG10, SHARES, error, inversion
 from sdi_gs.experiments.pictures import FIG4, FIG6, detail, saturation, turned
 from sdi_gs.experiments.round_trip import FIG18, STEPS
 from sdi_gs.experiments.run import EXPERIMENTS
-from sdi_gs.experiments.tables import (
-    CHAINS,
-    chain,
-    measure,
-    methods,
-    page,
-    summarise,
-    text,
-    wanted,
-)
+from sdi_gs.experiments.tables import measure, page, summarise, text, wanted
+from sdi_gs.experiments.tables import write as write_table
 from sdi_gs.media import psnr
 from sdi_gs.noise import (
     DDIMInversion,
@@ -445,6 +438,8 @@ def test_table1_from_the_command_line(sdi_gs: Run, fast: Path, tmp_path: Path) -
     calls = [e["network_samples_per_step"] for e in report["entries"]]
     assert calls[0] > calls[1] > 0  # inversion costs what it costs
     assert said.out.count("fast") >= 2
+    with (out / "table.csv").open(newline="") as file:
+        assert [line["variant"] for line in csv.DictReader(file)] == ["sdi", "sds"]
     for run in report["runs"]:
         assert f'src="{run["run"]}/preview.png"' in (out / "table.html").read_text()
         assert (out / run["run"] / "preview.png").is_file()
@@ -458,6 +453,46 @@ def test_table1_from_the_command_line(sdi_gs: Run, fast: Path, tmp_path: Path) -
     assert more.out.count("finished before") == 1
     (entry,) = json.loads((out / "table.json").read_text())["entries"]
     assert entry["runs"] == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "steps"), [((), 150), (("--steps", "7"), 7), (("steps=9",), None)]
+)
+@pytest.mark.parametrize("verb", [("table1",), ("experiment", "fig8")])
+def test_runs_of_mini_are_short_unless_something_is_said(
+    sdi_gs: Run, monkeypatch: pytest.MonkeyPatch, verb: tuple[str, ...],
+    words: tuple[str, ...], steps: int | None,
+) -> None:  # fmt: skip
+    plans: list[Plan] = []
+
+    def measured(variants: Any, plan: Plan, prompts: Any, *_: Any) -> Any:
+        plans.append(plan)
+        assert prompts == ["a red mug"]
+        raise RunFailure("that is all")
+
+    if verb[0] == "experiment" and "--steps" in words:
+        words = ("steps=7",)
+        steps = None
+    monkeypatch.setattr("sdi_gs.experiments.tables.measure", measured)
+    said = sdi_gs(*verb, *words)
+    assert said.code == 1, said.err
+    assert plans[0].steps == steps
+    family = sdi_gs(*verb, "--family", "sdi")
+    assert family.code == 1
+    assert plans[1].steps is None  # of the preset
+
+
+def test_plots_of_a_table_leave_out_what_nobody_measured(tmp_path: Path) -> None:
+    one = summarise("gaussians", "a <b>", [row(21.0)])
+    paths = write_table("t", [one], [], "m", tmp_path)
+    assert {path.name for path in paths} == {
+        "table.html", "table.csv", "table.svg", "table.json",
+    }  # fmt: skip
+    drawn = ElementTree.fromstring((tmp_path / "table.svg").read_text())
+    assert "21 dB" in "".join(drawn.itertext())
+    assert "R-precision" not in (tmp_path / "table.html").read_text().split("<svg")[1]
+    failed = summarise("gaussians", "sdi", [None])
+    assert "svg" not in {path.suffix[1:] for path in write_table("t", [failed], [], "m", tmp_path)}
 
 
 def test_a_run_that_fails_counts_as_diverged(

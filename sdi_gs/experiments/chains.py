@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What tables compare: every method (Table 1), and methods that differ step by step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A method with settings of its own."""
+
+    label: str
+    guidance: str
+    settings: tuple[str, ...] = ()  # key=value
+
+
+def methods(names: Sequence[str]) -> tuple[Variant, ...]:
+    """Table 1: the methods as they are."""
+    return tuple(Variant(name, name) for name in names)
+
+
+def chain(name: str, family: str) -> tuple[Variant, ...]:
+    """The variants of one of :data:`CHAINS` with the scales of a family of presets."""
+    small = family == "mini"
+    few = "resolution=32" if small else "resolution=64"
+    random_t = (
+        "guidance.t.high={start: 0.98, end: 0.98}",
+        "guidance.t.low={start: 0.02, end: 0.02}",
+    )
+    negative = f"noise.cfg_scale={-2.0 if small else -7.5}"
+    wide = ("guidance.t.high={start: 0.98, end: 0.98}", "guidance.t.low={start: 0.1, end: 0.1}")
+    convex, flat = (f"terms.convexity={{start: {w}, end: {w}}}" for w in (0.1, 0.0))
+    falling = ("guidance.t.high={start: 0.98, end: 0.25}", "guidance.t.low=null")
+    return {
+        "fig8": (
+            Variant("sds, fewer pixels", "sds", (few,)),
+            Variant("sds", "sds"),
+            Variant("+ falling t", "sds_annealed"),
+            Variant("+ inversion: sdi", "sdi"),
+            Variant("sdi, fewer pixels", "sdi", (few,)),
+            Variant("sdi, random t", "sdi", random_t),
+        ),
+        "fig11": tuple(
+            Variant(f"{n} inversion steps", "sdi", (f"noise.steps_per_unit={n}",))
+            for n in (3, 5, 10, 20, 30)
+        ),
+        "fig14": (
+            Variant("ism", "ism"),
+            Variant("+ larger t", "ism", wide),
+            Variant("+ falling t", "ism", falling),
+            Variant("+ negative inversion", "ism", (*falling, negative)),
+            Variant("+ all of kappa: sdi", "sdi", (*falling, negative)),
+        ),
+        "aids": (
+            Variant("sdi", "sdi"),
+            Variant("no entropy", "sdi", ("noise.entropy=0",)),
+            Variant(
+                "threestudio's Perp-Neg" if small else "no Perp-Neg",
+                "sdi",
+                ("prompts.perp_neg=threestudio" if small else "prompts.perp_neg=none",),
+            ),
+            Variant(
+                "stable-dreamfusion's Perp-Neg", "sdi", ("prompts.perp_neg=stable-dreamfusion",)
+            ),
+            Variant("convexity", "sdi", (convex,)),
+            Variant("all of them", "sdi", ("prompts.perp_neg=threestudio", convex))
+            if small
+            else Variant("none of them", "sdi", ("noise.entropy=0", "prompts.perp_neg=none", flat)),
+        ),
+    }[name]
+
+
+CHAINS = {
+    "fig8": "Fig. 8: from DreamFusion to SDI, change by change",
+    "fig11": "Fig. 11: the number of inversion steps, by time and quality",
+    "fig14": "Fig. 14: from interval score matching to SDI",
+    "aids": "App. A: the entropy term, both sets of Perp-Neg's constants and convexity, one by one",
+}
+
+SHORT, EXAMPLE = 150, "a red mug"
+"""Steps of a run of mini, and its sentence, where nothing else is said: a chain takes minutes."""
