@@ -86,11 +86,11 @@ def _short(value: float) -> str:
 
 def bars(rows: Sequence[tuple[str, Mapping[str, float]]], title: str, unit: str) -> str:
     """One stacked bar per row: its label, escaped already, and its parts by name, not negative;
-    the sum stands at the end, in ``unit``."""
+    the sum stands at the end, in ``unit``. A single part of the title's name needs no legend."""
     names = list(dict.fromkeys(name for _, values in rows for name in values))
     longest = max((sum(values.values()) for _, values in rows), default=0.0) or 1.0
     parts = [f'<text x="0" y="14">{title}</text>']
-    for index, name in enumerate(names):
+    for index, name in enumerate(names if names != [title] else []):
         color, left = PALETTE[index % len(PALETTE)], 90 * index
         parts.append(f'<rect x="{left}" y="22" width="10" height="10" fill="{color}"/>')
         parts.append(f'<text x="{left + 14}" y="31">{name}</text>')

@@ -9,7 +9,7 @@ for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ["HF_HUB_OFFLINE"] = "1"
-if not os.path.exists("/dev/nvidiactl"):
+if not any(os.path.exists(card) for card in ("/dev/nvidiactl", "/dev/dxg")):
     # Without a card Triton's kernels are interpreted on the CPU. It asks when it is imported.
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
