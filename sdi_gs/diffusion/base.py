@@ -58,8 +58,9 @@ class NoiseLearner(Protocol):
         """epsilon [B, c, h, w] under the prompt, detached."""
         ...
 
-    def learn(self, latents: Tensor, camera: Tensor, rng: Generator) -> float:
-        """One step of training on clean latents at random times; the loss before it."""
+    def learn(self, latents: Tensor, camera: Tensor, rng: Generator) -> Tensor:
+        """One step of training on clean latents at random times; the loss before it,
+        a scalar that stays on the device."""
         ...
 
     def state_dict(self) -> dict[str, Any]: ...

@@ -106,7 +106,7 @@ class LoraLearner:
         nowhere = torch.zeros(len(x_t), 16, device=x_t.device)
         return self._eps(x_t, t, nowhere if camera is None else camera)
 
-    def learn(self, latents: Tensor, camera: Tensor, rng: Generator) -> float:
+    def learn(self, latents: Tensor, camera: Tensor, rng: Generator) -> Tensor:
         total = len(self.alpha_bar)
         t = torch.randint(total, (len(latents),), generator=rng).to(latents.device)
         noise = torch.randn(latents.shape, generator=rng).to(latents)
@@ -116,7 +116,7 @@ class LoraLearner:
             loss.backward()
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        return float(loss.detach())
+        return loss.detach()
 
     def state_dict(self) -> dict[str, Any]:
         return copy.deepcopy(

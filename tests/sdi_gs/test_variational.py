@@ -65,9 +65,9 @@ class Known:
         answer = self.answers[camera is None]
         return answer(x_t, t) if callable(answer) else answer
 
-    def learn(self, latents: Tensor, camera: Tensor, rng: Generator) -> float:
+    def learn(self, latents: Tensor, camera: Tensor, rng: Generator) -> Tensor:
         self.lessons.append((latents, camera))
-        return 0.0
+        return torch.zeros(())
 
     def state_dict(self) -> dict[str, Any]:
         return {"lessons": len(self.lessons)}
@@ -195,7 +195,9 @@ def test_lessons_change_it_and_never_the_frozen_network(model: StableDiffusion) 
     frozen = [p for n, p in learner.unet.named_parameters() if n not in learner.trained]
     assert {p.data_ptr() for p in frozen} == theirs  # shared, not copied
     z, camera, t = latents(), poses(), torch.tensor([500] * 4)
-    losses = [learner.learn(z, camera, rng(0)) for _ in range(60)]  # one lesson, again and again
+    losses = [
+        float(learner.learn(z, camera, rng(0))) for _ in range(60)
+    ]  # one lesson, again and again
     assert losses[-1] < 0.9 * losses[0]
     assert all(p.grad is None for p in model.unet.parameters())
     after = model.unet.state_dict()
