@@ -76,6 +76,10 @@ def obtain(name: str, config: Config, out: Path, say: Callable[[str], None]) -> 
 def _call(name: str, verb: list[str], run: RunFolder, out: Path) -> None:
     """Run a verb of the command line with its words in a log."""
     log = out / RUNS / f"{name}.log"
+    stopped = Interrupted(
+        f"stopped in {name}; finished runs are kept. The same command with --out {out} goes on "
+        "from here"
+    )
     with log.open("w", encoding="utf-8") as stream:
         child = subprocess.Popen(
             [sys.executable, "-m", "sdi_gs", *verb], stdout=stream, stderr=subprocess.STDOUT
@@ -89,12 +93,11 @@ def _call(name: str, verb: list[str], run: RunFolder, out: Path) -> None:
                 child.wait()
             finally:
                 child.kill()
-            raise Interrupted(
-                f"stopped in {name}; finished runs are kept. The same command with --out {out} "
-                "goes on from here"
-            ) from None
+            raise stopped from None
     if code == 0:
         return
+    if code == Interrupted.exit_code:
+        raise stopped  # somebody stopped the run alone, which says nothing about its method
     last = (log.read_text(encoding="utf-8").strip().splitlines() or ["no message"])[-1]
     if not run.config_file.is_file():
         raise UserError(f"{name} could not begin: {last.removeprefix('sdi-gs: ')} (log: {log})")

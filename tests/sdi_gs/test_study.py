@@ -17,6 +17,7 @@ import pytest
 from sdi_gs import checkpoint, study
 from sdi_gs.config import Config, load
 from sdi_gs.errors import RunFailure, UserError
+from sdi_gs.run import Interrupted
 from sdi_gs.run_folder import RunFolder
 
 Run = Callable[..., Any]
@@ -106,6 +107,19 @@ def test_a_run_that_cannot_begin_stops_the_study_and_one_that_breaks_does_not(
     with pytest.raises(RunFailure, match=r"the run two failed"):
         study.obtain("two", wild, out, quiet)
     assert (out / "runs" / "two.log").stat().st_size > 0
+
+
+def test_a_run_that_somebody_stopped_has_not_failed(
+    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Stopped:
+        def wait(self) -> int:
+            return Interrupted.exit_code
+
+    monkeypatch.setattr("subprocess.Popen", lambda *_, **__: Stopped())
+    study.open_folder(tmp_path / "s")
+    with pytest.raises(Interrupted, match="goes on from here"):
+        study.obtain("one", config, tmp_path / "s", quiet)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="Ctrl-C reaches a group of processes on POSIX only")
