@@ -57,6 +57,11 @@ def columns(titles: Sequence[Column[T]], rows: Sequence[T]) -> str:
     return lines((title, *(cell(row) for row in rows)) for title, cell in titles)
 
 
+def or_dash(value: float | None, form: str, factor: float = 1.0) -> str:
+    """A number in the format ``form``, times ``factor``; a dash for what nobody measured."""
+    return "-" if value is None else format(factor * value, form)
+
+
 def measured(titles: Sequence[Column[T]], rows: Sequence[T]) -> list[list[str]]:
     """Columns of text, headings first; those that nobody measured are left out."""
     grid = [[title, *(cell(row) for row in rows)] for title, cell in titles]

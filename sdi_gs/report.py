@@ -7,28 +7,23 @@ import html
 from collections.abc import Sequence
 
 from .compare import Plan, Row
-from .page import Column, aligned, columns, document, film, measured
+from .page import Column, aligned, columns, document, film, measured, or_dash
 from .plots import Line, bars, plot
 from .run_folder import STAGES
-
-
-def _or_dash(value: float | None, text: str) -> str:
-    return "-" if value is None else text.format(value)
-
 
 COLUMNS: tuple[Column[Row], ...] = (
     ("representation", lambda r: r.representation),
     ("guidance", lambda r: r.guidance),
     ("seed", lambda r: str(r.seed)),
-    ("PSNR dB", lambda r: _or_dash(r.psnr_db, "{:.2f}")),
-    ("CLIP", lambda r: _or_dash(r.judged.clip_score if r.judged else None, "{:.1f}")),
-    ("R-prec. %", lambda r: _or_dash(100 * r.judged.r_precision if r.judged else None, "{:.0f}")),
+    ("PSNR dB", lambda r: or_dash(r.psnr_db, ".2f")),
+    ("CLIP", lambda r: or_dash(r.judged.clip_score if r.judged else None, ".1f")),
+    ("R-prec. %", lambda r: or_dash(r.judged.r_precision if r.judged else None, ".0f", 100)),
     *((f"{stage} ms", lambda r, s=stage: f"{1e3 * r.seconds_per_step[s]:.1f}") for stage in STAGES),
     ("step ms", lambda r: f"{1e3 * sum(r.seconds_per_step.values()):.1f}"),
     ("calls/step", lambda r: f"{r.evaluations_per_step:.1f}"),
     ("total s", lambda r: f"{r.seconds_total:.1f}"),
-    ("peak MB", lambda r: _or_dash(r.peak_memory_mb, "{:.0f}")),
-    ("CUDA MB", lambda r: _or_dash(r.peak_cuda_memory_mb, "{:.0f}")),
+    ("peak MB", lambda r: or_dash(r.peak_memory_mb, ".0f")),
+    ("CUDA MB", lambda r: or_dash(r.peak_cuda_memory_mb, ".0f")),
     ("parameters", lambda r: f"{r.parameters:,}"),
     ("size", lambda r: f"{r.size:,} {r.unit}"),
     ("file kB", lambda r: ", ".join(f"{b / 1e3:.0f}" for b in r.files.values())),
@@ -53,7 +48,7 @@ def page(plan: Plan, rows: Sequence[Row], machine: str) -> str:
         film(
             f"{row.run}/turntable.mp4",
             f"{row.run}/preview.png",
-            f"{_label(row)}<br>{_or_dash(row.psnr_db, '{:.2f} dB')}",
+            f"{_label(row)}<br>{'-' if row.psnr_db is None else f'{row.psnr_db:.2f} dB'}",
         )
         for row in rows
     )

@@ -23,7 +23,7 @@ from ..compare import measure as measure_run
 from ..config import Config
 from ..errors import RunFailure, UserError
 from ..evaluation.protocol import Judge
-from ..page import Column, aligned, document, lines, measured, picture
+from ..page import Column, aligned, document, lines, measured, or_dash, picture
 from ..plots import bars, standalone
 from ..run import Interrupted
 from ..run_folder import slug
@@ -179,25 +179,21 @@ def summarise(representation: str, variant: str, rows: Sequence[Row | None]) -> 
     )
 
 
-def _shown(value: float | None, form: str, factor: float = 1.0) -> str:
-    return "-" if value is None else format(factor * value, form)
-
-
 COLUMNS: tuple[Column[Entry], ...] = (
     ("representation", lambda e: Path(e.representation).stem),
     ("variant", lambda e: e.variant),
     ("runs", lambda e: str(e.runs)),
     ("diverged %", lambda e: f"{e.diverged_percent:.0f}"),
-    ("PSNR dB", lambda e: _shown(e.psnr_db, ".2f")),
-    ("+-", lambda e: _shown(e.psnr_spread_db, ".2f")),
-    ("recognised", lambda e: _shown(e.recognised, ".0f")),
-    ("CLIP", lambda e: _shown(e.clip_score, ".1f")),
-    ("IQA %", lambda e: _shown(e.iqa_quality, ".0f", 100)),
-    ("R-prec. %", lambda e: _shown(e.r_precision, ".0f", 100)),
-    ("seconds", lambda e: _shown(e.seconds, ".0f")),
-    ("ms/step", lambda e: _shown(e.ms_per_step, ".0f")),
-    ("network/step", lambda e: _shown(e.network_samples_per_step, ".1f")),
-    ("peak MB", lambda e: _shown(e.peak_memory_mb, ".0f")),
+    ("PSNR dB", lambda e: or_dash(e.psnr_db, ".2f")),
+    ("+-", lambda e: or_dash(e.psnr_spread_db, ".2f")),
+    ("recognised", lambda e: or_dash(e.recognised, ".0f")),
+    ("CLIP", lambda e: or_dash(e.clip_score, ".1f")),
+    ("IQA %", lambda e: or_dash(e.iqa_quality, ".0f", 100)),
+    ("R-prec. %", lambda e: or_dash(e.r_precision, ".0f", 100)),
+    ("seconds", lambda e: or_dash(e.seconds, ".0f")),
+    ("ms/step", lambda e: or_dash(e.ms_per_step, ".0f")),
+    ("network/step", lambda e: or_dash(e.network_samples_per_step, ".1f")),
+    ("peak MB", lambda e: or_dash(e.peak_memory_mb, ".0f")),
 )
 
 NOTE = (
@@ -278,7 +274,7 @@ def _figure(run: Wanted, row: Row | None) -> str:
     words = html.escape(run.config.prompt) + (f", seed {run.cell.seed}" if run.cell.seed else "")
     if row is None:
         return f"<figure><figcaption>{words}<br>failed</figcaption></figure>"
-    said = [_shown(row.psnr_db, ".1f") + " dB"] if row.psnr_db is not None else []
+    said = [or_dash(row.psnr_db, ".1f") + " dB"] if row.psnr_db is not None else []
     if row.judged is not None:
         said.append(f"recognised in {100 * row.judged.r_precision:.0f} % of views")
     return picture(f"{row.run}/preview.png", f"{words}<br>{', '.join(said)}", width=256)
