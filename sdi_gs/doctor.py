@@ -91,7 +91,7 @@ def triton() -> list[Finding]:
         return [Finding("triton", "no", f"{version}, but no C compiler (gcc); {fallback}")]
     if not torch.cuda.is_available():
         return [Finding("triton", "no", f"{version}, idle without CUDA")]
-    return [Finding("triton", "ok", f"{version}, draws radiance fields; compiles in seconds")]
+    return [Finding("triton", "ok", f"{version}, draws radiance fields")]
 
 
 def tinycudann() -> list[Finding]:

@@ -2,7 +2,7 @@
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators
 """The kernels of the CUDA back-end in Triton, which comes with every CUDA build of torch on Linux.
 
-They are compiled when they are first called, in about a second each, without the CUDA toolkit.
+They are compiled when they are first called, without the CUDA toolkit.
 With TRITON_INTERPRET=1 set before this module is imported they run on the CPU instead, which is
 how their meaning is tested where there is no card. Every kernel works on a block of points or
 rays, one lane each; nothing is shared between lanes but the table of the hash grid.

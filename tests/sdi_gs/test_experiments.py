@@ -178,7 +178,7 @@ def test_a_mixture_leaves_what_quadrature_and_an_ode_solver_say(t: int) -> None:
 
 
 def test_on_mini_inversion_is_below_random_at_every_time() -> None:
-    """With minus the forward guidance, as in the paper. At 0 it is not for t above 0.85."""
+    """With minus the forward guidance, as in the paper. At 0 it is not at t = 0.9."""
     config = load("mini_2d", ["prompt=a red mug"])
     mug = bench(build.denoiser(config, torch.device("cpu")), config, 4)
     noise = dataclasses.replace(inversion(mug), cfg_scale=-mug.cfg_scale)
