@@ -182,7 +182,7 @@ def _print_table(
 ) -> None:
     from dataclasses import replace
 
-    from .experiments import tables
+    from .experiments import sheet, tables
     from .experiments.chains import EXAMPLE, SHORT
     from .run_folder import free_name
 
@@ -194,6 +194,7 @@ def _print_table(
     folder = out if out is not None else free_name(name)
     entries, shown = tables.measure(variants, plan, prompts or [EXAMPLE], folder, typer.echo)
     paths = tables.write(shows, entries, shown, _machine(), folder)
+    paths.append(sheet.write(shown, folder))
     typer.echo("\n" + tables.text(entries) + "\n")
     for path in paths:
         typer.echo(f"  {path}")

@@ -28,7 +28,7 @@ from .team import joined
 from .trainer import NonFinite, StepReport, Training, train
 
 PREVIEW_VIEWS = 4  # front, side, back, side
-STILL_VIEWS = 8
+STILL_VIEWS, STILL_COLUMNS = 8, 4  # of preview.png
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 
 
@@ -289,7 +289,7 @@ def _pictures(config: Config, renderer: Renderer, run: RunFolder) -> list[Path]:
     frames = turntable(config, renderer, table.frames, table.size)
     film = media.save_film(frames, run.turntable(table.format), table.fps)
     stills = turntable(config, renderer, STILL_VIEWS, table.size)
-    return [film, media.save_png(media.contact_sheet(stills, columns=4), run.preview_png)]
+    return [film, media.save_png(media.contact_sheet(stills, STILL_COLUMNS), run.preview_png)]
 
 
 def turntable(config: Config, renderer: Renderer, frames: int, size: int) -> Tensor:

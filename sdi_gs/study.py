@@ -30,6 +30,7 @@ FILES = (
     "table.html",
     "table.csv",
     "table.svg",
+    "table.png",
 )
 """What a study leaves in its folder; a folder that holds anything else is not one."""
 

@@ -21,31 +21,23 @@ from scipy.stats import norm
 from torch import Tensor
 
 from sdi_gs import build
-from sdi_gs.compare import Plan, Row, cells, configuration
-from sdi_gs.config import Config, dump, from_plain, load
+from sdi_gs.config import from_plain, load
 from sdi_gs.diffusion.analytic import GaussianMixture, gaussian
 from sdi_gs.draws import normal_like
-from sdi_gs.errors import RunFailure
-from sdi_gs.evaluation.protocol import Judged
 from sdi_gs.experiments.base import SAMPLING_STEPS, Bench, Result, bench, table, write
-from sdi_gs.experiments.chains import CHAINS, chain, methods
 from sdi_gs.experiments.noise_error import FIG9, FIG10, SHARES, error, inversion
 from sdi_gs.experiments.pictures import FIG4, FIG6, detail, saturation, turned
 from sdi_gs.experiments.round_trip import FIG18, STEPS
 from sdi_gs.experiments.run import EXPERIMENTS
-from sdi_gs.experiments.tables import measure, page, summarise, text, wanted
-from sdi_gs.experiments.tables import write as write_table
 from sdi_gs.media import psnr
 from sdi_gs.noise import (
     DDIMInversion,
     FixedPoint,
     GradientDescent,
-    IntervalInversion,
     RandomNoise,
 )
 from sdi_gs.plots import Line, plot
 from sdi_gs.prompts import PromptSet, ViewAngles
-from sdi_gs.run_folder import RunFolder
 from sdi_gs.sampling import ddim_sample, ddim_times
 from sdi_gs.schedule import scaled_linear_alpha_bar, sigma
 
@@ -398,165 +390,3 @@ def test_the_list_says_what_each_shows(sdi_gs: Run) -> None:
     said = sdi_gs("experiment", "list")
     assert said.code == 0
     assert all(entry.shows in said.out for entry in EXPERIMENTS.values())
-
-
-def row(psnr_db: float | None, **more: Any) -> Row:
-    values: dict[str, Any] = {
-        "representation": "gaussians", "guidance": "sdi", "seed": 0, "run": "r", "steps": 3,
-        "prompt": "a red mug",
-        "seconds_per_step": {"render": 0.1, "guidance": 0.3}, "seconds_total": 2.0,
-        "evaluations_per_step": 8.0, "peak_memory_mb": 500.0, "peak_cuda_memory_mb": None,
-        "parameters": 1, "size": 1, "unit": "splats", "files": {}, "psnr_db": psnr_db,
-    }  # fmt: skip
-    return Row(**{**values, **more})
-
-
-def test_a_line_of_table1_leaves_diverged_runs_out_of_the_mean() -> None:
-    rows = [row(20.0), row(24.0, peak_memory_mb=700.0), row(12.0), None]
-    entry = summarise("gaussians", "sdi", rows)
-    assert (entry.runs, entry.diverged_percent) == (4, 50.0)
-    assert entry.psnr_db == pytest.approx(22.0)
-    assert entry.psnr_spread_db == pytest.approx(2.0)
-    assert entry.ms_per_step == pytest.approx(400.0)
-    assert entry.peak_memory_mb == 700.0
-    nothing = summarise("gaussians", "sdi", [None])
-    assert (nothing.diverged_percent, nothing.psnr_db, nothing.seconds) == (100.0, None, None)
-    assert "22.00" in text([entry, nothing])
-    unknown = summarise("gaussians", "sdi", [row(None)])  # no truth, no verdict
-    assert (unknown.diverged_percent, unknown.psnr_db) == (0.0, None)
-
-
-def test_table1_from_the_command_line(sdi_gs: Run, fast: Path, tmp_path: Path) -> None:
-    out = tmp_path / "t"
-    said = sdi_gs(
-        "table1", "a mug", "--representations", fast, "--guidances", "sdi,sds", "--steps", 3,
-        "--out", out,
-    )  # fmt: skip
-    assert said.code == 0, said.err
-    report = json.loads((out / "table.json").read_text())
-    assert [e["variant"] for e in report["entries"]] == ["sdi", "sds"]
-    calls = [e["network_samples_per_step"] for e in report["entries"]]
-    assert calls[0] > calls[1] > 0  # inversion costs what it costs
-    assert said.out.count("fast") >= 2
-    with (out / "table.csv").open(newline="") as file:
-        assert [line["variant"] for line in csv.DictReader(file)] == ["sdi", "sds"]
-    for run in report["runs"]:
-        assert f'src="{run["run"]}/preview.png"' in (out / "table.html").read_text()
-        assert (out / run["run"] / "preview.png").is_file()
-    assert sdi_gs("table1", "a mug", "--guidances", "sdss", "--out", tmp_path / "n").code == 2
-    # A longer table takes over what is there.
-    more = sdi_gs(
-        "table1", "a mug", "a cup", "--representations", fast, "--guidances", "sds", "--steps", 3,
-        "--out", out,
-    )  # fmt: skip
-    assert more.code == 0, more.err
-    assert more.out.count("finished before") == 1
-    (entry,) = json.loads((out / "table.json").read_text())["entries"]
-    assert entry["runs"] == 2
-
-
-@pytest.mark.parametrize(
-    ("words", "steps"), [((), 150), (("--steps", "7"), 7), (("steps=9",), None)]
-)
-@pytest.mark.parametrize("verb", [("table1",), ("experiment", "fig8")])
-def test_runs_of_mini_are_short_unless_something_is_said(
-    sdi_gs: Run, monkeypatch: pytest.MonkeyPatch, verb: tuple[str, ...],
-    words: tuple[str, ...], steps: int | None,
-) -> None:  # fmt: skip
-    plans: list[Plan] = []
-
-    def measured(variants: Any, plan: Plan, prompts: Any, *_: Any) -> Any:
-        plans.append(plan)
-        assert prompts == ["a red mug"]
-        raise RunFailure("that is all")
-
-    if verb[0] == "experiment" and "--steps" in words:
-        words = ("steps=7",)
-        steps = None
-    monkeypatch.setattr("sdi_gs.experiments.tables.measure", measured)
-    said = sdi_gs(*verb, *words)
-    assert said.code == 1, said.err
-    assert plans[0].steps == steps
-    family = sdi_gs(*verb, "--family", "sdi")
-    assert family.code == 1
-    assert plans[1].steps is None  # of the preset
-
-
-def test_plots_of_a_table_leave_out_what_nobody_measured(tmp_path: Path) -> None:
-    one = summarise("gaussians", "a <b>", [row(21.0)])
-    paths = write_table("t", [one], [], "m", tmp_path)
-    assert {path.name for path in paths} == {
-        "table.html", "table.csv", "table.svg", "table.json",
-    }  # fmt: skip
-    drawn = ElementTree.fromstring((tmp_path / "table.svg").read_text())
-    assert "21 dB" in "".join(drawn.itertext())
-    assert "R-precision" not in (tmp_path / "table.html").read_text().split("<svg")[1]
-    failed = summarise("gaussians", "sdi", [None])
-    assert "svg" not in {path.suffix[1:] for path in write_table("t", [failed], [], "m", tmp_path)}
-
-
-def test_a_run_that_fails_counts_as_diverged(
-    fast: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def broken(name: str, config: Config, out: Path, say: Callable[[str], None]) -> RunFolder:
-        raise RunFailure("it blew up")
-
-    monkeypatch.setattr("sdi_gs.study.obtain", broken)
-    said: list[str] = []
-    plan = Plan("x", representations=(str(fast),), guidances=("sdi",), seeds=2)
-    (entry,), shown = measure(methods(["sdi"]), plan, ["a mug"], tmp_path / "t", said.append)
-    assert (entry.runs, entry.diverged_percent) == (2, 100.0)
-    assert any("it blew up" in line for line in said)
-    assert page("t", [entry], shown, "m").count("failed") >= 2
-
-
-def test_an_empty_shape_has_diverged_and_recognition_is_counted_by_run() -> None:
-    def judged(share: float) -> Judged:
-        return Judged(8, 20.0 + share, 0.0, {"quality": share}, share, None)
-
-    rows = [row(20.0, judged=judged(1.0)), row(20.0, judged=judged(0.5)),
-            row(None, empty=True, judged=judged(1.0))]  # fmt: skip
-    entry = summarise("gaussians", "sdi", rows)
-    assert entry.diverged_percent == pytest.approx(100 / 3)
-    assert entry.recognised == 1  # half of the views are not most
-    assert entry.r_precision == pytest.approx(0.75)
-    assert entry.clip_score == pytest.approx(20.75)
-    assert "recognised" in text([entry])
-    assert "recognised" not in text([summarise("gaussians", "sdi", [row(20.0)])])
-
-
-def test_long_sentences_that_begin_alike_have_folders_of_their_own(fast: Path) -> None:
-    start = "a very long sentence about a mug that stands on a table in"
-    plan = Plan("", representations=(str(fast),))
-    (line,) = wanted(methods(["sdi"]), plan, [f"{start} spring", f"{start} autumn"])
-    assert len({run.name for run in line}) == 2
-    assert all(len(run.name) < 80 for run in line)
-
-
-@pytest.mark.parametrize("family", ["mini", "sdi"])
-@pytest.mark.parametrize("name", CHAINS)
-def test_every_line_of_a_chain_is_a_configuration_of_its_own(name: str, family: str) -> None:
-    made = []
-    for variant in chain(name, family):
-        plan = Plan("a red mug", family, ("gaussians",), (variant.guidance,),
-                    settings=variant.settings)  # fmt: skip
-        made.append(configuration(plan, next(cells(plan))))
-    assert len({dump(config) for config in made}) == len(made)
-    if name == "fig14":
-        assert isinstance(made[0].noise, IntervalInversion)
-        assert isinstance(made[-1].noise, DDIMInversion)
-        assert made[-1].guidance.t == made[-2].guidance.t
-        assert made[-1].noise.cfg_scale == made[-2].noise.cfg_scale < 0  # type: ignore[union-attr]
-    if name == "fig11":
-        assert [config.noise.steps_per_unit for config in made] == [3, 5, 10, 20, 30]  # type: ignore[union-attr]
-
-
-def test_a_chain_from_the_command_line(sdi_gs: Run, fast: Path, tmp_path: Path) -> None:
-    out = tmp_path / "c"
-    said = sdi_gs("experiment", "fig11", "a mug", "steps=2", "noise.steps=null",
-                  "--representation", fast, "--out", out)  # fmt: skip
-    assert said.code == 0, said.err
-    entries = json.loads((out / "table.json").read_text())["entries"]
-    calls = [entry["network_samples_per_step"] for entry in entries]
-    assert calls == sorted(calls)
-    assert calls[0] < calls[-1]

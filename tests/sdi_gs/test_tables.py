@@ -1,0 +1,231 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tables of whole runs: Table 1 and the chains, what they count and the files they leave."""
+
+from __future__ import annotations
+
+import csv
+import json
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sdi_gs.compare import Plan, Row, cells, configuration
+from sdi_gs.config import Config, dump
+from sdi_gs.errors import RunFailure
+from sdi_gs.evaluation.protocol import Judged
+from sdi_gs.experiments import sheet
+from sdi_gs.experiments.chains import CHAINS, Variant, chain, methods
+from sdi_gs.experiments.tables import Shown, measure, page, summarise, text, wanted
+from sdi_gs.experiments.tables import write as write_table
+from sdi_gs.noise import DDIMInversion, IntervalInversion
+from sdi_gs.run_folder import RunFolder
+
+Run = Callable[..., Any]
+
+
+def row(psnr_db: float | None, **more: Any) -> Row:
+    values: dict[str, Any] = {
+        "representation": "gaussians", "guidance": "sdi", "seed": 0, "run": "r", "steps": 3,
+        "prompt": "a red mug",
+        "seconds_per_step": {"render": 0.1, "guidance": 0.3}, "seconds_total": 2.0,
+        "evaluations_per_step": 8.0, "peak_memory_mb": 500.0, "peak_cuda_memory_mb": None,
+        "parameters": 1, "size": 1, "unit": "splats", "files": {}, "psnr_db": psnr_db,
+    }  # fmt: skip
+    return Row(**{**values, **more})
+
+
+def test_a_line_of_table1_leaves_diverged_runs_out_of_the_mean() -> None:
+    rows = [row(20.0), row(24.0, peak_memory_mb=700.0), row(12.0), None]
+    entry = summarise("gaussians", "sdi", rows)
+    assert (entry.runs, entry.diverged_percent) == (4, 50.0)
+    assert entry.psnr_db == pytest.approx(22.0)
+    assert entry.psnr_spread_db == pytest.approx(2.0)
+    assert entry.ms_per_step == pytest.approx(400.0)
+    assert entry.peak_memory_mb == 700.0
+    nothing = summarise("gaussians", "sdi", [None])
+    assert (nothing.diverged_percent, nothing.psnr_db, nothing.seconds) == (100.0, None, None)
+    assert "22.00" in text([entry, nothing])
+    unknown = summarise("gaussians", "sdi", [row(None)])  # no truth, no verdict
+    assert (unknown.diverged_percent, unknown.psnr_db) == (0.0, None)
+
+
+def test_table1_from_the_command_line(sdi_gs: Run, fast: Path, tmp_path: Path) -> None:
+    out = tmp_path / "t"
+    said = sdi_gs(
+        "table1", "a mug", "--representations", fast, "--guidances", "sdi,sds", "--steps", 3,
+        "--out", out,
+    )  # fmt: skip
+    assert said.code == 0, said.err
+    report = json.loads((out / "table.json").read_text())
+    assert [e["variant"] for e in report["entries"]] == ["sdi", "sds"]
+    calls = [e["network_samples_per_step"] for e in report["entries"]]
+    assert calls[0] > calls[1] > 0  # inversion costs what it costs
+    assert said.out.count("fast") >= 2
+    with (out / "table.csv").open(newline="") as file:
+        assert [line["variant"] for line in csv.DictReader(file)] == ["sdi", "sds"]
+    for run in report["runs"]:
+        assert f'src="{run["run"]}/preview.png"' in (out / "table.html").read_text()
+        assert (out / run["run"] / "preview.png").is_file()
+    with Image.open(out / "table.png") as sheet:
+        assert sheet.height > 2 * 64  # a line for each method
+    assert sdi_gs("table1", "a mug", "--guidances", "sdss", "--out", tmp_path / "n").code == 2
+    # A longer table takes over what is there.
+    more = sdi_gs(
+        "table1", "a mug", "a cup", "--representations", fast, "--guidances", "sds", "--steps", 3,
+        "--out", out,
+    )  # fmt: skip
+    assert more.code == 0, more.err
+    assert more.out.count("finished before") == 1
+    (entry,) = json.loads((out / "table.json").read_text())["entries"]
+    assert entry["runs"] == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "steps"), [((), 150), (("--steps", "7"), 7), (("steps=9",), None)]
+)
+@pytest.mark.parametrize("verb", [("table1",), ("experiment", "fig8")])
+def test_runs_of_mini_are_short_unless_something_is_said(
+    sdi_gs: Run, monkeypatch: pytest.MonkeyPatch, verb: tuple[str, ...],
+    words: tuple[str, ...], steps: int | None,
+) -> None:  # fmt: skip
+    plans: list[Plan] = []
+
+    def measured(variants: Any, plan: Plan, prompts: Any, *_: Any) -> Any:
+        plans.append(plan)
+        assert prompts == ["a red mug"]
+        raise RunFailure("that is all")
+
+    if verb[0] == "experiment" and "--steps" in words:
+        words = ("steps=7",)
+        steps = None
+    monkeypatch.setattr("sdi_gs.experiments.tables.measure", measured)
+    said = sdi_gs(*verb, *words)
+    assert said.code == 1, said.err
+    assert plans[0].steps == steps
+    family = sdi_gs(*verb, "--family", "sdi")
+    assert family.code == 1
+    assert plans[1].steps is None  # of the preset
+
+
+def test_plots_of_a_table_leave_out_what_nobody_measured(tmp_path: Path) -> None:
+    one = summarise("gaussians", "a <b>", [row(21.0)])
+    paths = write_table("t", [one], [], "m", tmp_path)
+    assert {path.name for path in paths} == {
+        "table.html", "table.csv", "table.svg", "table.json",
+    }  # fmt: skip
+    drawn = ElementTree.fromstring((tmp_path / "table.svg").read_text())
+    assert "21 dB" in "".join(drawn.itertext())
+    assert "R-precision" not in (tmp_path / "table.html").read_text().split("<svg")[1]
+    failed = summarise("gaussians", "sdi", [None])
+    assert "svg" not in {path.suffix[1:] for path in write_table("t", [failed], [], "m", tmp_path)}
+
+
+def test_a_run_that_fails_counts_as_diverged(
+    fast: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(name: str, config: Config, out: Path, say: Callable[[str], None]) -> RunFolder:
+        raise RunFailure("it blew up")
+
+    monkeypatch.setattr("sdi_gs.study.obtain", broken)
+    said: list[str] = []
+    plan = Plan("x", representations=(str(fast),), guidances=("sdi",), seeds=2)
+    (entry,), shown = measure(methods(["sdi"]), plan, ["a mug"], tmp_path / "t", said.append)
+    assert (entry.runs, entry.diverged_percent) == (2, 100.0)
+    assert any("it blew up" in line for line in said)
+    assert page("t", [entry], shown, "m").count("failed") >= 2
+
+
+def test_an_empty_shape_has_diverged_and_recognition_is_counted_by_run() -> None:
+    def judged(share: float) -> Judged:
+        return Judged(8, 20.0 + share, 0.0, {"quality": share}, share, None)
+
+    rows = [row(20.0, judged=judged(1.0)), row(20.0, judged=judged(0.5)),
+            row(None, empty=True, judged=judged(1.0))]  # fmt: skip
+    entry = summarise("gaussians", "sdi", rows)
+    assert entry.diverged_percent == pytest.approx(100 / 3)
+    assert entry.recognised == 1  # half of the views are not most
+    assert entry.r_precision == pytest.approx(0.75)
+    assert entry.clip_score == pytest.approx(20.75)
+    assert "recognised" in text([entry])
+    assert "recognised" not in text([summarise("gaussians", "sdi", [row(20.0)])])
+
+
+def test_long_sentences_that_begin_alike_have_folders_of_their_own(fast: Path) -> None:
+    start = "a very long sentence about a mug that stands on a table in"
+    plan = Plan("", representations=(str(fast),))
+    (line,) = wanted(methods(["sdi"]), plan, [f"{start} spring", f"{start} autumn"])
+    assert len({run.name for run in line}) == 2
+    assert all(len(run.name) < 80 for run in line)
+
+
+@pytest.mark.parametrize("family", ["mini", "sdi"])
+@pytest.mark.parametrize("name", CHAINS)
+def test_every_line_of_a_chain_is_a_configuration_of_its_own(name: str, family: str) -> None:
+    made = []
+    for variant in chain(name, family):
+        plan = Plan("a red mug", family, ("gaussians",), (variant.guidance,),
+                    settings=variant.settings)  # fmt: skip
+        made.append(configuration(plan, next(cells(plan))))
+    assert len({dump(config) for config in made}) == len(made)
+    if name == "fig14":
+        assert isinstance(made[0].noise, IntervalInversion)
+        assert isinstance(made[-1].noise, DDIMInversion)
+        ours, before = made[-1].guidance.t, made[-2].guidance.t  # one for all views, as it falls
+        assert (ours.high, ours.low) == (before.high, before.low)
+        assert made[-1].noise.cfg_scale == made[-2].noise.cfg_scale < 0  # type: ignore[union-attr]
+    if name == "fig11":
+        assert [config.noise.steps_per_unit for config in made] == [3, 5, 10, 20, 30]  # type: ignore[union-attr]
+
+
+def test_a_chain_from_the_command_line(sdi_gs: Run, fast: Path, tmp_path: Path) -> None:
+    out = tmp_path / "c"
+    said = sdi_gs("experiment", "fig11", "a mug", "steps=2", "noise.steps=null",
+                  "--representation", fast, "--out", out)  # fmt: skip
+    assert said.code == 0, said.err
+    entries = json.loads((out / "table.json").read_text())["entries"]
+    calls = [entry["network_samples_per_step"] for entry in entries]
+    assert calls == sorted(calls)
+    assert calls[0] < calls[-1]
+
+
+@pytest.mark.parametrize(("names", "blocks"), [(["sdi", "sds", "ism"], 1), (["sdi"] * 9, 2)])
+def test_the_sheet_shows_the_first_side_and_the_one_behind_it(
+    fast: Path, tmp_path: Path, names: list[str], blocks: int
+) -> None:
+    """Grey says which view of which run; the last run of the first line has failed."""
+    plan = Plan("", representations=(str(fast),))
+    variants = [Variant(f"{name} {i}", name) for i, name in enumerate(names)]
+    shown = []
+    for line in wanted(variants, plan, ["a mug", "a cup"]):
+        for run in line:
+            number = len(shown)
+            tiles = np.concatenate([np.full((32, 32), 8 * k + number) for k in range(8)], axis=1)
+            picture = np.concatenate([tiles[:, :128], tiles[:, 128:]]).astype(np.uint8)
+            (tmp_path / run.name).mkdir()
+            Image.fromarray(picture).save(tmp_path / run.name / "preview.png")
+            shown.append(Shown(run, None if number == 1 else row(20.0, run=run.name)))
+    with Image.open(sheet.write(shown, tmp_path)) as opened:
+        drawn = np.array(opened.convert("L"))
+    lines = -(-len(names) // blocks)
+    assert drawn.shape[0] == sheet.HEAD + lines * sheet.TILE
+    for number in range(len(shown)):
+        block, line = divmod(number // 2, lines)
+        for side in (0, 1):
+            x = block * drawn.shape[1] // blocks + sheet.WORDS
+            x += (2 * (number % 2) + side) * sheet.TILE + sheet.TILE // 2
+            y = sheet.HEAD + line * sheet.TILE + sheet.TILE // 4
+            assert drawn[y, x] == (255 if number == 1 else 32 * side + number)
+    assert drawn[: sheet.HEAD].min() < 100  # the sentences, which differ
+
+
+def test_the_head_of_a_column_says_what_differs() -> None:
+    place = sheet.Place
+    assert sheet.titles([place("gaussians", "a mug", 0)]) == [""]
+    assert sheet.titles([place("gaussians", "a mug", 0), place("instant_ngp", "a mug", 1)]) == [
+        "gaussians, seed 0", "instant_ngp, seed 1",
+    ]  # fmt: skip
