@@ -58,7 +58,7 @@ demo: $(STAMP)
 	$(BIN)/sdi-gs generate "$(PROMPT)" --config mini --out $$out
 
 test: lint
-	$(BIN)/python -m pytest -q -rs
+	$(BIN)/python -m pytest -q -rs -n logical --maxprocesses 4
 
 # Exported files in real viewers: needs Node.js (npm) and Chromium, and fetches 290 MB of packages
 # once. VIEWER_PICTURES=DIR keeps what was drawn.

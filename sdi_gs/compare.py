@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -133,8 +133,7 @@ def compare(plan: Plan, out: Path, say: Callable[[str], None]) -> list[Row]:
     Raises RunFailure when a run fails; what is done by then is kept.
     """
     wanted = {cell: configuration(plan, cell) for cell in cells(plan)}  # mistakes come first
-    first = next(iter(wanted.values()))
-    build.check_prompt(first)
+    check_prompts(wanted.values(), say)
     judge = judge_for(list(wanted.values()), plan.clip)
     study.open_folder(out)
     rows: list[Row] = []
@@ -145,6 +144,13 @@ def compare(plan: Plan, out: Path, say: Callable[[str], None]) -> list[Row]:
         report |= run_folder.environment()
         write_atomic(out / "compare.json", (json.dumps(report, indent=2) + "\n").encode())
     return rows
+
+
+def check_prompts(configs: Iterable[Config], say: Callable[[str], None]) -> None:
+    """Refuse sentences that cannot work before the first run, and say which work only in part."""
+    for note in dict.fromkeys(build.check_prompt(config) for config in configs):
+        if note is not None:
+            say(note)
 
 
 def judge_for(configs: Sequence[Config], clip: str | None) -> Judge | None:

@@ -18,7 +18,7 @@ from zlib import crc32
 
 from .. import run_folder, study
 from ..checkpoint import write_atomic
-from ..compare import VIEWS, Cell, Plan, Row, cells, configuration, judge_for
+from ..compare import VIEWS, Cell, Plan, Row, cells, check_prompts, configuration, judge_for
 from ..compare import measure as measure_run
 from ..config import Config
 from ..errors import RunFailure, UserError
@@ -115,6 +115,7 @@ def measure(
         raise UserError('no prompt: name at least one in quotes, such as "a red mug"')
     lines = wanted(variants, plan, prompts)
     configs = [run.config for line in lines for run in line]
+    check_prompts(configs, say)
     judge = judge_for(configs, plan.clip)
     study.open_folder(out)
     entries: list[Entry] = []

@@ -16,7 +16,7 @@ from PIL import Image
 
 from sdi_gs.compare import Plan, Row, cells, configuration
 from sdi_gs.config import Config, dump
-from sdi_gs.errors import RunFailure
+from sdi_gs.errors import RunFailure, UserError
 from sdi_gs.evaluation.protocol import Judged
 from sdi_gs.experiments import sheet
 from sdi_gs.experiments.chains import CHAINS, Variant, chain, methods
@@ -138,6 +138,22 @@ def test_a_run_that_fails_counts_as_diverged(
     assert (entry.runs, entry.diverged_percent) == (2, 100.0)
     assert any("it blew up" in line for line in said)
     assert page("t", [entry], shown, "m").count("failed") >= 2
+
+
+def test_a_sentence_that_mini_does_not_know_is_told_before_the_first_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(name: str, config: Config, out: Path, say: Callable[[str], None]) -> RunFolder:
+        raise RunFailure("enough")
+
+    monkeypatch.setattr("sdi_gs.study.obtain", stopped)
+    plan = Plan("", representations=("gaussians",))
+    said: list[str] = []
+    measure(methods(["sdi"]), plan, ["a red mug", "a white chair"], tmp_path / "t", said.append)
+    assert said[0] == "note: mini was never taught: white"
+    with pytest.raises(UserError, match="knows no word of the prompt 'a zeppelin'"):
+        measure(methods(["sdi"]), plan, ["a red mug", "a zeppelin"], tmp_path / "u", said.append)
+    assert not (tmp_path / "u").exists()
 
 
 def test_an_empty_shape_has_diverged_and_recognition_is_counted_by_run() -> None:
