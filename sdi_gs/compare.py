@@ -102,6 +102,7 @@ class Row:
     unit: str
     files: dict[str, int]  # bytes
     psnr_db: float | None  # against the true object, where mini knows it
+    blank_db: float | None = None  # what no shape at all would have there
     empty: bool = False  # nothing in most views
     judged: Judged | None = None  # what CLIP says of its views
     curve: list[dict[str, float]] = field(default_factory=list)  # step, seconds, psnr_db
@@ -167,6 +168,7 @@ def measure(run: RunFolder, cell: Cell, out: Path, judge: Judge | None) -> Row:
     lines = list(run.stats())
     summary = json.loads(run.summary_file.read_text(encoding="utf-8"))
     _, config, shape, _ = reopen(run.path)
+    psnr_db, blank_db = _against_truth(config, shape) or (None, None)
     size = max(config.resolution, judge.clip.size if judge else 0)
     cameras = config.views.showcase(VIEWS, size, config.output.turntable.elevation_deg)
     pictures, alpha = look(config, shape, cameras)
@@ -188,21 +190,26 @@ def measure(run: RunFolder, cell: Cell, out: Path, judge: Judge | None) -> Row:
         size=summary["size"],
         unit=lines[-1]["unit"],
         files={path.name: path.stat().st_size for path in run.finals()},
-        psnr_db=_final_psnr(config, shape),
+        psnr_db=psnr_db,
+        blank_db=blank_db,
         empty=mostly_empty(pictures, alpha),
         judged=judge(pictures.nan_to_num().clamp(0, 1), config.prompt) if judge else None,
         curve=curve,
     )
 
 
-def _final_psnr(config: Config, shape: Any) -> float | None:
+def _against_truth(config: Config, shape: Any) -> tuple[float, float] | None:
+    """Mean PSNR in dB of the views, and of white pictures in their place, where mini knows the
+    object."""
     from .mini.corpus import SIZE, render_truth
 
     known = truth_of(config)
     if known is None:
         return None
     cameras = config.views.showcase(VIEWS, SIZE, config.output.turntable.elevation_deg)
-    return float(media.psnr(draw(config, shape, cameras), render_truth(*known, cameras)).mean())
+    truth = render_truth(*known, cameras)
+    seen = media.psnr(draw(config, shape, cameras), truth)
+    return float(seen.mean()), float(media.psnr(torch.ones_like(truth), truth).mean())
 
 
 def _curve(

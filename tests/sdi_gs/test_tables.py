@@ -12,10 +12,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from representations.interface import Cameras
+from sdi_gs import compare
 from sdi_gs.compare import Plan, Row, cells, configuration
-from sdi_gs.config import Config, dump
+from sdi_gs.config import Config, dump, load
 from sdi_gs.errors import RunFailure, UserError
 from sdi_gs.evaluation.protocol import Judged
 from sdi_gs.experiments import sheet
@@ -35,8 +38,38 @@ def row(psnr_db: float | None, **more: Any) -> Row:
         "seconds_per_step": {"render": 0.1, "guidance": 0.3}, "seconds_total": 2.0,
         "evaluations_per_step": 8.0, "peak_memory_mb": 500.0, "peak_cuda_memory_mb": None,
         "parameters": 1, "size": 1, "unit": "splats", "files": {}, "psnr_db": psnr_db,
+        "blank_db": 9.0,
     }  # fmt: skip
     return Row(**{**values, **more})
+
+
+def judged(share: float) -> Judged:
+    return Judged(8, 20.0 + share, 0.0, {"quality": share}, share, None)
+
+
+@pytest.mark.parametrize(
+    ("psnr_db", "seen", "diverged"),
+    [(13.9, None, True), (14.1, None, False), (13.9, 0.0, True), (13.9, 0.125, False),
+     (14.1, 0.0, False), (None, 0.0, False)],
+)  # fmt: skip
+def test_who_is_near_a_white_picture_and_seen_by_nobody_has_diverged(
+    psnr_db: float | None, seen: float | None, diverged: bool
+) -> None:
+    one = row(psnr_db, blank_db=9.0, judged=None if seen is None else judged(seen))
+    assert summarise("gaussians", "sdi", [one]).diverged_percent == 100.0 * diverged
+
+
+@pytest.mark.parametrize("prompt", ["a blue camera", "a pink airplane"])
+def test_no_shape_at_all_is_as_good_as_a_white_picture(
+    monkeypatch: pytest.MonkeyPatch, prompt: str
+) -> None:
+    def nothing(config: Config, shape: object, cameras: Cameras) -> torch.Tensor:
+        return torch.ones((len(cameras), 3, cameras.height, cameras.width))
+
+    monkeypatch.setattr(compare, "draw", nothing)
+    against = compare._against_truth(load("mini", [f"prompt={prompt}"]), None)
+    assert against is not None
+    assert against[0] == against[1] < 16.0
 
 
 def test_a_line_of_table1_leaves_diverged_runs_out_of_the_mean() -> None:
@@ -157,9 +190,6 @@ def test_a_sentence_that_mini_does_not_know_is_told_before_the_first_run(
 
 
 def test_an_empty_shape_has_diverged_and_recognition_is_counted_by_run() -> None:
-    def judged(share: float) -> Judged:
-        return Judged(8, 20.0 + share, 0.0, {"quality": share}, share, None)
-
     rows = [row(20.0, judged=judged(1.0)), row(20.0, judged=judged(0.5)),
             row(None, empty=True, judged=judged(1.0))]  # fmt: skip
     entry = summarise("gaussians", "sdi", rows)
