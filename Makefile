@@ -57,6 +57,8 @@ demo: $(STAMP)
 	while [ -e $$out ]; do out=outputs/demo-$$n; n=$$((n + 1)); done; \
 	$(BIN)/sdi-gs generate "$(PROMPT)" --config mini --out $$out
 
+# A test has one thread (tests/conftest.py). Each process loads torch and the models of its tests,
+# hence no more than four.
 test: lint
 	$(BIN)/python -m pytest -q -rs -n logical --maxprocesses 4
 

@@ -174,7 +174,7 @@ def summarise(representation: str, variant: str, rows: Sequence[Row | None]) -> 
         runs=len(rows),
         diverged_percent=100.0 * (len(rows) - len(good)) / len(rows),
         psnr_db=mean(values),
-        psnr_spread_db=statistics.pstdev(values) if values else None,
+        psnr_spread_db=statistics.pstdev(values) if len(values) > 1 else None,
         recognised=sum(j.r_precision > 0.5 for j in judged) if judged else None,
         clip_score=mean([j.clip_score for j in judged]),
         iqa_quality=mean([j.iqa["quality"] for j in judged]),

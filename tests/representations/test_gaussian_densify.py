@@ -324,7 +324,7 @@ def test_terms_by_name():
     render, trace = renderer.render(cameras_around(1), torch.zeros(1, 3))
     assert set(renderer.terms(trace, ["opacity", "tv_rgb"])) == {"opacity", "tv_rgb"}
     assert renderer.terms(trace, []) == {}
-    assert float(renderer.terms(trace)["opacity"]) == pytest.approx(0.1, abs=1e-6)
+    assert renderer.terms(trace)["opacity"].item() == pytest.approx(0.1, abs=1e-6)
     a = render.alpha.detach()
     assert float(renderer.terms(trace)["sparsity"]) == pytest.approx(
         float((a * a + 0.01).sqrt().mean()), abs=1e-6

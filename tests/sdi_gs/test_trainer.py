@@ -162,9 +162,9 @@ def test_a_gradient_that_is_no_number_names_its_parameter() -> None:
     loss = good.sum() + bad.sqrt().sum()  # finite, with an infinite slope
     loss.backward()
     with pytest.raises(NonFinite, match="3 of 3 gradient values of 'scales'"):
-        require_finite(optimizer, {"guidance": loss}, bool(all_finite(optimizer)), 7)
+        require_finite(optimizer, {"guidance": loss.item()}, bool(all_finite(optimizer)), 7)
     bad.grad = torch.zeros(3)
-    require_finite(optimizer, {"guidance": loss}, bool(all_finite(optimizer)), 7)
+    require_finite(optimizer, {"guidance": loss.item()}, bool(all_finite(optimizer)), 7)
 
 
 def test_rates_cool_linearly_at_the_end_of_a_run() -> None:
