@@ -326,7 +326,7 @@ def test_terms_by_name():
     assert renderer.terms(trace, []) == {}
     assert renderer.terms(trace)["opacity"].item() == pytest.approx(0.1, abs=1e-6)
     a = render.alpha.detach()
-    assert float(renderer.terms(trace)["sparsity"]) == pytest.approx(
+    assert renderer.terms(trace)["sparsity"].item() == pytest.approx(
         float((a * a + 0.01).sqrt().mean()), abs=1e-6
     )
     with pytest.raises(ValueError, match="unknown term 'entropy'"):
