@@ -45,13 +45,13 @@ def titles(places: Sequence[Place]) -> list[str]:
 def sides(picture: Path) -> tuple[Image.Image, Image.Image]:
     """The first view of a run's contact sheet and the one from behind it."""
     with Image.open(picture) as opened:
-        sheet = opened.convert("RGB")
-    side = sheet.width // STILL_COLUMNS
-    views = STILL_COLUMNS * (sheet.height // side)
+        whole = opened.convert("RGB")
+    side = whole.width // STILL_COLUMNS
+    views = STILL_COLUMNS * (whole.height // side)
 
     def view(k: int) -> Image.Image:
         y, x = divmod(k, STILL_COLUMNS)
-        tile = sheet.crop((x * side, y * side, (x + 1) * side, (y + 1) * side))
+        tile = whole.crop((x * side, y * side, (x + 1) * side, (y + 1) * side))
         return tile.resize((TILE, TILE), Image.Resampling.LANCZOS)
 
     return view(0), view(views // 2)
