@@ -62,7 +62,7 @@ def sheet(shown: Sequence[Shown], out: Path) -> Image.Image:
     variants = list(dict.fromkeys(run.wanted.variant.label for run in shown))
     places = list(dict.fromkeys(place(run) for run in shown))
     runs = {(run.wanted.variant.label, place(run)): run.row for run in shown}
-    width = WORDS + 2 * TILE * len(places)
+    heads, width = titles(places), WORDS + 2 * TILE * len(places)
     blocks = 2 if len(variants) > LINES_OF_A_BLOCK and len(places) <= 2 else 1
     lines = -(-len(variants) // blocks)
     image = Image.new("RGB", (blocks * width, HEAD + lines * TILE), (255, 255, 255))
@@ -71,11 +71,11 @@ def sheet(shown: Sequence[Shown], out: Path) -> Image.Image:
         block, line = divmod(index, lines)
         x, y = block * width, HEAD + line * TILE
         draw.text((x + 6, y + TILE // 2 - LETTER // 2), variant, INK, font)
-        for column, (at, title) in enumerate(zip(places, titles(places), strict=True)):
+        for column, (at, title) in enumerate(zip(places, heads, strict=True)):
             left = x + WORDS + 2 * TILE * column
             if line == 0:
                 draw.text((left + 6, 6), title, INK, font)
-            row = runs.get((variant, at))
+            row = runs[variant, at]
             if row is None:
                 draw.text((left + 6, y + TILE // 2 - LETTER // 2), "failed", FAINT, font)
                 continue
