@@ -80,6 +80,7 @@ def test_a_line_of_table1_leaves_diverged_runs_out_of_the_mean() -> None:
     assert entry.psnr_spread_db == pytest.approx(2.0)
     assert entry.ms_per_step == pytest.approx(400.0)
     assert entry.peak_memory_mb == 700.0
+    assert summarise("gaussians", "sdi", rows[:1]).psnr_spread_db is None  # one has none
     nothing = summarise("gaussians", "sdi", [None])
     assert (nothing.diverged_percent, nothing.psnr_db, nothing.seconds) == (100.0, None, None)
     assert "22.00" in text([entry, nothing])
@@ -104,8 +105,8 @@ def test_table1_from_the_command_line(sdi_gs: Run, fast: Path, tmp_path: Path) -
     for run in report["runs"]:
         assert f'src="{run["run"]}/preview.png"' in (out / "table.html").read_text()
         assert (out / run["run"] / "preview.png").is_file()
-    with Image.open(out / "table.png") as sheet:
-        assert sheet.height > 2 * 64  # a line for each method
+    with Image.open(out / "table.png") as drawn:
+        assert drawn.height == sheet.HEAD + 2 * sheet.TILE  # a line for each method
     assert sdi_gs("table1", "a mug", "--guidances", "sdss", "--out", tmp_path / "n").code == 2
     # A longer table takes over what is there.
     more = sdi_gs(
