@@ -166,7 +166,15 @@ def _gaussians(
         init=dataclasses.replace(chosen.init, seed=config.seed),
     )
     with below("representation"):
-        return GaussianRenderer(settings, target, _placeholder(settings) if restored else None)
+        cloud = _placeholder(settings) if restored else _given_splats(settings)
+        return GaussianRenderer(settings, target, cloud)
+
+
+def _given_splats(settings: GaussianConfig) -> SplatCloud | None:
+    """The splats of the file that ``init`` names; None where it names none."""
+    from representations.export import read_ply
+
+    return read_ply(settings.init.path) if settings.init.kind == "splats" else None
 
 
 def _placeholder(settings: GaussianConfig) -> SplatCloud:

@@ -6,7 +6,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..gaussians.cloud import SH_COUNTS, SplatCloud
-from ..gaussians.initialise import with_sh_degree
 from .axes import FRAMES, VIEWER, rotate_to_file
 
 ALPHA_MIN = 1.0 / 255.0  # splats below this opacity are drawn by no viewer
@@ -43,7 +42,7 @@ class Layout:
             )
         kept = cloud.map(lambda tensor: tensor[keep])
         if self.sh_degree is not None:
-            kept = with_sh_degree(kept, self.sh_degree)
+            kept = kept.with_sh_degree(self.sh_degree)
         return rotate_to_file(kept, self.up)
 
 

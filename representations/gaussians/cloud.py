@@ -40,6 +40,13 @@ class SplatCloud:
     def replace(self, **tensors: Tensor) -> SplatCloud:
         return replace(self, **tensors)
 
+    def with_sh_degree(self, degree: int) -> SplatCloud:
+        """The same splats with spherical harmonics cut off or padded with zeros to ``degree``."""
+        wanted = SH_COUNTS[degree] - 1
+        rest = self.sh_rest[:, :wanted]
+        rest = torch.nn.functional.pad(rest, (0, 0, 0, wanted - rest.shape[1]))
+        return self.replace(sh_rest=rest)
+
     def finite(self) -> Tensor:
         """Bool [N]: every number of the splat is finite."""
         return torch.stack(

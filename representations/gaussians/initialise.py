@@ -142,15 +142,7 @@ def initialise(config: GaussianConfig) -> SplatCloud:
     init = config.init
     generator = torch.Generator().manual_seed(init.seed)
     if init.kind == "splats":
-        from ..export.ply import read_ply
-
-        cloud = read_ply(init.path)
-        if len(cloud) > config.max_count:
-            raise ValueError(
-                f"{init.path} holds {len(cloud)} splats, max_count={config.max_count} allows "
-                f"fewer: write max_count={len(cloud)}"
-            )
-        return with_sh_degree(cloud, config.sh_degree)
+        raise ValueError("init.kind=splats: read the file and give its splats as ``cloud``")
     if init.kind == "points":
         points, colours = file_points(init.path, config.count, init.radius, init.colour, generator)
     else:
@@ -165,11 +157,3 @@ def initialise(config: GaussianConfig) -> SplatCloud:
         sh_degree=config.sh_degree,
         generator=generator,
     )
-
-
-def with_sh_degree(cloud: SplatCloud, degree: int) -> SplatCloud:
-    """The same splats with spherical harmonics cut off or padded with zeros to ``degree``."""
-    wanted = SH_COUNTS[degree] - 1
-    rest = cloud.sh_rest[:, :wanted]
-    rest = torch.nn.functional.pad(rest, (0, 0, 0, wanted - rest.shape[1]))
-    return cloud.replace(sh_rest=rest)

@@ -18,7 +18,7 @@ from ..ops.constants import ALPHA_FLOOR
 from . import densify, mcmc, terms
 from .cloud import SplatCloud
 from .config import GaussianConfig
-from .initialise import initialise, with_sh_degree
+from .initialise import initialise
 from .parameters import NAMES, GaussianParameters, inward_clamp, make_optimizer
 
 SURFACE_ALPHA = 0.5
@@ -64,12 +64,13 @@ class GaussianRenderer:
         self.ops = ops or select(self.device, backend)
         self.generator = torch.Generator().manual_seed(self.config.seed)
         cloud = initialise(self.config) if cloud is None else cloud
-        cloud = with_sh_degree(cloud, self.config.sh_degree)
         if len(cloud) > self.config.max_count:
             raise ValueError(
-                f"{len(cloud)} splats given, max_count={self.config.max_count} allows fewer: "
+                f"{self.config.init.path or 'the cloud'} holds {len(cloud)} splats, "
+                f"max_count={self.config.max_count} allows fewer: "
                 f"write max_count={len(cloud)}"
             )
+        cloud = cloud.with_sh_degree(self.config.sh_degree)
         self.gaussians = GaussianParameters(cloud).to(self.device)
         self.environment = Environment(self.generator).to(self.device)
         self.optimizer: torch.optim.Optimizer = make_optimizer(

@@ -10,6 +10,7 @@ from typing import Literal, get_args
 
 from ..checks import one_of, require
 from ..memory import COPIES_IN_TRAINING, PER_PIXEL_AND_VIEW
+from ..ops.hash_grid import HashGridSpec
 
 BlobKind = Literal["magic3d", "dreamfusion", "none"]
 Activation = Literal["softplus", "exp"]
@@ -45,6 +46,16 @@ class GridConfig:
         require(1 <= start <= self.levels, "grid.start_levels", start, "1 to levels", self.levels)
         require(self.start_step >= 0, "grid.start_step", self.start_step, "0 or more", 2000)
         require(self.level_every >= 1, "grid.level_every", self.level_every, "1 or more", 500)
+
+    def spec(self) -> HashGridSpec:
+        """The layout of the table; nothing is allocated."""
+        return HashGridSpec.reaching(
+            self.max_resolution,
+            levels=self.levels,
+            features=self.features,
+            log2_size=self.log2_size,
+            base_resolution=self.base_resolution,
+        )
 
     def active_levels(self, step: int) -> int:
         """How many levels are switched on at ``step``; the others read as zero."""
@@ -166,8 +177,6 @@ class InstantNGPConfig:
         """About what training holds when ``views`` square pictures of ``resolution`` pixels are
         drawn at once: parameters, gradients and Adam's moments, the budget of one pass of rays,
         and an allowance for the pictures."""
-        from .field import grid_spec
-
-        table = 4 * COPIES_IN_TRAINING * grid_spec(self.grid).parameters
+        table = 4 * COPIES_IN_TRAINING * self.grid.spec().parameters
         pictures = 4 * views * resolution**2 * PER_PIXEL_AND_VIEW
         return table + self.march.memory_mb * 2**20 + pictures

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..ops import Ops
-from ..ops.hash_grid import HashGridSpec
-from .config import GridConfig, InstantNGPConfig
+from .config import InstantNGPConfig
 
 TABLE_SPREAD = 1e-4
 """First entries are uniform in +- this (Mueller et al. 2022): nearly nothing, not exactly."""
@@ -21,17 +20,6 @@ EXPONENT_MAX = 15.0
 
 GRADIENT_FLOOR = 1e-10
 """Square of the shortest density gradient that still has a direction."""
-
-
-def grid_spec(grid: GridConfig) -> HashGridSpec:
-    """The layout of the table; nothing is allocated."""
-    return HashGridSpec.reaching(
-        grid.max_resolution,
-        levels=grid.levels,
-        features=grid.features,
-        log2_size=grid.log2_size,
-        base_resolution=grid.base_resolution,
-    )
 
 
 class Shading(NamedTuple):
@@ -78,7 +66,7 @@ class Field(nn.Module):
         super().__init__()
         self.config, self.ops = config, ops
         grid = config.grid
-        self.spec = grid_spec(grid)
+        self.spec = grid.spec()
         first = torch.rand(self.spec.entries, grid.features, generator=generator)
         self.table = nn.Parameter((2.0 * first - 1.0) * TABLE_SPREAD)
         width, hidden = self.spec.width, config.density.hidden

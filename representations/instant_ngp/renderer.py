@@ -21,7 +21,7 @@ from ..ops import Ops, select
 from ..ops.ray_types import MarchSpec, Rays, Samples
 from . import material
 from .config import InstantNGPConfig
-from .field import Field, Shading, grid_spec
+from .field import Field, Shading
 from .occupancy import OccupancyGrid
 
 SURFACE_ALPHA = 0.5
@@ -79,7 +79,7 @@ class InstantNGPRenderer:
         self.device = torch.device(device)
         backend = None if self.config.backend == "auto" else self.config.backend
         self.ops = ops or select(self.device, backend)
-        spec = grid_spec(self.config.grid)
+        spec = self.config.grid.spec()
         require_memory(
             COPIES_IN_TRAINING * 4 * spec.parameters,
             self.device,
