@@ -37,7 +37,7 @@ def evaluations_per_step(config: Any, batch: int, moments: int = 100) -> float:
     guidance asks a model that answers in closed form."""
     from sdi_gs import build
     from sdi_gs.diffusion.analytic import gaussian
-    from sdi_gs.prompts import PromptSet
+    from sdi_gs.guidance.prompts import PromptSet
 
     model = gaussian(torch.zeros(4, 8, 8), 1.0)
     prompts = PromptSet(model, PROMPT, config.negative_prompt, config.prompts)

@@ -21,14 +21,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from sdi_gs.diffusion.schedule import mix
 from sdi_gs.diffusion.stable import StableDiffusion
 from sdi_gs.evaluation.truth import features
+from sdi_gs.guidance.prompts import Conditions
+from sdi_gs.guidance.sampling import ddim_sample
 from sdi_gs.mini import MINI_DIR
 from sdi_gs.mini.corpus import COLORS, KINDS, VIEWS, Corpus
 from sdi_gs.mini.data import load_fresh, load_heldout, to_float
-from sdi_gs.prompts import Conditions
-from sdi_gs.sampling import ddim_sample
-from sdi_gs.schedule import mix
 
 
 def pairs(count: int) -> list[tuple[str, str]]:

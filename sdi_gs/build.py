@@ -26,14 +26,14 @@ from .config import (
 )
 from .diffusion.base import Adaptable, Denoiser, Forgetful
 from .errors import UserError, nearest
-from .guidance import ScoreDistillation
-from .image_space import ImageSpace, ImageSpaceConfig
-from .noise import RandomNoise, ReleasedInversion
-from .prompts import PromptSet
-from .stein import ControlVariate, Stein, SteinConfig
+from .guidance.distillation import ScoreDistillation
+from .guidance.image_space import ImageSpace, ImageSpaceConfig
+from .guidance.noise import RandomNoise, ReleasedInversion
+from .guidance.prompts import PromptSet
+from .guidance.stein import ControlVariate, Stein, SteinConfig
+from .guidance.variational import Variational, VariationalConfig
 from .team import ALONE, Team, share
 from .trainer import Background, Guidance, Training
-from .variational import Variational, VariationalConfig
 
 if TYPE_CHECKING:
     from representations.gaussians import GaussianConfig, SplatCloud

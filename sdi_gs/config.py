@@ -13,9 +13,9 @@ from representations.gaussians.config import GaussianConfig
 from representations.instant_ngp.config import InstantNGPConfig
 
 from .errors import nearest
-from .guidance import GuidanceConfig
-from .image_space import ImageSpaceConfig
-from .noise import (
+from .guidance.distillation import GuidanceConfig
+from .guidance.image_space import ImageSpaceConfig
+from .guidance.noise import (
     DDIMInversion,
     FixedNoise,
     FixedPoint,
@@ -24,12 +24,12 @@ from .noise import (
     RandomNoise,
     ReleasedInversion,
 )
-from .prompts import PromptConfig
-from .schedule import Ramp
-from .stein import SteinConfig
+from .guidance.prompts import PromptConfig
+from .guidance.stein import SteinConfig
+from .guidance.update import Classifier, NoiseFree, Residual
+from .guidance.variational import VariationalConfig
+from .ramp import Ramp
 from .strict import ConfigError, FromNumber, Kinds, build, plain, set_by_path
-from .update import Classifier, NoiseFree, Residual
-from .variational import VariationalConfig
 from .views import ViewPolicy
 
 SCHEMA_VERSION = 1

@@ -21,14 +21,14 @@ from . import build, media
 from .checkpoint import write_atomic
 from .config import Config, to_plain
 from .diffusion.base import Adaptable, Condition, Denoiser, NoiseLearner
-from .draws import Rng
+from .diffusion.schedule import alpha_bar_at, mix, noise_between, unmix
 from .errors import UserError, nearest
-from .noise import Noised, NoiseStrategy, Predict
-from .predict import GuidedPredictor
-from .prompts import Conditions, PromptSet, ViewAngles
+from .guidance.draws import Rng
+from .guidance.noise import Noised, NoiseStrategy, Predict
+from .guidance.predict import GuidedPredictor
+from .guidance.prompts import Conditions, PromptSet, ViewAngles
+from .guidance.sampling import STREAM, ddim_sample, pure_noise
 from .run import require_ready
-from .sampling import STREAM, ddim_sample, pure_noise
-from .schedule import alpha_bar_at, mix, noise_between, unmix
 
 Space = Literal["latents", "pixels"]
 Move = Literal["adam", "assign"]

@@ -14,11 +14,11 @@ from torch import Generator, Tensor
 
 from representations.interface import Cameras, RefineReport, Renderer, Trace
 
-from .draws import Part, Rng
 from .errors import RunFailure
-from .guidance import Guided
-from .prompts import ViewAngles
-from .schedule import Ramp
+from .guidance.distillation import Guided
+from .guidance.draws import Part, Rng
+from .guidance.prompts import ViewAngles
+from .ramp import Ramp
 from .stopwatch import Stopwatch
 from .team import ALONE, Team, share
 

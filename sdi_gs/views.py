@@ -12,7 +12,7 @@ from torch import Generator, Tensor
 from representations.cameras import look_at, pinhole, spherical_to_position, turntable
 from representations.interface import Cameras
 
-from .prompts import ViewAngles
+from .guidance.prompts import ViewAngles
 
 Range = tuple[float, float]
 

@@ -18,7 +18,7 @@ FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("
 
 FLOORS = (
     ("sdi_gs.__main__",),
-    ("sdi_gs.cli",),
+    ("sdi_gs.cli_main",),
     ("sdi_gs.cli_studies",),
     ("sdi_gs.experiments", "sdi_gs.report", "sdi_gs.cli_watch"),
     ("sdi_gs.cli_evaluate", "sdi_gs.compare", "sdi_gs.viewer"),
@@ -28,11 +28,16 @@ FLOORS = (
     ("sdi_gs.build", "sdi_gs.scalars", "sdi_gs.run_report"),
     ("sdi_gs.budget", "sdi_gs.run_folder", "sdi_gs.differences"),
     ("sdi_gs.config",),
-    ("sdi_gs.trainer", "sdi_gs.image_space", "sdi_gs.stein", "sdi_gs.variational"),
-    ("sdi_gs.guidance",),
-    ("sdi_gs.sampling", "sdi_gs.update"),
-    ("sdi_gs.views", "sdi_gs.predict"),
-    ("sdi_gs.media", "sdi_gs.prompts", "sdi_gs.noise", "sdi_gs.page"),
+    (
+        "sdi_gs.trainer",
+        "sdi_gs.guidance.image_space",
+        "sdi_gs.guidance.stein",
+        "sdi_gs.guidance.variational",
+    ),
+    ("sdi_gs.guidance.distillation",),
+    ("sdi_gs.guidance.sampling", "sdi_gs.guidance.update"),
+    ("sdi_gs.views", "sdi_gs.guidance.predict"),
+    ("sdi_gs.media", "sdi_gs.guidance.prompts", "sdi_gs.guidance.noise", "sdi_gs.page"),
     (
         "sdi_gs.mini",
         "sdi_gs.team",
@@ -45,9 +50,9 @@ FLOORS = (
     (
         "representations",
         "sdi_gs.stopwatch",
-        "sdi_gs.schedule",
+        "sdi_gs.diffusion.schedule",
         "sdi_gs.errors",
-        "sdi_gs.draws",
+        "sdi_gs.guidance.draws",
         "sdi_gs.plots",
     ),
     ("sdi_gs",),
@@ -66,7 +71,7 @@ WALLS = {
         "representations.environment",
     ),
     "sdi_gs.diffusion": ("representations",),
-    "sdi_gs.guidance": (
+    "sdi_gs.guidance.distillation": (
         "representations.gaussians", "representations.instant_ngp", "representations.ops",
         "representations.export", "sdi_gs.diffusion.stable", "sdi_gs.views",
     ),
@@ -94,7 +99,7 @@ RESERVED = {
     "gsply": ("representations.export.packed",),
     "numba": ("representations.ops", "sdi_gs.build", "sdi_gs.doctor"),
     "typer": (
-        "sdi_gs.cli", "sdi_gs.cli_evaluate", "sdi_gs.cli_studies", "sdi_gs.cli_watch",
+        "sdi_gs.cli_main", "sdi_gs.cli_evaluate", "sdi_gs.cli_studies", "sdi_gs.cli_watch",
         "sdi_gs.arguments",
     ),
 }  # fmt: skip

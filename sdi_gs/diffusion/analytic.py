@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..schedule import alpha_bar_at, per_sample, scaled_linear_alpha_bar, sigma
+from .schedule import alpha_bar_at, per_sample, scaled_linear_alpha_bar, sigma
 
 
 class GaussianMixture:

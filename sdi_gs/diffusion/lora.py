@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
-from ..schedule import eps_of_v, mix
+from .schedule import eps_of_v, mix
 
 PROJECTIONS = ("to_q", "to_k", "to_v", "to_out.0")
 

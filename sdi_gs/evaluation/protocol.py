@@ -19,9 +19,9 @@ from torch import Tensor
 from .. import build
 from ..config import Config, to_plain
 from ..errors import UserError
-from ..prompts import PromptSet, ViewAngles
+from ..guidance.prompts import PromptSet, ViewAngles
+from ..guidance.sampling import ddim_sample, pure_noise
 from ..run import Reopened, look, reopen
-from ..sampling import ddim_sample, pure_noise
 from .clip import IQA, PUBLISHED, Clip, clip_score, iqa, retrieved
 from .reward import Reward
 from .truth import AgainstTruth, against_truth, nearest_psnr, truth_of
@@ -166,7 +166,7 @@ def load_clip(source: str, target: torch.device) -> Clip:
     """The judge of that name, folder or id."""
     if source != MINI_JUDGE:
         return Clip.load(source, target)
-    from ..mini.judge import JUDGE_DIR
+    from .judge import JUDGE_DIR
 
     if not JUDGE_DIR.is_dir():
         raise UserError(

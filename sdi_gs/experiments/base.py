@@ -19,10 +19,10 @@ from ..checkpoint import write_atomic
 from ..config import Config
 from ..diffusion.base import Denoiser
 from ..errors import UserError
+from ..guidance.predict import GuidedPredictor
+from ..guidance.prompts import Conditions, PromptSet, ViewAngles
+from ..guidance.sampling import STREAM, ddim_sample, pure_noise
 from ..plots import Line, plot, standalone
-from ..predict import GuidedPredictor
-from ..prompts import Conditions, PromptSet, ViewAngles
-from ..sampling import STREAM, ddim_sample, pure_noise
 
 SAMPLING_STEPS = 30  # of DDIM, where an experiment needs pictures of the model itself
 

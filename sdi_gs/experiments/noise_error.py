@@ -9,8 +9,9 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from ..noise import DDIMInversion, FixedPoint, GradientDescent, NoiseStrategy, RandomNoise
-from ..schedule import Ramp, alpha_bar_at, mix, per_sample, sigma
+from ..diffusion.schedule import alpha_bar_at, mix, per_sample, sigma
+from ..guidance.noise import DDIMInversion, FixedPoint, GradientDescent, NoiseStrategy, RandomNoise
+from ..ramp import Ramp
 from .base import Bench, Experiment, Result
 
 SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)  # of the schedule

@@ -11,13 +11,14 @@ import torch
 from torch import Tensor
 
 from ..config import Config
-from ..draws import normal_like
+from ..diffusion.schedule import alpha_bar_at, mix, unmix
 from ..flat import CachedNoise, Flat, FlatOptions, denoised_noise, make
+from ..guidance.draws import normal_like
+from ..guidance.noise import FixedPoint, GradientDescent, NoiseStrategy, RandomNoise
+from ..guidance.prompts import PromptSet
+from ..guidance.sampling import ddim_times
 from ..media import psnr
-from ..noise import FixedPoint, GradientDescent, NoiseStrategy, RandomNoise
-from ..prompts import PromptSet
-from ..sampling import ddim_times
-from ..schedule import Ramp, alpha_bar_at, mix, unmix
+from ..ramp import Ramp
 from .base import SAMPLING_STEPS, Bench, Experiment, Result
 from .noise_error import inversion
 

@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 import torch
 
+from ..guidance.noise import ddim_invert
+from ..guidance.sampling import ddim_sample
 from ..media import psnr
-from ..noise import ddim_invert
-from ..sampling import ddim_sample
 from .base import Bench, Experiment, Result
 
 STEPS = (10, 30, 100, 300)

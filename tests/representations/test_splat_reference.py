@@ -11,7 +11,13 @@ import torch
 from representations.interface import Cameras
 from representations.ops import Splats, constants, reference, select
 
-from .helpers import cameras_around, in_dtype, on_axis_camera, random_splats, seeded
+from .helpers import (
+    cameras_around,
+    in_dtype,
+    on_axis_camera,
+    random_splats,
+    seeded,
+)
 
 BACKENDS = ("reference", "cpu")
 

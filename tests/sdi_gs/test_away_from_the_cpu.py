@@ -12,7 +12,7 @@ import torch
 from sdi_gs import build
 from sdi_gs.config import guidances, load
 from sdi_gs.diffusion.stable import StableDiffusion
-from sdi_gs.prompts import PromptSet, ViewAngles
+from sdi_gs.guidance.prompts import PromptSet, ViewAngles
 
 META = torch.device("meta")
 VIEWS = ViewAngles(torch.tensor([20.0, -130.0]), torch.tensor([10.0, 40.0]))

@@ -12,7 +12,7 @@ from representations.gaussians import GaussianRenderer
 from sdi_gs import build
 from sdi_gs.config import NOISES, load
 from sdi_gs.errors import UserError
-from sdi_gs.prompts import ViewAngles
+from sdi_gs.guidance.prompts import ViewAngles
 
 
 def test_the_representation_follows_the_run(fast: Path) -> None:

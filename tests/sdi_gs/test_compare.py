@@ -16,7 +16,7 @@ import pytest
 from sdi_gs import compare, report
 from sdi_gs.config import load
 from sdi_gs.evaluation.truth import truth_of
-from sdi_gs.noise import DDIMInversion, RandomNoise
+from sdi_gs.guidance.noise import DDIMInversion, RandomNoise
 from sdi_gs.run_folder import STAGES
 
 Run = Callable[..., Any]

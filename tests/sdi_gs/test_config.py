@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from sdi_gs import config as configs
 from sdi_gs.config import Config, dump, from_plain, guidances, load, overlay, presets
-from sdi_gs.noise import DDIMInversion, FixedNoise, IntervalInversion, RandomNoise
-from sdi_gs.schedule import Ramp
+from sdi_gs.guidance.noise import DDIMInversion, FixedNoise, IntervalInversion, RandomNoise
+from sdi_gs.ramp import Ramp
 from sdi_gs.strict import ConfigError
 
 

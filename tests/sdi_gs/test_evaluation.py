@@ -37,7 +37,7 @@ def unit(*shape: int, seed: int = 0) -> Tensor:
 def published_layout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Random weights in the files of openai/clip-vit-base-patch32: vocab.json and merges.txt, and a
     preprocessor_config.json of the old style, with bare numbers as sizes."""
-    from sdi_gs.mini.judge import make_model, make_tokenizer
+    from sdi_gs.evaluation.judge import make_model, make_tokenizer
 
     folder = tmp_path_factory.mktemp("clip")
     torch.manual_seed(0)
@@ -260,7 +260,7 @@ def test_what_a_reward_needs_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: 
 @pytest.fixture(scope="module")
 def mini_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two steps of mini: unfinished as an object, finished as a run."""
-    from sdi_gs.cli import main
+    from sdi_gs.cli_main import main
 
     out = tmp_path_factory.mktemp("runs") / "mug"
     small = ["steps=2", "batch=1", "output.turntable.frames=2", "output.turntable.size=32"]
@@ -322,7 +322,7 @@ def test_ddim_samples_are_asked_for_from_eight_sides(
     fast: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from sdi_gs.config import load
-    from sdi_gs.prompts import Conditions, PromptSet, ViewAngles
+    from sdi_gs.guidance.prompts import Conditions, PromptSet, ViewAngles
 
     asked: list[ViewAngles] = []
     real = PromptSet.conditions

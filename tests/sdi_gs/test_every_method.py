@@ -14,10 +14,10 @@ from torch import Generator, Tensor
 from sdi_gs import build
 from sdi_gs.config import Config, guidances, load
 from sdi_gs.diffusion.stable import StableDiffusion
-from sdi_gs.draws import Part
-from sdi_gs.prompts import PromptSet, ViewAngles
+from sdi_gs.guidance.draws import Part
+from sdi_gs.guidance.prompts import PromptSet, ViewAngles
+from sdi_gs.guidance.variational import Variational
 from sdi_gs.trainer import Guidance
-from sdi_gs.variational import Variational
 
 VIEWS = ViewAngles(torch.tensor([20.0, -130.0]), torch.tensor([10.0, 40.0]))
 

@@ -23,23 +23,18 @@ from torch import Tensor
 from sdi_gs import build
 from sdi_gs.config import from_plain, load
 from sdi_gs.diffusion.analytic import GaussianMixture, gaussian
-from sdi_gs.draws import normal_like
+from sdi_gs.diffusion.schedule import scaled_linear_alpha_bar, sigma
 from sdi_gs.experiments.base import SAMPLING_STEPS, Bench, Result, bench, table, write
 from sdi_gs.experiments.noise_error import FIG9, FIG10, SHARES, error, inversion
 from sdi_gs.experiments.pictures import FIG4, FIG6, detail, saturation, turned
 from sdi_gs.experiments.round_trip import FIG18, STEPS
 from sdi_gs.experiments.run import EXPERIMENTS
+from sdi_gs.guidance.draws import normal_like
+from sdi_gs.guidance.noise import DDIMInversion, FixedPoint, GradientDescent, RandomNoise
+from sdi_gs.guidance.prompts import PromptSet, ViewAngles
+from sdi_gs.guidance.sampling import ddim_sample, ddim_times
 from sdi_gs.media import psnr
-from sdi_gs.noise import (
-    DDIMInversion,
-    FixedPoint,
-    GradientDescent,
-    RandomNoise,
-)
 from sdi_gs.plots import Line, plot
-from sdi_gs.prompts import PromptSet, ViewAngles
-from sdi_gs.sampling import ddim_sample, ddim_times
-from sdi_gs.schedule import scaled_linear_alpha_bar, sigma
 
 SHAPE, VARIANCE, COUNT = (4, 2, 2), 0.3, 3000
 TABLE = scaled_linear_alpha_bar()

@@ -15,10 +15,10 @@ from torch import Tensor
 
 from sdi_gs.config import Config, from_plain
 from sdi_gs.diffusion.analytic import GaussianMixture
+from sdi_gs.diffusion.schedule import alpha_bar_at, mix, unmix
 from sdi_gs.flat import KEPT, Flat, FlatOptions, distill, front, make
-from sdi_gs.predict import GuidedPredictor
-from sdi_gs.prompts import PromptSet
-from sdi_gs.schedule import alpha_bar_at, mix, unmix
+from sdi_gs.guidance.predict import GuidedPredictor
+from sdi_gs.guidance.prompts import PromptSet
 
 SHAPE = (3, 4, 4)
 Run = Callable[..., Any]

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
+from sdi_gs.evaluation import judge
 from sdi_gs.evaluation.clip import Clip, iqa
 from sdi_gs.evaluation.protocol import default_candidates, load_clip
-from sdi_gs.mini import judge
 from sdi_gs.mini.corpus import COLORS, KINDS, Corpus, build
 from sdi_gs.mini.data import to_float
 

@@ -21,9 +21,10 @@ import torch
 from torch import Tensor
 
 from sdi_gs.diffusion.analytic import GaussianMixture
-from sdi_gs.guidance import GuidanceConfig, Guided, ScoreDistillation, TimeConfig
-from sdi_gs.image_space import ImageSpace, ImageSpaceConfig
-from sdi_gs.noise import (
+from sdi_gs.diffusion.schedule import mix, scaled_linear_alpha_bar, sigma
+from sdi_gs.guidance.distillation import GuidanceConfig, Guided, ScoreDistillation, TimeConfig
+from sdi_gs.guidance.image_space import ImageSpace, ImageSpaceConfig
+from sdi_gs.guidance.noise import (
     DDIMInversion,
     FixedNoise,
     FixedPoint,
@@ -33,9 +34,9 @@ from sdi_gs.noise import (
     NoiseStrategy,
     RandomNoise,
 )
-from sdi_gs.prompts import PromptConfig, PromptSet, ViewAngles
-from sdi_gs.schedule import Ramp, mix, scaled_linear_alpha_bar, sigma
-from sdi_gs.update import Classifier, NoiseFree, Residual, UpdateRule
+from sdi_gs.guidance.prompts import PromptConfig, PromptSet, ViewAngles
+from sdi_gs.guidance.update import Classifier, NoiseFree, Residual, UpdateRule
+from sdi_gs.ramp import Ramp
 
 SHAPE = (4, 2, 2)
 TABLE = scaled_linear_alpha_bar()

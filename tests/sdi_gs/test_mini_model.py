@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from representations.cameras import orbit
+from sdi_gs.diffusion.schedule import mix, unmix
 from sdi_gs.diffusion.stable import StableDiffusion
+from sdi_gs.guidance.predict import GuidedPredictor
+from sdi_gs.guidance.prompts import Conditions
+from sdi_gs.guidance.sampling import ddim_sample
 from sdi_gs.mini import MINI_DIR, corpus
-from sdi_gs.predict import GuidedPredictor
-from sdi_gs.prompts import Conditions
-from sdi_gs.sampling import ddim_sample
-from sdi_gs.schedule import mix, unmix
 
 
 @pytest.fixture(scope="module")

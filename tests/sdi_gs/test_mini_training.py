@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
+from sdi_gs.diffusion.schedule import scaled_linear_alpha_bar
 from sdi_gs.mini import batches
 from sdi_gs.mini.corpus import Corpus
-from sdi_gs.schedule import scaled_linear_alpha_bar
 
 
 @pytest.fixture

@@ -14,8 +14,7 @@ import torch
 from torch import Tensor
 
 from sdi_gs.diffusion.analytic import GaussianMixture, gaussian
-from sdi_gs.noise import DDIMInversion, ddim_invert
-from sdi_gs.schedule import (
+from sdi_gs.diffusion.schedule import (
     mix,
     noise_between,
     per_sample,
@@ -23,6 +22,7 @@ from sdi_gs.schedule import (
     sigma,
     unmix,
 )
+from sdi_gs.guidance.noise import DDIMInversion, ddim_invert
 
 SHAPE = (4, 3, 3)
 

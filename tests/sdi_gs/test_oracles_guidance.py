@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 
 from sdi_gs.diffusion.analytic import GaussianMixture
-from sdi_gs.guidance import GuidanceConfig, ScoreDistillation, TimeConfig
-from sdi_gs.noise import DDIMInversion, Noised, RandomNoise, ReleasedInversion
-from sdi_gs.predict import GuidedPredictor, classifier_free, perpendicular
-from sdi_gs.prompts import Conditions, PromptConfig, PromptSet, ViewAngles, perp_neg_blend
-from sdi_gs.schedule import Ramp, mix, scaled_linear_alpha_bar, sigma, unmix
+from sdi_gs.diffusion.schedule import mix, scaled_linear_alpha_bar, sigma, unmix
+from sdi_gs.guidance.distillation import GuidanceConfig, ScoreDistillation, TimeConfig
+from sdi_gs.guidance.noise import DDIMInversion, Noised, RandomNoise, ReleasedInversion
+from sdi_gs.guidance.predict import GuidedPredictor, classifier_free, perpendicular
+from sdi_gs.guidance.prompts import Conditions, PromptConfig, PromptSet, ViewAngles, perp_neg_blend
+from sdi_gs.ramp import Ramp
 
 SHAPE = (4, 2, 2)
 TABLE = scaled_linear_alpha_bar()

@@ -19,9 +19,9 @@ from representations.cameras import orbit
 from representations.instant_ngp import InstantNGPConfig, InstantNGPRenderer
 from representations.instant_ngp.config import GridConfig, MarchConfig, MaterialConfig
 from representations.interface import Alone, Renderer
-from sdi_gs.draws import Part, integer_once, normal_like, uniform, uniform_once
 from sdi_gs.errors import UserError
-from sdi_gs.schedule import Ramp
+from sdi_gs.guidance.draws import Part, integer_once, normal_like, uniform, uniform_once
+from sdi_gs.ramp import Ramp
 from sdi_gs.team import ALONE, Team, share
 from sdi_gs.trainer import Training, portions, train_step
 
@@ -188,7 +188,7 @@ import torch
 torch.set_num_threads(1)
 from sdi_gs.team import joined
 from sdi_gs.trainer import train
-from tests.sdi_gs.test_portions import field_training, parameters, splat_training
+from .test_portions import field_training, parameters, splat_training
 
 out, kind, micro_batch = sys.argv[1], sys.argv[2], int(sys.argv[3]) or None
 make = {"splats": splat_training, "field": field_training}[kind]

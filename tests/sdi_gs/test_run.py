@@ -17,7 +17,8 @@ import torch
 from representations.export import read_ply
 from sdi_gs import checkpoint
 from sdi_gs.config import guidances
-from tests.stopping import interrupt, stop_at
+
+from ..stopping import interrupt, stop_at
 
 PROMPT = "a red mug: [big], #1"
 Run = Callable[..., Any]

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from sdi_gs.diffusion.base import Denoiser
+from sdi_gs.diffusion.schedule import mix, scaled_linear_alpha_bar
 from sdi_gs.diffusion.stable import ModelError, StableDiffusion
 from sdi_gs.diffusion.tuning import Tuning, tune
-from sdi_gs.schedule import mix, scaled_linear_alpha_bar
 
 
 @pytest.fixture(name="folder")

@@ -8,11 +8,12 @@ import torch
 from torch import Generator, Tensor
 
 from sdi_gs.diffusion.analytic import GaussianMixture, gaussian
-from sdi_gs.guidance import GuidanceConfig, ScoreDistillation, TimeConfig
-from sdi_gs.noise import RandomNoise
-from sdi_gs.prompts import PromptConfig, PromptSet, ViewAngles
-from sdi_gs.schedule import Ramp, scaled_linear_alpha_bar, sigma
-from sdi_gs.stein import Baseline, ControlVariate, Stein, SteinConfig
+from sdi_gs.diffusion.schedule import scaled_linear_alpha_bar, sigma
+from sdi_gs.guidance.distillation import GuidanceConfig, ScoreDistillation, TimeConfig
+from sdi_gs.guidance.noise import RandomNoise
+from sdi_gs.guidance.prompts import PromptConfig, PromptSet, ViewAngles
+from sdi_gs.guidance.stein import Baseline, ControlVariate, Stein, SteinConfig
+from sdi_gs.ramp import Ramp
 
 SHAPE, VARIANCE, T = (4, 2, 2), 0.4, 500
 TABLE = scaled_linear_alpha_bar()

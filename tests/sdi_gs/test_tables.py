@@ -25,7 +25,7 @@ from sdi_gs.experiments import sheet
 from sdi_gs.experiments.chains import CHAINS, Variant, chain, methods
 from sdi_gs.experiments.tables import Shown, measure, page, summarise, text, wanted
 from sdi_gs.experiments.tables import write as write_table
-from sdi_gs.noise import DDIMInversion, IntervalInversion
+from sdi_gs.guidance.noise import DDIMInversion, IntervalInversion
 from sdi_gs.run_folder import RunFolder
 
 Run = Callable[..., Any]

@@ -12,10 +12,10 @@ import torch
 from representations.gaussians import DensifyConfig, GaussianConfig, GaussianRenderer, RatesConfig
 from representations.interface import Renderer
 from sdi_gs.diffusion.analytic import GaussianMixture
-from sdi_gs.guidance import GuidanceConfig, ScoreDistillation, TimeConfig
-from sdi_gs.noise import DDIMInversion, NoiseStrategy, RandomNoise
-from sdi_gs.prompts import PromptSet
-from sdi_gs.schedule import Ramp
+from sdi_gs.guidance.distillation import GuidanceConfig, ScoreDistillation, TimeConfig
+from sdi_gs.guidance.noise import DDIMInversion, NoiseStrategy, RandomNoise
+from sdi_gs.guidance.prompts import PromptSet
+from sdi_gs.ramp import Ramp
 from sdi_gs.trainer import (
     NonFinite,
     Training,

@@ -13,13 +13,14 @@ from torch import Generator, Tensor
 
 from representations.cameras import orbit
 from sdi_gs.diffusion.analytic import GaussianMixture
+from sdi_gs.diffusion.schedule import alpha_bar_at, mix, per_sample, sigma
 from sdi_gs.diffusion.stable import StableDiffusion
-from sdi_gs.guidance import GuidanceConfig, ScoreDistillation, TimeConfig
-from sdi_gs.noise import Noised
-from sdi_gs.prompts import PromptConfig, PromptSet, ViewAngles
-from sdi_gs.schedule import Ramp, alpha_bar_at, mix, per_sample, sigma
-from sdi_gs.update import Residual
-from sdi_gs.variational import Variational, VariationalConfig, camera_to_world
+from sdi_gs.guidance.distillation import GuidanceConfig, ScoreDistillation, TimeConfig
+from sdi_gs.guidance.noise import Noised
+from sdi_gs.guidance.prompts import PromptConfig, PromptSet, ViewAngles
+from sdi_gs.guidance.update import Residual
+from sdi_gs.guidance.variational import Variational, VariationalConfig, camera_to_world
+from sdi_gs.ramp import Ramp
 
 SHAPE = (4, 2, 2)
 

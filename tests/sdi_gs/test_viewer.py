@@ -27,7 +27,8 @@ from sdi_gs import checkpoint, cli_watch, viewer
 from sdi_gs.config import load
 from sdi_gs.live import Controls, Look, Studio
 from sdi_gs.splat_files import open_splats
-from tests import browser
+
+from .. import browser
 
 PROMPT = "a red mug"
 Run = Callable[..., Any]

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from representations.cameras import azimuth_in_half_turn
 
-from .diffusion.base import Condition, Denoiser
+from ..diffusion.base import Condition, Denoiser
 
 SIDE, FRONT, BACK, OVERHEAD = range(4)
 VIEW_WORDS = ("side", "front", "back", "overhead")

@@ -17,10 +17,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from ..diffusion.schedule import mix
+from .distillation import Guided, ScoreDistillation
 from .draws import Rng
-from .guidance import Guided, ScoreDistillation
 from .prompts import ViewAngles
-from .schedule import mix
 from .update import Asked
 
 Baseline = Callable[[Tensor], Tensor]

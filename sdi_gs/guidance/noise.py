@@ -16,9 +16,10 @@ from typing import Annotated, Literal, NamedTuple, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from ..diffusion.schedule import alpha_bar_at, mix, noise_between, per_sample, unmix
+from ..ramp import Ramp, ramp
+from ..strict import FromNumber
 from .draws import Rng, integer_once, normal_like, uniform
-from .schedule import Ramp, alpha_bar_at, mix, noise_between, per_sample, ramp, unmix
-from .strict import FromNumber
 
 Predict = Callable[[Tensor, Tensor, float], Tensor]
 """(x_t [B, c, h, w], t [B], cfg_scale) -> epsilon [B, c, h, w]."""

@@ -14,9 +14,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from .diffusion.base import NoiseLearner
+from ..diffusion.base import NoiseLearner
+from .distillation import Guided, ScoreDistillation
 from .draws import Part, Rng
-from .guidance import Guided, ScoreDistillation
 from .prompts import ViewAngles
 from .update import Asked
 

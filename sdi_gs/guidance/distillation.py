@@ -14,14 +14,15 @@ from typing import Annotated, Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from .diffusion.base import Denoiser
+from ..diffusion.base import Denoiser
+from ..diffusion.schedule import alpha_bar_at, per_sample, sigma
+from ..ramp import Ramp, ramp
+from ..stopwatch import Lap, Stopwatch
+from ..strict import FromNumber
 from .draws import Rng, uniform, uniform_once
 from .noise import NoiseStrategy, Scheduled
 from .predict import GuidedPredictor
 from .prompts import PromptSet, ViewAngles
-from .schedule import Ramp, alpha_bar_at, per_sample, ramp, sigma
-from .stopwatch import Lap, Stopwatch
-from .strict import FromNumber
 from .update import Asked, Residual, UpdateRule
 
 

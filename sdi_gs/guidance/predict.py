@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .diffusion.base import Condition, Denoiser
+from ..diffusion.base import Condition, Denoiser
 from .prompts import Conditions
 
 

@@ -15,10 +15,11 @@ from typing import Literal, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from ..diffusion.schedule import per_sample, sigma, unmix
+from ..ramp import Ramp
 from .noise import Noised
 from .predict import GuidedPredictor
 from .prompts import ViewAngles
-from .schedule import Ramp, per_sample, sigma, unmix
 
 
 class Asked(NamedTuple):

@@ -8,11 +8,11 @@ import itertools
 import torch
 from torch import Tensor
 
-from .diffusion.base import Denoiser
+from ..diffusion.base import Denoiser
+from ..diffusion.schedule import alpha_bar_at, mix, unmix
 from .draws import normal_like
 from .predict import GuidedPredictor
 from .prompts import Conditions
-from .schedule import alpha_bar_at, mix, unmix
 
 
 def ddim_times(steps: int, total: int, first: int | None = None) -> list[int]:

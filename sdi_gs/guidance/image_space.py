@@ -15,10 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..diffusion.schedule import alpha_bar_at, per_sample
+from .distillation import Guided, ScoreDistillation
 from .draws import Rng
-from .guidance import Guided, ScoreDistillation
 from .prompts import ViewAngles
-from .schedule import alpha_bar_at, per_sample
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The judge: a small CLIP of mini's world, trained apart from mini and by another objective.
 
-``python -m sdi_gs.mini.judge train``, then ``... save``, then ``... measure``. It has the ordinary
-``CLIPModel`` layout, so that whoever takes it takes openai/clip-vit-base-patch32 unchanged. Beside
+``python -m sdi_gs.evaluation.judge train``, then ``... save``, then ``... measure``. It has the
+ordinary ``CLIPModel`` layout, so that whoever takes it takes openai/clip-vit-base-patch32 unchanged. Beside
 objects, colours and views it is taught the captions of CLIP-IQA, on renders and on spoiled ones.
 """
 
@@ -19,12 +19,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..evaluation.clip import IQA, Clip
-from .batches import step_rng
-from .corpus import COLORS, KINDS, SIZE, VIEWS, Corpus, vocabulary
-from .data import DataSizes, load_corpus, load_heldout, to_float
-from .halfformed import blurred, splat_cloud
-from .networks import TEXT_LENGTH, word_tokenizer
+from ..mini.batches import step_rng
+from ..mini.corpus import COLORS, KINDS, SIZE, VIEWS, Corpus, vocabulary
+from ..mini.data import DataSizes, load_corpus, load_heldout, to_float
+from ..mini.halfformed import blurred, splat_cloud
+from ..mini.networks import TEXT_LENGTH, word_tokenizer
+from .clip import IQA, Clip
 
 JUDGE_DIR = Path(__file__).parent / "judge_weights"
 WIDTH, LAYERS, PATCH, SHARED = 160, 4, 8, 128  # of the vision tower; size of the common space
