@@ -113,9 +113,9 @@ def precision(args: argparse.Namespace) -> dict[str, Any]:
 def assets(args: argparse.Namespace) -> dict[str, Any]:
     """Through the command line, as a user does it."""
     from representations.cameras import turntable
-    from sdi_gs.media import psnr
+    from sdi_gs.artefacts.media import psnr
+    from sdi_gs.look import reopen
     from sdi_gs.mini.corpus import DISTANCE, FOV_Y_DEG, SIZE, render_truth
-    from sdi_gs.run import draw, reopen
 
     cameras = turntable(8, 15.0, DISTANCE, FOV_Y_DEG, (SIZE, SIZE))
     truth = render_truth("mug", "red", cameras)
@@ -131,7 +131,7 @@ def assets(args: argparse.Namespace) -> dict[str, Any]:
                 *steps, *settings)  # fmt: skip
             seconds = time.perf_counter() - began
             opened = reopen(out)
-            decibels = float(psnr(draw(opened.config, opened.renderer, cameras), truth).mean())
+            decibels = float(psnr(opened.stage.draw(cameras), truth).mean())
             size = sum(path.stat().st_size for path in opened.run.finals())
             figures[preset] = {"seconds": seconds, "psnr_db": decibels, "bytes": size}
     bad = [name for name, row in figures.items() if not row["psnr_db"] >= LEAST_DB]
@@ -213,7 +213,7 @@ def machine_facts(device: str) -> dict[str, str]:
 
 
 def page(facts: dict[str, str], found: dict[str, Any]) -> str:
-    from sdi_gs import page as parts
+    from sdi_gs.pages import parts
 
     def flat(value: Any, name: str = "") -> list[tuple[str, str]]:
         if isinstance(value, dict):

@@ -32,8 +32,8 @@ from torch import Tensor
 
 from representations.cameras import turntable
 from sdi_gs import build
+from sdi_gs.artefacts.media import psnr
 from sdi_gs.config import load
-from sdi_gs.media import psnr
 from sdi_gs.mini.corpus import DISTANCE, FOV_Y_DEG, SIZE, render_instance, render_truth
 from sdi_gs.trainer import train
 

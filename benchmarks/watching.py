@@ -27,10 +27,11 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from sdi_gs import build, run, viewer
+from sdi_gs import build, run
+from sdi_gs.artefacts.run_folder import RunFolder
 from sdi_gs.config import load
-from sdi_gs.run_folder import RunFolder
 from sdi_gs.trainer import Training, train_step
+from sdi_gs.watch import viewer
 from tests import browser
 
 

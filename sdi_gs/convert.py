@@ -18,12 +18,13 @@ from torch import Generator, Tensor
 
 from representations.interface import Cameras, Renderer
 
-from . import assets, build, checkpoint, media, run_folder
-from .checkpoint import Checkpoint
+from . import assets, build
+from .artefacts import checkpoint, media, run_folder
+from .artefacts.checkpoint import Checkpoint
+from .artefacts.run_folder import RunFolder
 from .config import Config, to_plain
 from .errors import UserError
-from .run import reopen
-from .run_folder import RunFolder
+from .look import reopen
 from .views import ViewPolicy
 
 TARGETS = ("gaussians",)

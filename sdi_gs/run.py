@@ -15,20 +15,18 @@ from types import FrameType
 from typing import NamedTuple, Protocol
 
 import torch
-from torch import Tensor
 
-from representations.interface import Cameras, Renderer
-
-from . import assets, build, checkpoint, media, run_folder, run_report, scalars, strict
-from .checkpoint import Checkpoint, CheckpointError
-from .config import Config, TurntableConfig, from_plain, to_plain
+from . import assets, build
+from .artefacts import checkpoint, run_folder, scalars
+from .artefacts.checkpoint import Checkpoint, CheckpointError
+from .artefacts.run_folder import RunFolder
+from .config import Config, to_plain
 from .errors import RunFailure, UserError, leading
-from .run_folder import RunFolder
+from .look import Stage, newest, stage, write_pictures, write_preview
+from .pages.run import write_one
 from .team import joined
 from .trainer import NonFinite, StepReport, Training, train
 
-PREVIEW_VIEWS = 4  # front, side, back, side
-STILL_VIEWS, STILL_COLUMNS = 8, 4  # of preview.png
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 
 
@@ -37,7 +35,7 @@ class Scene(NamedTuple):
 
     config: Config
     run: RunFolder
-    renderer: Renderer
+    stage: Stage
     first_step: int  # the first one that this process does
     save: Callable[[int], None]  # write a checkpoint; takes how many steps are done
     stopping: Callable[[], bool]  # whether Ctrl-C was pressed: a watcher that waits stops waiting
@@ -96,7 +94,7 @@ def generate(config: Config, out: Path | None, watcher: Watcher) -> RunFolder | 
 def resume(path: Path, watcher: Watcher) -> RunFolder | None:
     """Continue a run from its newest checkpoint, to the same bytes as without the break."""
     run = run_folder.open_existing(path)
-    saved, config = _newest(run)
+    saved, config = newest(run)
     if config != run.config():
         raise UserError(
             f"{run.config_file} was edited after the run began, and a resumed run cannot change "
@@ -131,39 +129,6 @@ def restore(training: Training, saved: Checkpoint) -> None:
     training.rng.set_state(saved.rng)
 
 
-class Reopened(NamedTuple):
-    """A run as its newest checkpoint has it, without any diffusion model."""
-
-    run: RunFolder
-    config: Config
-    renderer: Renderer
-    saved: Checkpoint
-
-
-def reopen(path: Path) -> Reopened:
-    """Load the shape of the run at ``path``."""
-    run = run_folder.open_existing(path)
-    saved, config = _newest(run)
-    renderer = build.renderer(config, build.device(config), restored=True)
-    with build.below("checkpoint"):
-        renderer.load_state_dict(saved.renderer)
-    return Reopened(run, config, renderer, saved)
-
-
-def _newest(run: RunFolder) -> tuple[Checkpoint, Config]:
-    """The newest checkpoint and its settings; it must hold what the run is made of."""
-    saved = run.latest()
-    config = from_plain(saved.config)
-    held, asked = (to_plain(c)["representation"]["kind"] for c in (config, run.config()))
-    if held != asked:
-        raise UserError(
-            f"the checkpoint in {run.checkpoints} holds {held}, but {run.config_file} is a run of "
-            f"{asked}: put the run's own checkpoint back, or train again with "
-            f"sdi-gs generate --config {run.config_file}"
-        )
-    return saved, config
-
-
 def _run(
     config: Config,
     training: Training,
@@ -174,6 +139,8 @@ def _run(
 ) -> RunFolder:
     """The loop with everything that is written around it."""
     began = time.perf_counter()
+    shown = stage(config, training.renderer)
+    elevation_deg = config.output.turntable.elevation_deg
 
     def spent() -> float:
         return seconds_before + time.perf_counter() - began
@@ -187,16 +154,14 @@ def _run(
 
     with _disk_errors(run), _named_failure(run):
         with _stop_on_signal() as stop, scalars.logging(config, run, first_step) as log:
-            watcher.begin(
-                Scene(config, run, training.renderer, first_step, save, stop.asked, rested)
-            )
+            watcher.begin(Scene(config, run, shown, first_step, save, stop.asked, rested))
             for report in train(training, first_step):
                 done = report.step + 1
                 run.append(report)
                 log(report)
                 watcher.step(report)
                 if _due(done, config.output.preview_every):
-                    _preview(config, training.renderer, run, done)
+                    write_preview(shown, config.resolution, elevation_deg, run.preview(done))
                 if done == config.steps:
                     break
                 stopping = training.team.any(stop.requested, training.device)
@@ -210,7 +175,7 @@ def _run(
             if first_step < config.steps:
                 save(config.steps)
         watcher.say("drawing the turntable")
-        _finish(config, training.renderer, run, spent(), watcher)
+        _finish(config, shown, run, spent(), watcher)
     return run
 
 
@@ -234,18 +199,16 @@ def snapshot(config: Config, training: Training, step: int, seconds: float) -> C
     )
 
 
-def _finish(
-    config: Config, renderer: Renderer, run: RunFolder, seconds: float, watcher: Watcher
-) -> None:
-    kind = assets.final_format(renderer)
+def _finish(config: Config, shown: Stage, run: RunFolder, seconds: float, watcher: Watcher) -> None:
+    kind = assets.final_format(shown.renderer)
     path = run.final(assets.ending(kind))
     try:
-        holds = assets.export(renderer, path, kind, config.views)
+        holds = assets.export(shown.renderer, path, kind, config.views)
     except UserError as error:
         # The run itself is whole: its pictures, and another try with other options, remain.
         holds = f"not written: {error}"
         watcher.say(f"{path.name} {holds}")
-    _pictures(config, renderer, run)
+    write_pictures(shown, config.output.turntable, run)
     run.write_summary(
         prompt=config.prompt,
         asset={path.name: holds},
@@ -255,74 +218,10 @@ def _finish(
         size=run.last_size(),
     )
     try:
-        run_report.write_one(run.path)
+        write_one(run.path)
     except Exception as error:
         # Whatever it is, the run is finished and whole, and another try costs nothing.
         watcher.say(f"report.html not written: {error}; again with {_report_command(run)}")
-
-
-def redraw(path: Path, out: Path | None, given: dict[str, object], stills: int) -> list[Path]:
-    """Film and contact sheet of a run as ``output.turntable`` says, with ``given`` instead of its
-    own values, and ``stills`` single pictures; the files, in the order they were written."""
-    _, config, renderer, _ = reopen(path)
-    table = strict.build(TurntableConfig, {**dict(config.output.turntable), **given}, "render")
-    output = config.output.model_copy(update={"turntable": table})
-    config = config.model_copy(update={"output": output})
-    target = RunFolder(path if out is None else out)
-    written = []
-    try:
-        target.path.mkdir(parents=True, exist_ok=True)
-        written += _pictures(config, renderer, target)
-        if stills > 0:
-            folder = target.path / "stills"
-            folder.mkdir(exist_ok=True)
-            for index, picture in enumerate(turntable(config, renderer, stills, table.size)):
-                name = folder / f"view_{index:03d}.png"
-                written.append(media.save_png(media.contact_sheet(picture[None]), name))
-    except OSError as error:
-        raise UserError(f"{target.path} cannot be written: {error.strerror or error}") from error
-    return written
-
-
-def _pictures(config: Config, renderer: Renderer, run: RunFolder) -> list[Path]:
-    table = config.output.turntable
-    frames = turntable(config, renderer, table.frames, table.size)
-    film = media.save_film(frames, run.turntable(table.format), table.fps)
-    stills = turntable(config, renderer, STILL_VIEWS, table.size)
-    return [film, media.save_png(media.contact_sheet(stills, STILL_COLUMNS), run.preview_png)]
-
-
-def turntable(config: Config, renderer: Renderer, frames: int, size: int) -> Tensor:
-    """Pictures all around, [frames, 3, size, size] on the CPU."""
-    cameras = config.views.showcase(frames, size, config.output.turntable.elevation_deg)
-    return draw(config, renderer, cameras)
-
-
-def draw(config: Config, renderer: Renderer, cameras: Cameras) -> Tensor:
-    """Pictures of :func:`look`, [N, 3, H, W]."""
-    return look(config, renderer, cameras)[0]
-
-
-def look(config: Config, renderer: Renderer, cameras: Cameras) -> tuple[Tensor, Tensor]:
-    """Pictures [N, 3, H, W] and coverage [N, 1, H, W] without gradients on the CPU, a few at a time
-    so that memory stays flat."""
-    target = build.device(config)
-    seen = []
-    with torch.no_grad():
-        for first in range(0, len(cameras), 4):
-            some = cameras[first : first + 4]
-            background = build.still_background(config, len(some))
-            if background is not None:
-                background = background.to(target)
-            render, _ = renderer.render(some.to(target), background)
-            seen.append((render.rgb.cpu(), render.alpha.cpu()))
-    pictures, alpha = zip(*seen, strict=True)
-    return torch.cat(pictures), torch.cat(alpha)
-
-
-def _preview(config: Config, renderer: Renderer, run: RunFolder, step: int) -> None:
-    views = turntable(config, renderer, PREVIEW_VIEWS, config.resolution)
-    media.save_png(media.contact_sheet(views, columns=PREVIEW_VIEWS), run.preview(step))
 
 
 def _due(done: int, every: int) -> bool:

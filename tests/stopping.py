@@ -9,8 +9,8 @@ from collections.abc import Callable
 
 import pytest
 
-from sdi_gs import progress
 from sdi_gs.trainer import StepReport
+from sdi_gs.watch import progress
 
 
 def stop_at(monkeypatch: pytest.MonkeyPatch, step: int, action: Callable[[], None]) -> None:

@@ -17,8 +17,8 @@ import torch
 from representations.export.ply import SplatFileError, read_ply, write_ply
 from representations.export.splat import read_splat, write_splat
 from representations.gaussians.cloud import SplatCloud
-from sdi_gs import checkpoint
-from sdi_gs.checkpoint import Checkpoint, CheckpointError
+from sdi_gs.artefacts import checkpoint
+from sdi_gs.artefacts.checkpoint import Checkpoint, CheckpointError
 
 COUNTS = {"ply": 5000, "splat": 2000, "checkpoint": 3000}
 BATCHES = 10  # a failing tenth is found sooner

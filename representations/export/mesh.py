@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from .ply import write_atomically
+from ..files import write_atomically
 
 KINDS = ("glb", "obj", "ply")
 

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..files import write_bytes
 from ..gaussians.cloud import SplatCloud
 from .layout import DEFAULT, Layout
-from .ply import write_atomically
 
 SPZ_VERSION = 3
 """Version 4 is packed by zstd, which Spark does not read."""
@@ -64,7 +64,7 @@ def write_compressed_ply(path: str | Path, cloud: SplatCloud, layout: Layout = D
         *(column for name, column in _columns(cloud).items() if name != "means"),
         rest,
     )
-    write_atomically(path, lambda stream: stream.write(data))  # type: ignore[arg-type]
+    write_bytes(path, data)
     return len(cloud)
 
 
@@ -82,5 +82,5 @@ def write_spz(path: str | Path, cloud: SplatCloud, layout: Layout = DEFAULT) -> 
         draft = Path(folder) / "draft.spz"
         gsply.write_spz(draft, data, version=SPZ_VERSION)
         raw = draft.read_bytes()
-    write_atomically(path, lambda stream: stream.write(raw))  # type: ignore[arg-type]
+    write_bytes(path, raw)
     return len(cloud)

@@ -15,10 +15,11 @@ from typing import Any
 import torch
 
 from ..cameras import spherical_to_position
+from ..files import write_bytes
 from ..gaussians.cloud import SplatCloud
 from .layout import DEFAULT, Layout
 from .packed import MissingTool
-from .ply import write_atomically, write_ply
+from .ply import write_ply
 
 KINDS = ("sog", "html")
 
@@ -76,7 +77,7 @@ def write_by_splat_transform(
             command += ["--viewer-settings", str(settings)]
         _run([*command, str(source), str(draft)], draft)
         raw = draft.read_bytes()
-    write_atomically(path, lambda stream: stream.write(raw))  # type: ignore[arg-type]
+    write_bytes(path, raw)
     return count
 
 

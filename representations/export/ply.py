@@ -9,16 +9,13 @@ a ``float``, normals present and zero. The frame is y-down unless asked otherwis
 
 from __future__ import annotations
 
-import os
-import tempfile
-from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ..files import write_atomically
 from ..gaussians.cloud import SH_COUNTS, SplatCloud
 from .axes import VIEWER, rotate_from_file
 from .layout import DEFAULT, Layout
@@ -38,31 +35,6 @@ def property_names(sh_rest_count: int) -> list[str]:
         *(f"scale_{i}" for i in range(3)),
         *(f"rot_{i}" for i in range(4)),
     ]
-
-
-def write_atomically(path: str | Path, write: Callable[[BinaryIO], None]) -> Path:
-    """Let ``write`` fill a temporary neighbour of ``path``, then rename it into place.
-
-    A write that fails leaves what was there before, and no litter.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            write(stream)
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    return path
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def write_ply(path: str | Path, cloud: SplatCloud, layout: Layout = DEFAULT) -> int:

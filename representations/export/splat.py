@@ -12,11 +12,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ..files import write_bytes
 from ..gaussians.cloud import SplatCloud
 from ..ops.constants import SH_DC
 from .axes import VIEWER, rotate_from_file
 from .layout import DEFAULT, Layout
-from .ply import SplatFileError, write_atomically
+from .ply import SplatFileError
 
 ROW = np.dtype(
     [("position", "<f4", 3), ("scale", "<f4", 3), ("rgba", "u1", 4), ("quat_wxyz", "u1", 4)]
@@ -41,7 +42,7 @@ def write_splat(path: str | Path, cloud: SplatCloud, layout: Layout = DEFAULT) -
     rows["scale"] = cloud.log_scale[order].exp().numpy()
     rows["rgba"] = (rgba[order].clamp(0.0, 1.0) * 255.0).round().to(torch.uint8).numpy()
     rows["quat_wxyz"] = (quat[order] * 128.0 + 128.0).round().clamp(0, 255).to(torch.uint8).numpy()
-    write_atomically(path, lambda stream: stream.write(rows.tobytes()))  # type: ignore[arg-type]
+    write_bytes(path, rows.tobytes())
     return len(cloud)
 
 

@@ -16,8 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..artefacts.media import to_uint8
 from ..errors import UserError
-from ..media import to_uint8
 
 IQA = {
     "quality": ("Good photo.", "Bad photo."),

@@ -2,7 +2,7 @@
 """The judge: a small CLIP of mini's world, trained apart from mini and by another objective.
 
 ``python -m sdi_gs.evaluation.judge train``, then ``... save``, then ``... measure``. It has the
-ordinary ``CLIPModel`` layout, so that whoever takes it takes openai/clip-vit-base-patch32 unchanged. Beside
+ordinary ``CLIPModel`` layout, so openai/clip-vit-base-patch32 can take its place unchanged. Beside
 objects, colours and views it is taught the captions of CLIP-IQA, on renders and on spoiled ones.
 """
 

@@ -21,7 +21,7 @@ from ..config import Config, to_plain
 from ..errors import UserError
 from ..guidance.prompts import PromptSet, ViewAngles
 from ..guidance.sampling import ddim_sample, pure_noise
-from ..run import Reopened, look, reopen
+from ..look import Reopened, reopen
 from .clip import IQA, PUBLISHED, Clip, clip_score, iqa, retrieved
 from .reward import Reward
 from .truth import AgainstTruth, against_truth, nearest_psnr, truth_of
@@ -202,7 +202,7 @@ def evaluate(
 
 
 def _require_finished(path: Path) -> Config:
-    from .. import run_folder
+    from ..artefacts import run_folder
 
     run = run_folder.open_existing(path)
     if not run.summary_file.is_file():
@@ -219,7 +219,7 @@ def _evaluate(path: Path, judge: Judge, options: EvaluationOptions) -> Evaluatio
     size = max(config.resolution, judge.clip.size)
     elevation = config.output.turntable.elevation_deg
     cameras = config.views.showcase(options.views, size, elevation)
-    pictures, alpha = look(config, opened.renderer, cameras)
+    pictures, alpha = opened.stage.look(cameras)
     truth, nearest = _against_truth(opened)
     flat = flat_nearest = None
     if options.flat:
@@ -256,7 +256,7 @@ def _against_truth(opened: Reopened) -> tuple[AgainstTruth | None, float | None]
         return None, None
     elevation = config.output.turntable.elevation_deg
     cameras = config.views.showcase(TRUTH_VIEWS, SIZE, elevation)
-    pictures = look(config, opened.renderer, cameras)[0].clamp(0, 1)
+    pictures = opened.stage.draw(cameras).clamp(0, 1)
     azimuth = torch.arange(TRUTH_VIEWS) * (360.0 / TRUTH_VIEWS)
     truth = against_truth(pictures, render_truth(*known, cameras), azimuth)
     return truth, _nearest(pictures, config)

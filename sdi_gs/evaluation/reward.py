@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..artefacts.media import to_uint8
 from ..errors import UserError
-from ..media import to_uint8
 
 WEIGHTS = "ImageReward.pt"
 

@@ -12,8 +12,8 @@ from torch import Tensor
 from representations.cameras import azimuth_in_half_turn
 
 from .. import build
+from ..artefacts.media import psnr
 from ..config import Config
-from ..media import psnr
 
 WHITE = 0.95  # a pixel is of the object where its darkest channel is below
 FRONT_WITHIN_DEG = 45.0  # DreamFusion's limit of the front view

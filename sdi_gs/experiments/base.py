@@ -14,15 +14,17 @@ from typing import Any, NamedTuple
 import torch
 from torch import Generator, Tensor
 
-from .. import build, media
-from ..checkpoint import write_atomic
+from representations.files import write_bytes
+
+from .. import build
+from ..artefacts import media
 from ..config import Config
 from ..diffusion.base import Denoiser
 from ..errors import UserError
 from ..guidance.predict import GuidedPredictor
 from ..guidance.prompts import Conditions, PromptSet, ViewAngles
 from ..guidance.sampling import STREAM, ddim_sample, pure_noise
-from ..plots import Line, plot, standalone
+from ..pages.plots import Line, plot, standalone
 
 SAMPLING_STEPS = 30  # of DDIM, where an experiment needs pictures of the model itself
 
@@ -112,7 +114,7 @@ def write(
     paths = []
     for ending, content in contents.items():
         path = folder / f"{name}.{ending}"
-        write_atomic(path, content.encode())
+        write_bytes(path, content.encode())
         paths.append(path)
     if result.pictures is not None:
         sheet = media.contact_sheet(result.pictures, result.columns)

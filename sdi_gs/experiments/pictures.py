@@ -10,16 +10,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..artefacts.media import psnr
 from ..config import Config
 from ..diffusion.schedule import alpha_bar_at, mix, unmix
-from ..flat import CachedNoise, Flat, FlatOptions, denoised_noise, make
 from ..guidance.draws import normal_like
 from ..guidance.noise import FixedPoint, GradientDescent, NoiseStrategy, RandomNoise
 from ..guidance.prompts import PromptSet
 from ..guidance.sampling import ddim_times
-from ..media import psnr
 from ..ramp import Ramp
 from .base import SAMPLING_STEPS, Bench, Experiment, Result
+from .flat import CachedNoise, Flat, FlatOptions, denoised_noise, make
 from .noise_error import inversion
 
 SCALES = (1.0, 2.0, 4.0, 7.5, 15.0)

@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 import torch
 
+from ..artefacts.media import psnr
 from ..guidance.noise import ddim_invert
 from ..guidance.sampling import ddim_sample
-from ..media import psnr
 from .base import Bench, Experiment, Result
 
 STEPS = (10, 30, 100, 300)

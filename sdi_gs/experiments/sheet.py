@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 from PIL import Image, ImageDraw, ImageFont
 
-from .. import media
-from ..run import STILL_COLUMNS
+from ..artefacts import media
+from ..look import STILL_COLUMNS
 from .tables import Shown
 
 TILE = 96  # pixels of a picture's side

@@ -16,18 +16,20 @@ from pathlib import Path
 from typing import NamedTuple
 from zlib import crc32
 
-from .. import run_folder, study
-from ..checkpoint import write_atomic
-from ..compare import VIEWS, Cell, Plan, Row, cells, check_prompts, configuration, judge_for
-from ..compare import measure as measure_run
+from representations.files import write_bytes
+
+from ..artefacts import run_folder
+from ..artefacts.run_folder import slug
 from ..config import Config
 from ..errors import RunFailure, UserError
 from ..evaluation.protocol import Judge
-from ..page import Column, aligned, document, lines, measured, or_dash, picture
-from ..plots import bars, standalone
+from ..pages.parts import Column, aligned, document, lines, measured, or_dash, picture
+from ..pages.plots import bars, standalone
 from ..run import Interrupted
-from ..run_folder import slug
+from . import study
 from .chains import Variant
+from .compare import VIEWS, Cell, Plan, Row, cells, check_prompts, configuration, judge_for
+from .compare import measure as measure_run
 
 DIVERGED_DB = 5.0
 """Nearer than this to a white picture's PSNR there may be no object. A faithful one of the wrong
@@ -133,7 +135,7 @@ def measure(
                   "entries": [asdict(entry) for entry in entries],
                   "runs": [asdict(s.row) if s.row else {"run": s.wanted.name} for s in shown],
                   **run_folder.environment()}  # fmt: skip
-        write_atomic(out / "table.json", (json.dumps(report, indent=2) + "\n").encode())
+        write_bytes(out / "table.json", (json.dumps(report, indent=2) + "\n").encode())
     return entries, shown
 
 
@@ -274,7 +276,7 @@ def write(
         contents["svg"] = standalone(drawn[0]) + "\n"
     paths = [out / f"table.{ending}" for ending in contents]
     for path, content in zip(paths, contents.values(), strict=True):
-        write_atomic(path, content.encode())
+        write_bytes(path, content.encode())
     return [*paths, out / "table.json"]
 
 

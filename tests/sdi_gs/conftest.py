@@ -69,7 +69,7 @@ class Said:
 @pytest.fixture
 def sdi_gs(capsys: pytest.CaptureFixture[str]) -> Callable[..., Said]:
     """Run the command line in this process, as the installed script does."""
-    from sdi_gs.cli_main import main
+    from sdi_gs.cli.main import main
 
     def run(*arguments: object) -> Said:
         capsys.readouterr()

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from sdi_gs.arguments import split_words
+from sdi_gs.cli.arguments import split_words
 from sdi_gs.errors import UserError
 from sdi_gs.mini import MINI_DIR
 
@@ -33,7 +33,7 @@ def refused(said: Any, *expected: str) -> None:
 
 def test_help_is_instant_because_nothing_heavy_is_imported() -> None:
     code = (
-        "import sys\nfrom sdi_gs.cli_main import main\n"
+        "import sys\nfrom sdi_gs.cli.main import main\n"
         "for words in (['--help'], ['generate', '--help'], ['--version']):\n"
         "    assert main(words) == 0\n"
         "heavy = {'torch', 'numpy', 'yaml', 'diffusers', 'numba', 'rich'} & set(sys.modules)\n"

@@ -13,11 +13,12 @@ from typing import Any
 
 import pytest
 
-from sdi_gs import compare, report
+from sdi_gs.artefacts.run_folder import STAGES
 from sdi_gs.config import load
 from sdi_gs.evaluation.truth import truth_of
+from sdi_gs.experiments import compare
+from sdi_gs.experiments import compare_page as report
 from sdi_gs.guidance.noise import DDIMInversion, RandomNoise
-from sdi_gs.run_folder import STAGES
 
 Run = Callable[..., Any]
 

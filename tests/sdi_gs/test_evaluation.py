@@ -260,7 +260,7 @@ def test_what_a_reward_needs_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: 
 @pytest.fixture(scope="module")
 def mini_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two steps of mini: unfinished as an object, finished as a run."""
-    from sdi_gs.cli_main import main
+    from sdi_gs.cli.main import main
 
     out = tmp_path_factory.mktemp("runs") / "mug"
     small = ["steps=2", "batch=1", "output.turntable.frames=2", "output.turntable.size=32"]

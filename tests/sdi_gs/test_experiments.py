@@ -21,6 +21,7 @@ from scipy.stats import norm
 from torch import Tensor
 
 from sdi_gs import build
+from sdi_gs.artefacts.media import psnr
 from sdi_gs.config import from_plain, load
 from sdi_gs.diffusion.analytic import GaussianMixture, gaussian
 from sdi_gs.diffusion.schedule import scaled_linear_alpha_bar, sigma
@@ -33,8 +34,7 @@ from sdi_gs.guidance.draws import normal_like
 from sdi_gs.guidance.noise import DDIMInversion, FixedPoint, GradientDescent, RandomNoise
 from sdi_gs.guidance.prompts import PromptSet, ViewAngles
 from sdi_gs.guidance.sampling import ddim_sample, ddim_times
-from sdi_gs.media import psnr
-from sdi_gs.plots import Line, plot
+from sdi_gs.pages.plots import Line, plot
 
 SHAPE, VARIANCE, COUNT = (4, 2, 2), 0.3, 3000
 TABLE = scaled_linear_alpha_bar()

@@ -18,7 +18,7 @@ Run = Callable[..., Any]
 
 @pytest.fixture(scope="module")
 def trained(fast: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from sdi_gs.cli_main import main
+    from sdi_gs.cli.main import main
 
     out = tmp_path_factory.mktemp("runs") / "splats"
     assert main(["generate", "a red mug", "--config", str(fast), "--out", str(out)]) == 0

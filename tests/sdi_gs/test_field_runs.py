@@ -14,7 +14,7 @@ import trimesh
 
 from representations.export import read_ply
 from representations.export.mesh import MeshError
-from sdi_gs import checkpoint
+from sdi_gs.artefacts import checkpoint
 
 Run = Callable[..., Any]
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from sdi_gs.config import Config, from_plain
 from sdi_gs.diffusion.analytic import GaussianMixture
 from sdi_gs.diffusion.schedule import alpha_bar_at, mix, unmix
-from sdi_gs.flat import KEPT, Flat, FlatOptions, distill, front, make
+from sdi_gs.experiments.flat import KEPT, Flat, FlatOptions, distill, front, make
 from sdi_gs.guidance.predict import GuidedPredictor
 from sdi_gs.guidance.prompts import PromptSet
 

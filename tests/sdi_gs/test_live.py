@@ -16,7 +16,7 @@ from torch import Tensor
 
 from representations.cameras import look_at
 from representations.interface import Cameras
-from sdi_gs.live import (
+from sdi_gs.watch.live import (
     SHARE,
     SIDES,
     STILL_EVERY,

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from sdi_gs import media
+from sdi_gs.artefacts import media
 
 
 def smooth(frames: int, height: int, width: int) -> torch.Tensor:

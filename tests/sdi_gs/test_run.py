@@ -15,7 +15,8 @@ import pytest
 import torch
 
 from representations.export import read_ply
-from sdi_gs import checkpoint
+from representations.files import write_bytes
+from sdi_gs.artefacts import checkpoint
 from sdi_gs.config import guidances
 
 from ..stopping import interrupt, stop_at
@@ -265,7 +266,7 @@ def test_a_file_is_replaced_whole_or_not_at_all(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "a.txt"
-    checkpoint.write_atomic(path, b"old")
+    write_bytes(path, b"old")
 
     def full(_handle: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -273,10 +274,10 @@ def test_a_file_is_replaced_whole_or_not_at_all(
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
         with pytest.raises(OSError, match="No space left"):
-            checkpoint.write_atomic(path, b"new and longer")
+            write_bytes(path, b"new and longer")
     assert path.read_bytes() == b"old"
     assert [file.name for file in tmp_path.iterdir()] == ["a.txt"]
-    checkpoint.write_atomic(path, b"new")
+    write_bytes(path, b"new")
     assert path.read_bytes() == b"new"
 
 

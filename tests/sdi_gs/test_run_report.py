@@ -16,9 +16,10 @@ import pytest
 import yaml
 
 from representations.instant_ngp import InstantNGPConfig
-from sdi_gs import page, run_report
 from sdi_gs.config import load
 from sdi_gs.differences import between, differing
+from sdi_gs.pages import parts as page
+from sdi_gs.pages import run as run_report
 
 PROMPT = "a <b>red</b> mug & co"
 Run = Callable[..., Any]

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from sdi_gs import scalars
+from sdi_gs.artefacts import scalars
 
 PROMPT = "a red mug"
 Run = Callable[..., Any]

@@ -14,11 +14,12 @@ from typing import Any
 
 import pytest
 
-from sdi_gs import checkpoint, study
+from sdi_gs.artefacts import checkpoint
+from sdi_gs.artefacts.run_folder import RunFolder
 from sdi_gs.config import Config, load
 from sdi_gs.errors import RunFailure, UserError
+from sdi_gs.experiments import study
 from sdi_gs.run import Interrupted
-from sdi_gs.run_folder import RunFolder
 
 Run = Callable[..., Any]
 

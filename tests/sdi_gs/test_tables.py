@@ -16,17 +16,16 @@ import torch
 from PIL import Image
 
 from representations.interface import Cameras
-from sdi_gs import compare
-from sdi_gs.compare import Plan, Row, cells, configuration
+from sdi_gs.artefacts.run_folder import RunFolder
 from sdi_gs.config import Config, dump, load
 from sdi_gs.errors import RunFailure, UserError
 from sdi_gs.evaluation.protocol import Judged
-from sdi_gs.experiments import sheet
+from sdi_gs.experiments import compare, sheet
 from sdi_gs.experiments.chains import CHAINS, Variant, chain, methods
+from sdi_gs.experiments.compare import Plan, Row, cells, configuration
 from sdi_gs.experiments.tables import Shown, measure, page, summarise, text, wanted
 from sdi_gs.experiments.tables import write as write_table
 from sdi_gs.guidance.noise import DDIMInversion, IntervalInversion
-from sdi_gs.run_folder import RunFolder
 
 Run = Callable[..., Any]
 
@@ -165,7 +164,7 @@ def test_a_run_that_fails_counts_as_diverged(
     def broken(name: str, config: Config, out: Path, say: Callable[[str], None]) -> RunFolder:
         raise RunFailure("it blew up")
 
-    monkeypatch.setattr("sdi_gs.study.obtain", broken)
+    monkeypatch.setattr("sdi_gs.experiments.study.obtain", broken)
     said: list[str] = []
     plan = Plan("x", representations=(str(fast),), guidances=("sdi",), seeds=2)
     (entry,), shown = measure(methods(["sdi"]), plan, ["a mug"], tmp_path / "t", said.append)
@@ -180,7 +179,7 @@ def test_a_sentence_that_mini_does_not_know_is_told_before_the_first_run(
     def stopped(name: str, config: Config, out: Path, say: Callable[[str], None]) -> RunFolder:
         raise RunFailure("enough")
 
-    monkeypatch.setattr("sdi_gs.study.obtain", stopped)
+    monkeypatch.setattr("sdi_gs.experiments.study.obtain", stopped)
     plan = Plan("", representations=("gaussians",))
     said: list[str] = []
     measure(methods(["sdi"]), plan, ["a red mug", "a white chair"], tmp_path / "t", said.append)

@@ -23,10 +23,12 @@ from representations.cameras import look_at
 from representations.export import write_ply, write_splat
 from representations.gaussians import SplatCloud
 from representations.ops.constants import SH_DC
-from sdi_gs import checkpoint, cli_watch, viewer
+from sdi_gs.artefacts import checkpoint
+from sdi_gs.cli import watch as cli_watch
 from sdi_gs.config import load
-from sdi_gs.live import Controls, Look, Studio
 from sdi_gs.splat_files import open_splats
+from sdi_gs.watch import viewer
+from sdi_gs.watch.live import Controls, Look, Studio
 
 from .. import browser
 

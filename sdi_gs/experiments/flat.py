@@ -17,18 +17,20 @@ from typing import Literal, NamedTuple, get_args
 import torch
 from torch import Generator, Tensor, nn
 
-from . import build, media
-from .checkpoint import write_atomic
-from .config import Config, to_plain
-from .diffusion.base import Adaptable, Condition, Denoiser, NoiseLearner
-from .diffusion.schedule import alpha_bar_at, mix, noise_between, unmix
-from .errors import UserError, nearest
-from .guidance.draws import Rng
-from .guidance.noise import Noised, NoiseStrategy, Predict
-from .guidance.predict import GuidedPredictor
-from .guidance.prompts import Conditions, PromptSet, ViewAngles
-from .guidance.sampling import STREAM, ddim_sample, pure_noise
-from .run import require_ready
+from representations.files import write_bytes
+
+from .. import build
+from ..artefacts import media
+from ..config import Config, to_plain
+from ..diffusion.base import Adaptable, Condition, Denoiser, NoiseLearner
+from ..diffusion.schedule import alpha_bar_at, mix, noise_between, unmix
+from ..errors import UserError, nearest
+from ..guidance.draws import Rng
+from ..guidance.noise import Noised, NoiseStrategy, Predict
+from ..guidance.predict import GuidedPredictor
+from ..guidance.prompts import Conditions, PromptSet, ViewAngles
+from ..guidance.sampling import STREAM, ddim_sample, pure_noise
+from ..run import require_ready
 
 Space = Literal["latents", "pixels"]
 Move = Literal["adam", "assign"]
@@ -195,7 +197,7 @@ def generate(
             "evolution_times": made.times, "config": to_plain(config),
         }  # fmt: skip
         path = out / "summary.json"
-        write_atomic(path, (json.dumps(summary, indent=2) + "\n").encode())
+        write_bytes(path, (json.dumps(summary, indent=2) + "\n").encode())
     except OSError as error:
         raise UserError(f"{out} cannot be written: {error.strerror or error}") from error
     return [*files, path]

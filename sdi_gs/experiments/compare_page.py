@@ -6,10 +6,10 @@ from __future__ import annotations
 import html
 from collections.abc import Sequence
 
+from ..artefacts.run_folder import STAGES
+from ..pages.parts import Column, aligned, columns, document, film, measured, or_dash
+from ..pages.plots import Line, bars, plot
 from .compare import Plan, Row
-from .page import Column, aligned, columns, document, film, measured, or_dash
-from .plots import Line, bars, plot
-from .run_folder import STAGES
 
 COLUMNS: tuple[Column[Row], ...] = (
     ("representation", lambda r: r.representation),

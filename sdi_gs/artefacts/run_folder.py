@@ -28,11 +28,12 @@ from typing import Any
 
 import torch
 
+from representations.files import write_bytes
+
+from ..config import Config, dump, from_plain, read_tree
+from ..errors import UserError
+from ..trainer import StepReport
 from . import checkpoint
-from .checkpoint import write_atomic
-from .config import Config, dump, from_plain, read_tree
-from .errors import UserError
-from .trainer import StepReport
 
 OUTPUTS = Path("outputs")
 
@@ -86,9 +87,7 @@ class RunFolder:
         return self.path / f"turntable.{ending}"
 
     def preview(self, step: int) -> Path:
-        folder = self.path / "previews"
-        folder.mkdir(exist_ok=True)
-        return folder / f"step_{step:07d}.png"
+        return self.path / "previews" / f"step_{step:07d}.png"
 
     def config(self) -> Config:
         return from_plain(read_tree(self.config_file))
@@ -136,7 +135,7 @@ class RunFolder:
     def truncate_stats(self, steps_done: int) -> None:
         """Forget the steps after the checkpoint: a resumed run writes them again."""
         kept = [json.dumps(line) + "\n" for line in self.stats() if line["step"] < steps_done]
-        write_atomic(self.stats_file, "".join(kept).encode())
+        write_bytes(self.stats_file, "".join(kept).encode())
 
     def seconds_per_stage(self) -> dict[str, float]:
         """Sums over all steps, resumed ones counted once."""
@@ -159,7 +158,7 @@ class RunFolder:
 
     def write_summary(self, **measured: Any) -> None:
         text = json.dumps({**measured, **environment(), **self.peak_memory()}, indent=2)
-        write_atomic(self.summary_file, (text + "\n").encode())
+        write_bytes(self.summary_file, (text + "\n").encode())
 
 
 PEAKS = ("peak_memory_mb", "peak_cuda_memory_mb")
@@ -195,7 +194,7 @@ def create(config: Config, out: Path | None, outputs: Path = OUTPUTS) -> RunFold
     try:
         path.mkdir(parents=True, exist_ok=True)
         run = RunFolder(path)
-        write_atomic(run.config_file, dump(config).encode())
+        write_bytes(run.config_file, dump(config).encode())
         run.checkpoints.mkdir()
     except OSError as error:
         raise _unwritable(path, error) from None

@@ -7,9 +7,7 @@ and opening somebody else's checkpoint runs none of their code.
 
 from __future__ import annotations
 
-import contextlib
 import io
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .errors import UserError
+from representations.files import write_bytes
+
+from ..errors import UserError
 
 FORMAT = "sdi-gs checkpoint"
 VERSION = 1
@@ -51,7 +51,7 @@ def save(folder: Path, checkpoint: Checkpoint) -> Path:
     buffer = io.BytesIO()
     torch.save(payload, buffer)
     try:
-        write_atomic(path, buffer.getbuffer())
+        write_bytes(path, buffer.getbuffer())
     except OSError as error:
         kept = latest(folder)
         intact = f"{kept} is intact" if kept else "no earlier checkpoint exists"
@@ -98,32 +98,6 @@ def latest(folder: Path) -> Path | None:
     """The checkpoint with the most steps, or None."""
     found = _all(folder)
     return found[-1] if found else None
-
-
-def write_atomic(path: Path, data: bytes | memoryview) -> None:
-    """Replace ``path`` by ``data`` in one move; an error leaves the old file and no litter."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise
-    _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the rename itself durable, where the system lets a folder be opened."""
-    with contextlib.suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 def _all(folder: Path) -> list[Path]:

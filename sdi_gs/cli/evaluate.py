@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .errors import UserError
+from ..errors import UserError
 
 if TYPE_CHECKING:
-    from .evaluation.protocol import Evaluation, Judged
+    from ..evaluation.protocol import Evaluation, Judged
 
 
 def evaluate(
@@ -35,7 +35,7 @@ def evaluate(
     ] = Path("evaluation.json"),
 ) -> None:
     """Judge finished runs by the paper's protocol, and against truth where mini knows it."""
-    from .evaluation import protocol
+    from ..evaluation import protocol
 
     options = protocol.EvaluationOptions(
         clip, views, flat, samples, _sentences(candidates), image_reward
@@ -77,13 +77,14 @@ def _require_ours(out: Path) -> None:
 def _write(out: Path, done: Sequence[Evaluation]) -> None:
     import json
 
-    from .checkpoint import write_atomic
-    from .run_folder import environment
+    from representations.files import write_bytes
+
+    from ..artefacts.run_folder import environment
 
     report = {"evaluations": [e.plain() for e in done], **environment()}
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(out, (json.dumps(report, indent=2) + "\n").encode())
+        write_bytes(out, (json.dumps(report, indent=2) + "\n").encode())
     except OSError as error:
         raise UserError(f"--out {out} cannot be written: {error.strerror or error}") from error
 

@@ -17,22 +17,18 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from . import build, media, run_folder, study
-from .checkpoint import write_atomic
-from .config import (
-    Config,
-    find,
-    from_plain,
-    guidances,
-    read_with_base,
-    with_guidance,
-)
-from .errors import UserError, nearest
-from .evaluation.protocol import MINI_JUDGE, Judge, Judged, default_clip, mostly_empty
-from .evaluation.truth import truth_of
-from .run import draw, look, reopen
-from .run_folder import RunFolder, median_seconds
-from .strict import set_by_path
+from representations.files import write_bytes
+
+from .. import build
+from ..artefacts import media, run_folder
+from ..artefacts.run_folder import RunFolder, median_seconds
+from ..config import Config, find, from_plain, guidances, read_with_base, with_guidance
+from ..errors import UserError, nearest
+from ..evaluation.protocol import MINI_JUDGE, Judge, Judged, default_clip, mostly_empty
+from ..evaluation.truth import truth_of
+from ..look import Reopened, reopen
+from ..strict import set_by_path
+from . import study
 
 PRESETS = {
     "mini": {"gaussians": "mini", "instant_ngp": "mini_nerf"},
@@ -143,7 +139,7 @@ def compare(plan: Plan, out: Path, say: Callable[[str], None]) -> list[Row]:
         rows.append(measure(study.obtain(cell.name, config, out, say), cell, out, judge))
         report = {"plan": asdict(plan), "rows": [asdict(row) for row in rows]}
         report |= run_folder.environment()
-        write_atomic(out / "compare.json", (json.dumps(report, indent=2) + "\n").encode())
+        write_bytes(out / "compare.json", (json.dumps(report, indent=2) + "\n").encode())
     return rows
 
 
@@ -167,12 +163,13 @@ def measure(run: RunFolder, cell: Cell, out: Path, judge: Judge | None) -> Row:
     """Read a finished run below ``out``, and look at its shape from all sides."""
     lines = list(run.stats())
     summary = json.loads(run.summary_file.read_text(encoding="utf-8"))
-    _, config, shape, _ = reopen(run.path)
-    psnr_db, blank_db = _against_truth(config, shape) or (None, None)
+    opened = reopen(run.path)
+    config = opened.config
+    psnr_db, blank_db = _truth_and_blank_db(opened) or (None, None)
     size = max(config.resolution, judge.clip.size if judge else 0)
     cameras = config.views.showcase(VIEWS, size, config.output.turntable.elevation_deg)
-    pictures, alpha = look(config, shape, cameras)
-    owned = {id(p): p.numel() for g in shape.optimizer.param_groups for p in g["params"]}
+    pictures, alpha = opened.stage.look(cameras)
+    owned = {id(p): p.numel() for g in opened.renderer.optimizer.param_groups for p in g["params"]}
     curve = list(_curve(run, config, lines))
     return Row(
         representation=cell.representation,
@@ -198,17 +195,18 @@ def measure(run: RunFolder, cell: Cell, out: Path, judge: Judge | None) -> Row:
     )
 
 
-def _against_truth(config: Config, shape: Any) -> tuple[float, float] | None:
+def _truth_and_blank_db(opened: Reopened) -> tuple[float, float] | None:
     """Mean PSNR in dB of the views, and of white pictures in their place, where mini knows the
     object."""
-    from .mini.corpus import SIZE, render_truth
+    from ..mini.corpus import SIZE, render_truth
 
+    config = opened.config
     known = truth_of(config)
     if known is None:
         return None
     cameras = config.views.showcase(VIEWS, SIZE, config.output.turntable.elevation_deg)
     truth = render_truth(*known, cameras)
-    seen = media.psnr(draw(config, shape, cameras), truth)
+    seen = media.psnr(opened.stage.draw(cameras), truth)
     return float(seen.mean()), float(media.psnr(torch.ones_like(truth), truth).mean())
 
 
@@ -218,7 +216,7 @@ def _curve(
     """PSNR of the previews, by step and by seconds of training."""
     from PIL import Image
 
-    from .mini.corpus import render_truth
+    from ..mini.corpus import render_truth
 
     known = truth_of(config)
     if known is None:

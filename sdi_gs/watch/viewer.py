@@ -21,17 +21,17 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from torch import Tensor
 
-from representations.interface import Cameras
-
-from . import media, page
-from .config import Config
-from .differences import differing
-from .errors import UserError
+from ..artefacts import media
+from ..config import Config
+from ..differences import differing
+from ..errors import UserError
+from ..look import reopen, stage
+from ..pages import parts
+from ..pages.run import thin
+from ..run import Scene
+from ..splat_files import open_splats
+from ..trainer import StepReport
 from .live import MOVING_EVERY, SHARE, STILL_EVERY, Budget, Controls, Limits, Look, Studio
-from .run import Scene, draw, reopen
-from .run_report import thin
-from .splat_files import open_splats
-from .trainer import StepReport
 
 if TYPE_CHECKING:
     import viser
@@ -90,7 +90,7 @@ class Buttons:
 
 
 class Page:
-    """The page. Satisfies :class:`sdi_gs.live.Window`.
+    """The page. Satisfies :class:`sdi_gs.watch.live.Window`.
 
     Raises UserError when viser is missing or no port is free.
     """
@@ -152,7 +152,7 @@ class Page:
                     )
         if shown.settings:
             with gui.add_folder("Settings", expand_by_default=False):
-                gui.add_html(page.lines(shown.settings, head=("setting", "here", "default")))
+                gui.add_html(parts.lines(shown.settings, head=("setting", "here", "default")))
 
     def _add_buttons(self) -> None:
         gui = self.server.gui
@@ -236,7 +236,7 @@ class LiveRun:
 
     def begin(self, scene: Scene) -> None:
         self.scene = scene
-        self.studio = Studio(self.page, _drawing(scene), self.clock)
+        self.studio = Studio(self.page, scene.stage.draw, self.clock)
         lines = list(scene.run.stats())
         self._losses = [(line["step"] + 1.0, float(line["loss"])) for line in lines]
         self._sizes = [(line["step"] + 1.0, float(line["size"])) for line in lines]
@@ -316,10 +316,6 @@ class LiveRun:
         stand(self.page, self.studio, lambda: bool(self.page.looks()))
 
 
-def _drawing(scene: Scene) -> Callable[[Cameras], Tensor]:
-    return lambda cameras: draw(scene.config, scene.renderer, cameras)
-
-
 def stand(shown_on: Page, studio: Studio, going_on: Callable[[], bool]) -> None:
     """Serve visitors of a shape that does not change, until told or until Ctrl-C."""
     with contextlib.suppress(KeyboardInterrupt):
@@ -335,12 +331,13 @@ def view(path: Path, port: int, say: Callable[[str], None]) -> None:
     """
     require_viser()
     if path.is_dir():
-        run, config, renderer, saved = reopen(path)
-        shown, lines = exhibit(config), list(run.stats())
-        what = f"step {saved.step} of {config.steps}"
+        run = reopen(path)
+        on_stage, lines = run.stage, list(run.run.stats())
+        shown = exhibit(run.config)
+        what = f"step {run.saved.step} of {run.config.steps}"
     elif path.exists():
         opened = open_splats(path)
-        config, renderer, lines = opened.config, opened.renderer, []
+        on_stage, lines = stage(opened.config, opened.renderer), []
         shown = Exhibit(path.name, (), 0, opened.position, opened.target, opened.fov_y_rad)
         what = f"{opened.splats:,} splats"
     else:
@@ -352,7 +349,7 @@ def view(path: Path, port: int, say: Callable[[str], None]) -> None:
         for name in CURVES if lines else ():
             page_.curve(name, [(line["step"] + 1.0, float(line[name])) for line in lines])
         say(f"{path}: look at it in a browser at {page_.address} (Ctrl-C ends)")
-        stand(page_, Studio(page_, lambda cameras: draw(config, renderer, cameras)), lambda: True)
+        stand(page_, Studio(page_, on_stage.draw), lambda: True)
     finally:
         page_.close()
 

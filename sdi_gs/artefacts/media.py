@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from .checkpoint import write_atomic
+from representations.files import write_bytes
 
 
 def psnr(pictures: Tensor, truth: Tensor) -> Tensor:
@@ -46,7 +46,7 @@ def contact_sheet(images: Tensor, columns: int | None = None) -> Image.Image:
 def save_png(image: Image.Image, path: Path) -> Path:
     buffer = io.BytesIO()
     image.save(buffer, format="PNG")
-    write_atomic(path, buffer.getbuffer())
+    write_bytes(path, buffer.getbuffer())
     return path
 
 
@@ -59,7 +59,7 @@ def save_film(frames: Tensor, path: Path, fps: int) -> Path:
             data = _gif(to_uint8(frames), fps)
         case other:
             raise ValueError(f"cannot write a film to '{path.name}': {other!r} is not .mp4 or .gif")
-    write_atomic(path, data)
+    write_bytes(path, data)
     return path
 
 

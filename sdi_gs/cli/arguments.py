@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from .errors import UserError
+from ..errors import UserError
 
 DEFAULT_PRESET = "mini"  # the one that works everywhere, without a download
 

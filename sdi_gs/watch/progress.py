@@ -7,11 +7,11 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from .errors import leading
-from .trainer import StepReport
+from ..errors import leading
+from ..trainer import StepReport
 
 if TYPE_CHECKING:
-    from .run import Scene
+    from ..run import Scene
 
 PLAIN_LINES = 20  # about this many lines for a whole run
 SMOOTHING = 0.9  # of the seconds per step that are shown

@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 
-from .config import Config
-from .errors import UserError
+from ..config import Config
+from ..errors import UserError
+from ..trainer import StepReport
 from .run_folder import RunFolder
-from .trainer import StepReport
 
 INSTALL = ".venv/bin/pip install -e '.[tensorboard]'"
 

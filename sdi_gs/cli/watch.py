@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .errors import UserError, leading
+from ..errors import UserError, leading
 
 if TYPE_CHECKING:
-    from .progress import Live, Plain, Silent
-    from .viewer import Audience
+    from ..watch.progress import Live, Plain, Silent
+    from ..watch.viewer import Audience
 
 PORT = 8080
 
@@ -30,11 +30,11 @@ def check_port(view: bool, port: int | None) -> None:
 
 def watcher(view: bool, port: int | None) -> Silent | Plain | Live | Audience:
     """What shows a run to a person: the terminal, and with ``view`` a page as well."""
-    from .progress import watcher as terminal
+    from ..watch.progress import watcher as terminal
 
     if not view or not leading():
         return terminal()
-    from .viewer import Audience
+    from ..watch.viewer import Audience
 
     return Audience(terminal(), port or PORT)
 
@@ -51,7 +51,7 @@ def report(
     ] = None,
 ) -> None:
     """Write the report of a run again, or one page that compares several."""
-    from .run_report import write
+    from ..pages.run import write
 
     path = write(runs, out)
     typer.echo(f"{path}  ({path.stat().st_size:,} bytes)")
@@ -64,7 +64,7 @@ def view(
     port: PortOption = None,
 ) -> None:
     """Show a shape on a page in the browser, from wherever you stand (extra 'viewer')."""
-    from .viewer import view as show
+    from ..watch.viewer import view as show
 
     show(shown, port or PORT, typer.echo)
 

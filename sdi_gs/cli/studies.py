@@ -12,8 +12,8 @@ import typer
 from .arguments import ASSIGNMENT, ClipOption, Settings, StudyOut, split_words
 
 if TYPE_CHECKING:
-    from .compare import Plan
-    from .experiments.chains import Variant
+    from ..experiments.chains import Variant
+    from ..experiments.compare import Plan
 
 
 def compare(
@@ -30,11 +30,12 @@ def compare(
     out: StudyOut = None,
 ) -> None:
     """One sentence through several representations and guidances: table and HTML page."""
-    from .checkpoint import write_atomic
-    from .compare import Plan
-    from .compare import compare as run_all
-    from .report import page, table
-    from .run_folder import free_name
+    from representations.files import write_bytes
+
+    from ..artefacts.run_folder import free_name
+    from ..experiments.compare import Plan
+    from ..experiments.compare import compare as run_all
+    from ..experiments.compare_page import page, table
 
     plan = Plan(
         prompt, family, _names(representations), _names(guidances), seeds, steps,
@@ -43,13 +44,13 @@ def compare(
     folder = out if out is not None else free_name(f"compare {prompt}")
     rows = run_all(plan, folder, typer.echo)
     typer.echo("\n" + table(rows) + "\n")
-    write_atomic(folder / "compare.html", page(plan, rows, _machine()).encode())
+    write_bytes(folder / "compare.html", page(plan, rows, _machine()).encode())
     for name in ("compare.html", "compare.json"):
         typer.echo(f"  {folder / name}")
 
 
 def _machine() -> str:
-    from .run_folder import environment
+    from ..artefacts.run_folder import environment
 
     hardware = environment()["hardware"]
     return f"{hardware['gpu'] or hardware['cpu']}, {hardware['cores']} cores"
@@ -76,10 +77,10 @@ def generate2d(
     out: Annotated[Path | None, typer.Option(help="new folder")] = None,
 ) -> None:
     """Make pictures by score distillation, or by DDIM to compare."""
-    from .config import load
-    from .flat import FlatOptions
-    from .flat import generate as make
-    from .run_folder import free_name
+    from ..artefacts.run_folder import free_name
+    from ..config import load
+    from ..experiments.flat import FlatOptions
+    from ..experiments.flat import generate as make
 
     prompt, settings = split_words(words or [])
     if steps is not None:
@@ -112,12 +113,12 @@ def experiment(
 ) -> None:
     """Repeat a figure of the paper: data, plot and table. fig8, fig11, fig14 and aids are whole
     runs on the presets of a family, 'mini' (150 steps if you do not say steps=N) or 'sdi'."""
-    from .compare import Plan
-    from .config import load
-    from .experiments import run as experiments
-    from .experiments.base import table
-    from .experiments.chains import CHAINS, chain
-    from .run_folder import free_name
+    from ..artefacts.run_folder import free_name
+    from ..config import load
+    from ..experiments import run as experiments
+    from ..experiments.base import table
+    from ..experiments.chains import CHAINS, chain
+    from ..experiments.compare import Plan
 
     if name == "list":
         entries = {known: entry.shows for known, entry in experiments.EXPERIMENTS.items()}
@@ -158,9 +159,9 @@ def table1(
 ) -> None:
     """The paper's Table 1: every method by quality, divergence, seconds and memory. A run of mini
     has 150 steps where you do not say --steps; its presets have 400."""
-    from . import config
-    from .compare import Plan
-    from .experiments.chains import methods
+    from .. import config
+    from ..experiments.chains import methods
+    from ..experiments.compare import Plan
 
     names = _names(guidances) if guidances is not None else tuple(config.guidances())
     settings = tuple(word for word in words or [] if ASSIGNMENT.match(word))
@@ -182,9 +183,9 @@ def _print_table(
 ) -> None:
     from dataclasses import replace
 
-    from .experiments import sheet, tables
-    from .experiments.chains import EXAMPLE, SHORT
-    from .run_folder import free_name
+    from ..artefacts.run_folder import free_name
+    from ..experiments import sheet, tables
+    from ..experiments.chains import EXAMPLE, SHORT
 
     typer.echo(shows)
     given = plan.steps is not None or any(s.startswith("steps=") for s in plan.settings)

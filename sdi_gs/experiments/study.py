@@ -15,11 +15,11 @@ from pathlib import Path
 
 import yaml
 
-from . import checkpoint, run_folder
-from .config import Config, to_plain
-from .errors import RunFailure, UserError
-from .run import Interrupted
-from .run_folder import RunFolder
+from ..artefacts import checkpoint, run_folder
+from ..artefacts.run_folder import RunFolder
+from ..config import Config, to_plain
+from ..errors import RunFailure, UserError
+from ..run import Interrupted
 
 RUNS = "runs"
 FILES = (

@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from .checkpoint import write_atomic
-from .errors import UserError
+from representations.files import write_bytes
+
+from ..errors import UserError
 
 T = TypeVar("T")
 
@@ -152,7 +153,7 @@ def write(path: Path, text: str) -> Path:
                 "file with --out"
             )
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, text.encode())
+        write_bytes(path, text.encode())
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error.strerror or error}") from error
     return path

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from . import cli_evaluate, cli_studies, cli_watch
+from ..errors import RunFailure, UserError, leading
+from . import evaluate, studies, watch
 from .arguments import (
     ASSIGNMENT,
     DEFAULT_PRESET,
@@ -21,11 +22,10 @@ from .arguments import (
     init_settings,
     split_words,
 )
-from .errors import RunFailure, UserError, leading
 
 if TYPE_CHECKING:
-    from .config import Config
-    from .run_folder import RunFolder
+    from ..artefacts.run_folder import RunFolder
+    from ..config import Config
 
 INTERRUPTED = 130  # what shells expect after Ctrl-C
 
@@ -40,9 +40,9 @@ app = typer.Typer(
 )
 config_app = typer.Typer(help="Presets and settings.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(config_app, name="config")
-cli_studies.register(app)
-cli_watch.register(app)
-cli_evaluate.register(app)
+studies.register(app)
+watch.register(app)
+evaluate.register(app)
 
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="folder that 'generate' made")]
 
@@ -96,7 +96,7 @@ def generate(
     view: Annotated[
         bool, typer.Option("--view", help="show the run on a page in the browser (extra 'viewer')")
     ] = False,
-    port: cli_watch.PortOption = None,
+    port: watch.PortOption = None,
     tensorboard: Annotated[
         bool, typer.Option("--tensorboard", help="log the curves for it too (extra 'tensorboard')")
     ] = False,
@@ -113,15 +113,15 @@ def generate(
         settings.append("output.tensorboard=true")
     if init is not None:
         settings = [*init_settings(init), *settings]
-    cli_watch.check_port(view, port)
+    watch.check_port(view, port)
 
-    from .config import load
+    from ..config import load
 
     chosen = load(config, settings, guidance)
 
-    from . import run
+    from .. import run
 
-    watching = cli_watch.watcher(view, port)
+    watching = watch.watcher(view, port)
     try:
         finished = run.generate(chosen, out, watching)
         if finished is not None:
@@ -134,9 +134,9 @@ def generate(
 @app.command()
 def resume(run: RunArgument) -> None:
     """Continue a run that was stopped, to the same result as without the stop."""
-    from . import run as runs
+    from .. import run as runs
 
-    view = cli_watch.watcher(False, None)
+    view = watch.watcher(False, None)
     try:
         finished = runs.resume(run, view)
     finally:
@@ -160,7 +160,7 @@ def render(
     """Draw the shape of a run: a turntable film, a contact sheet, stills."""
     given = {"format": film, "frames": frames, "size": size, "elevation_deg": elevation}
 
-    from .run import redraw
+    from ..look import redraw
 
     for path in redraw(run, out, {k: v for k, v in given.items() if v is not None}, stills):
         typer.echo(path)
@@ -193,11 +193,11 @@ def export(
     ] = "default",
 ) -> None:
     """Write the shape of a run, or the splats of a .ply or .splat file, for other programs."""
-    from . import assets
-    from .errors import nearest
-    from .run import reopen
-    from .splat_files import open_splats
-    from .views import ViewPolicy
+    from .. import assets
+    from ..errors import nearest
+    from ..look import reopen
+    from ..splat_files import open_splats
+    from ..views import ViewPolicy
 
     if kind is not None and kind not in assets.FORMATS:
         raise UserError(f"--format {kind}: {nearest(kind, assets.FORMATS)}")
@@ -235,9 +235,9 @@ def convert(
     steps: Annotated[int, typer.Option(help="of the fit to the run's own pictures")] = 400,
 ) -> None:
     """Make splats of a radiance field, for splat viewers."""
-    from .convert import TARGETS, ConvertOptions
-    from .convert import convert as make
-    from .errors import nearest
+    from ..convert import TARGETS, ConvertOptions
+    from ..convert import convert as make
+    from ..errors import nearest
 
     if to not in TARGETS:
         raise UserError(f"--to {to}: {nearest(to, TARGETS)}")
@@ -250,7 +250,7 @@ def convert(
 @app.command()
 def doctor() -> None:
     """What this machine can run, and why not the rest."""
-    from .doctor import examine
+    from ..doctor import examine
 
     if not examine(typer.echo):
         raise typer.Exit(1)
@@ -259,7 +259,7 @@ def doctor() -> None:
 @config_app.command("list")
 def config_list() -> None:
     """The presets and why each exists; then the methods that --guidance names."""
-    from .config import guidances, presets
+    from ..config import guidances, presets
 
     found = {"--config": presets(), "--guidance": guidances()}
     width = max(len(name) for entries in found.values() for name in entries)
@@ -280,7 +280,7 @@ def config_show(
     ] = None,
 ) -> None:
     """Every setting with its value, as the YAML that --config reads."""
-    from .config import dump, load
+    from ..config import dump, load
 
     names = [word for word in words or [] if not ASSIGNMENT.match(word)]
     if len(names) > 1:

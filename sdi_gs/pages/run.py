@@ -16,12 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import page, run_folder
-from .config import Config, dump
-from .differences import between, differing
-from .errors import UserError
+from ..artefacts import run_folder
+from ..artefacts.run_folder import STAGES, RunFolder
+from ..config import Config, dump
+from ..differences import between, differing
+from ..errors import UserError
+from . import parts
 from .plots import Line, bars, plot
-from .run_folder import STAGES, RunFolder
 
 POINTS = 200  # of a curve, at most
 PREVIEWS = 8  # contact sheets from the time of training, at most
@@ -118,7 +119,7 @@ def read(path: Path) -> Facts:
 def write_one(path: Path, out: Path | None = None) -> Path:
     """The report of one run, by default as report.html in its folder; the file."""
     facts = read(path)
-    return page.write(out if out is not None else facts.run.report_file, one(facts))
+    return parts.write(out if out is not None else facts.run.report_file, one(facts))
 
 
 def write(paths: Sequence[Path], out: Path | None = None) -> Path:
@@ -132,7 +133,7 @@ def write(paths: Sequence[Path], out: Path | None = None) -> Path:
             raise UserError(f"{path} is named twice; name each run once")
         seen.add(path.resolve())
     found = [read(path) for path in paths]
-    return page.write(
+    return parts.write(
         out if out is not None else _free_page(paths[0].resolve().parent), many(found)
     )
 
@@ -148,26 +149,28 @@ def one(facts: Facts) -> str:
     """The page of one run."""
     config = facts.config
     label = facts.name
-    parts = [
+    sections = [
         f"<h1>{html.escape(config.prompt)}</h1>",
         f'<p class="note">{html.escape(f"{label}; {facts.status()}")}</p>',
         _unfinished(facts),
         f"<section>{_turntable(facts, '', 384)}{_views(facts, 'views all around')}</section>",
         "<h2>Measured</h2>",
-        page.lines(((title, cell(facts)) for title, cell in MEASURES), "facts"),
+        parts.lines(((title, cell(facts)) for title, cell in MEASURES), "facts"),
         f'<p class="note">{html.escape(NOTE)}</p>',
         "<h2>Files</h2>",
-        page.lines(facts.exported() or [("none", "nothing was exported yet")], "facts"),
+        parts.lines(facts.exported() or [("none", "nothing was exported yet")], "facts"),
         "<h2>Settings that differ from the defaults</h2>",
-        page.lines(differing(config) or NOTHING, "facts", ("setting", "here", "default")),
-        page.fold("all settings, as config.yaml", f"<pre>{html.escape(dump(config))}</pre>"),
+        parts.lines(differing(config) or NOTHING, "facts", ("setting", "here", "default")),
+        parts.fold("all settings, as config.yaml", f"<pre>{html.escape(dump(config))}</pre>"),
         "<h2>Training</h2>" if facts.lines else "",
         f"<section>{_curves([facts], [''])}</section>",
         _previews(facts),
         "<h2>Made with</h2>",
-        page.lines(_environment(facts), "facts"),
+        parts.lines(_environment(facts), "facts"),
     ]
-    return page.document(config.prompt or label, "\n".join(part for part in parts if part))
+    return parts.document(
+        config.prompt or label, "\n".join(section for section in sections if section)
+    )
 
 
 def many(found: Sequence[Facts]) -> str:
@@ -176,7 +179,7 @@ def many(found: Sequence[Facts]) -> str:
     prompts = list(dict.fromkeys(facts.config.prompt for facts in found))
     title = prompts[0] if len(prompts) == 1 else f"{len(found)} runs compared"
     shown = [html.escape(label) for label in labels]
-    names: tuple[page.Column[Facts], ...] = (
+    names: tuple[parts.Column[Facts], ...] = (
         ("run", lambda facts: labels[found.index(facts)]),
         ("prompt", lambda facts: facts.config.prompt),
         ("status", lambda facts: facts.status()),
@@ -184,25 +187,25 @@ def many(found: Sequence[Facts]) -> str:
     environments = [_environment(facts) for facts in found]
     same = all(environment == environments[0] for environment in environments)
     made = (
-        page.lines(environments[0], "facts")
+        parts.lines(environments[0], "facts")
         if same
         else "".join(
-            page.fold(label, page.lines(environment, "facts"))
+            parts.fold(label, parts.lines(environment, "facts"))
             for label, environment in zip(labels, environments, strict=True)
         )
     )
     both = list(zip(found, shown, strict=True))
-    return page.document(
+    return parts.document(
         title,
         f"""<h1>{html.escape(title)}</h1>
 {"".join(_unfinished(facts) for facts in found)}
 <section>{"".join(_turntable(facts, text) for facts, text in both)}</section>
 <h2>Measured</h2>
-{page.columns((*names, *MEASURES), found)}
+{parts.columns((*names, *MEASURES), found)}
 <p class="note">{html.escape(NOTE)}</p>
 <h2>Settings that differ between the runs</h2>
 {
-            page.lines(
+            parts.lines(
                 between([facts.config for facts in found]) or [("none", *("-" for _ in found))],
                 "facts",
                 ("setting", *labels),
@@ -215,7 +218,7 @@ def many(found: Sequence[Facts]) -> str:
 <h2>Files</h2>
 {
             "".join(
-                page.fold(label, page.lines(facts.exported(), "facts"))
+                parts.fold(label, parts.lines(facts.exported(), "facts"))
                 for facts, label in zip(found, labels, strict=True)
             )
         }
@@ -247,14 +250,14 @@ def _turntable(facts: Facts, caption: str, side: int = 256) -> str:
     path = facts.turntable()
     if path is None:
         return ""
-    return page.film(page.embedded(path), "", caption or "turntable", side)
+    return parts.film(parts.embedded(path), "", caption or "turntable", side)
 
 
 def _views(facts: Facts, caption: str) -> str:
     """The contact sheet; before the end of a run the newest of its previews."""
     sheets = [*_sheets(facts), facts.run.preview_png]
     path = next((path for path in reversed(sheets) if path.is_file()), None)
-    return "" if path is None else page.picture(page.embedded(path), caption)
+    return "" if path is None else parts.picture(parts.embedded(path), caption)
 
 
 def _sheets(facts: Facts) -> list[Path]:
@@ -269,13 +272,13 @@ def _previews(facts: Facts) -> str:
     every = (len(paths) - 1) / max(1, PREVIEWS - 1)
     chosen = [paths[round(i * every)] for i in range(PREVIEWS)] if every > 1 else paths
     shown = "".join(
-        page.picture(
-            page.embedded_small(path, PREVIEW_WIDTH),
+        parts.picture(
+            parts.embedded_small(path, PREVIEW_WIDTH),
             f"after step {int(path.stem.removeprefix('step_'))}",
         )
         for path in chosen
     )
-    return page.fold("previews while training", shown)
+    return parts.fold("previews while training", shown)
 
 
 def _mb(value: float | None) -> str:
@@ -286,8 +289,8 @@ def _step(facts: Facts) -> str:
     if not facts.lines:
         return "-"
     median = run_folder.median_seconds(facts.lines)
-    parts = ", ".join(f"{stage} {1e3 * median[stage]:.1f}" for stage in STAGES)
-    return f"{1e3 * sum(median.values()):.1f} ms ({parts})"
+    stages = ", ".join(f"{stage} {1e3 * median[stage]:.1f}" for stage in STAGES)
+    return f"{1e3 * sum(median.values()):.1f} ms ({stages})"
 
 
 def _size(facts: Facts) -> str:
@@ -297,7 +300,7 @@ def _size(facts: Facts) -> str:
     return f"{last['size']:,} {last['unit']}"
 
 
-MEASURES: tuple[page.Column[Facts], ...] = (
+MEASURES: tuple[parts.Column[Facts], ...] = (
     ("steps", lambda f: f"{f.steps_done:,}"),
     ("seconds", lambda f: "-" if f.seconds is None else f"{f.seconds:.1f}"),
     ("a step", _step),

@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A shape seen, without training: reopen a run, draw views of it, write its pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from representations.interface import Cameras, Renderer
+
+from . import build, strict
+from .artefacts import media, run_folder
+from .artefacts.checkpoint import Checkpoint
+from .artefacts.run_folder import RunFolder
+from .config import Config, TurntableConfig, from_plain, to_plain
+from .errors import UserError
+from .views import ViewPolicy
+
+PREVIEW_VIEWS = 4  # front, side, back, side
+STILL_VIEWS, STILL_COLUMNS = 8, 4  # of preview.png
+AT_ONCE = 4  # views drawn together, so that memory stays flat
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A shape, and how people are shown it."""
+
+    renderer: Renderer
+    device: torch.device
+    views: ViewPolicy  # whose middle distance and field of view a turntable has
+    background: Callable[[int], Tensor | None]  # views -> [views, 3]; None: the shape's own
+
+    def look(self, cameras: Cameras) -> tuple[Tensor, Tensor]:
+        """Pictures [N, 3, H, W] in [0, 1] and coverage [N, 1, H, W], without gradients, on the
+        CPU."""
+        seen = []
+        with torch.no_grad():
+            for first in range(0, len(cameras), AT_ONCE):
+                some = cameras[first : first + AT_ONCE]
+                background = self.background(len(some))
+                if background is not None:
+                    background = background.to(self.device)
+                render, _ = self.renderer.render(some.to(self.device), background)
+                seen.append((render.rgb.cpu(), render.alpha.cpu()))
+        pictures, alpha = zip(*seen, strict=True)
+        return torch.cat(pictures), torch.cat(alpha)
+
+    def draw(self, cameras: Cameras) -> Tensor:
+        """The pictures of :meth:`look`, [N, 3, H, W]."""
+        return self.look(cameras)[0]
+
+    def turntable(self, frames: int, size: int, elevation_deg: float) -> Tensor:
+        """Pictures all around, [frames, 3, size, size] on the CPU; ``size`` in pixels."""
+        return self.draw(self.views.showcase(frames, size, elevation_deg))
+
+
+def stage(config: Config, renderer: Renderer) -> Stage:
+    """``renderer`` on the stage that the settings of its run describe."""
+    return Stage(
+        renderer,
+        build.device(config),
+        config.views,
+        lambda views: build.still_background(config, views),
+    )
+
+
+class Reopened(NamedTuple):
+    """A run as its newest checkpoint has it, without any diffusion model."""
+
+    run: RunFolder
+    config: Config
+    renderer: Renderer
+    saved: Checkpoint
+
+    @property
+    def stage(self) -> Stage:
+        return stage(self.config, self.renderer)
+
+
+def reopen(path: Path) -> Reopened:
+    """Load the shape of the run at ``path``."""
+    run = run_folder.open_existing(path)
+    saved, config = newest(run)
+    renderer = build.renderer(config, build.device(config), restored=True)
+    with build.below("checkpoint"):
+        renderer.load_state_dict(saved.renderer)
+    return Reopened(run, config, renderer, saved)
+
+
+def newest(run: RunFolder) -> tuple[Checkpoint, Config]:
+    """The newest checkpoint and its settings; it must hold what the run is made of."""
+    saved = run.latest()
+    config = from_plain(saved.config)
+    held, asked = (to_plain(c)["representation"]["kind"] for c in (config, run.config()))
+    if held != asked:
+        raise UserError(
+            f"the checkpoint in {run.checkpoints} holds {held}, but {run.config_file} is a run of "
+            f"{asked}: put the run's own checkpoint back, or train again with "
+            f"sdi-gs generate --config {run.config_file}"
+        )
+    return saved, config
+
+
+def redraw(path: Path, out: Path | None, given: dict[str, object], stills: int) -> list[Path]:
+    """Film and contact sheet of a run as ``output.turntable`` says, with ``given`` instead of its
+    own values, and ``stills`` single pictures; the files, in the order they were written."""
+    opened = reopen(path)
+    table = strict.build(
+        TurntableConfig, {**dict(opened.config.output.turntable), **given}, "render"
+    )
+    target = RunFolder(path if out is None else out)
+    try:
+        target.path.mkdir(parents=True, exist_ok=True)
+        written = write_pictures(opened.stage, table, target)
+        if stills > 0:
+            folder = target.path / "stills"
+            views = opened.stage.turntable(stills, table.size, table.elevation_deg)
+            for index, picture in enumerate(views):
+                name = folder / f"view_{index:03d}.png"
+                written.append(media.save_png(media.contact_sheet(picture[None]), name))
+    except OSError as error:
+        raise UserError(f"{target.path} cannot be written: {error.strerror or error}") from error
+    return written
+
+
+def write_pictures(shown: Stage, table: TurntableConfig, run: RunFolder) -> list[Path]:
+    """The film and the contact sheet of a finished run; the files."""
+    frames = shown.turntable(table.frames, table.size, table.elevation_deg)
+    film = media.save_film(frames, run.turntable(table.format), table.fps)
+    stills = shown.turntable(STILL_VIEWS, table.size, table.elevation_deg)
+    return [film, media.save_png(media.contact_sheet(stills, STILL_COLUMNS), run.preview_png)]
+
+
+def write_preview(shown: Stage, size: int, elevation_deg: float, path: Path) -> Path:
+    """A row of views while a run goes on."""
+    views = shown.turntable(PREVIEW_VIEWS, size, elevation_deg)
+    return media.save_png(media.contact_sheet(views, columns=PREVIEW_VIEWS), path)
