@@ -51,10 +51,11 @@ class Failed(Exception):
 
 def kernels(args: argparse.Namespace) -> dict[str, Any]:
     """On CUDA the first call compiles gsplat, once."""
-    from representations.ops import select, self_test
+    from representations.ops import self_test
+    from representations.ops.splats import splat_ops
 
     device = torch.device(args.device)
-    ops = select(device)
+    ops = splat_ops(device)
     found = [
         self_test.splatting(ops.splat, device),
         self_test.splatting(ops.splat, device, count=2000, size=128),

@@ -34,7 +34,7 @@ def main() -> None:
 
     import torch
 
-    from representations.ops import hash_cpu, hash_grid
+    from representations.ops.fields import hash_cpu, hash_grid
 
     print(
         f"{POINTS} points; ms forward, backward, both\n"

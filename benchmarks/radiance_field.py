@@ -39,7 +39,7 @@ def parts(repeats: int) -> None:
 
     from representations.cameras import orbit, rays
     from representations.instant_ngp import InstantNGPRenderer
-    from representations.ops.ray_types import Rays
+    from representations.ops.fields.ray_types import Rays
     from sdi_gs.config import load
 
     chosen = load("mini_nerf").representation

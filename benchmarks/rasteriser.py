@@ -29,9 +29,9 @@ def main() -> None:
 
     from representations.cameras import orbit
     from representations.gaussians import GaussianConfig, InitConfig, initialise
-    from representations.ops import Ops, Splats, select
+    from representations.ops.splats import SplatOps, Splats, splat_ops
 
-    def draw(ops: Ops, splats: Splats, features: torch.Tensor, cameras, pull: torch.Tensor):  # type: ignore[no-untyped-def]
+    def draw(ops: SplatOps, splats: Splats, features: torch.Tensor, cameras, pull: torch.Tensor):  # type: ignore[no-untyped-def]
         leaves = [t.detach().clone().requires_grad_() for t in (*splats, features)]
         out = ops.splat(Splats(*leaves[:4]), leaves[4], cameras)
         picture = torch.cat([out.features, out.depth, out.alpha], dim=1)
@@ -50,7 +50,7 @@ def main() -> None:
         generator = torch.Generator().manual_seed(0)
         features = torch.rand(1, count, 6, generator=generator)  # colour and normal
         pull = torch.randn(1, 8, size, size, generator=generator)
-        slow, fast = select("cpu", "reference"), select("cpu", "cpu")
+        slow, fast = splat_ops("cpu", "reference"), splat_ops("cpu", "cpu")
 
         picture_a, gradients_a = draw(slow, splats, features, cameras, pull)
         picture_b, gradients_b = draw(fast, splats, features, cameras, pull)

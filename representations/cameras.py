@@ -9,11 +9,34 @@ angle above the horizontal plane. Camera: OpenCV, +x right, +y down, +z into the
 from __future__ import annotations
 
 import math
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from .interface import Cameras
+
+Angle = TypeVar("Angle", Tensor, float)
+
+
+def rotation_matrices(quat_wxyz: Tensor) -> Tensor:
+    """Rotation matrices [..., 3, 3] of quaternions [..., 4] of any non-zero length."""
+    w, x, y, z = torch.nn.functional.normalize(quat_wxyz, dim=-1).unbind(-1)
+    entries = torch.stack(
+        [
+            1 - 2 * (y * y + z * z),
+            2 * (x * y - w * z),
+            2 * (x * z + w * y),
+            2 * (x * y + w * z),
+            1 - 2 * (x * x + z * z),
+            2 * (y * z - w * x),
+            2 * (x * z - w * y),
+            2 * (y * z + w * x),
+            1 - 2 * (x * x + y * y),
+        ],
+        dim=-1,
+    )
+    return entries.reshape(*quat_wxyz.shape[:-1], 3, 3)
 
 
 def spherical_to_position(azimuth_deg: Tensor, elevation_deg: Tensor, distance: Tensor) -> Tensor:
@@ -44,11 +67,31 @@ def look_at(position: Tensor, target: Tensor, up: Tensor | None = None) -> Tenso
     right = torch.nn.functional.normalize(torch.where(degenerate, fallback, right), dim=-1)
     down = torch.linalg.cross(forward, right, dim=-1)
     rotation = torch.stack([right, down, forward], dim=1)  # [B, 3, 3], rows are camera axes
+    return posed(rotation.transpose(1, 2), position)
+
+
+def posed(cam_to_world_rotation: Tensor, position: Tensor) -> Tensor:
+    """World-to-camera matrices [B, 4, 4] of cameras whose axes in the world are the columns of
+    ``cam_to_world_rotation`` [B, 3, 3] and that stand at ``position`` [B, 3]."""
+    rotation = cam_to_world_rotation.transpose(1, 2)
     world_to_cam = torch.zeros(len(position), 4, 4, dtype=position.dtype, device=position.device)
     world_to_cam[:, :3, :3] = rotation
     world_to_cam[:, :3, 3] = -(rotation @ position[..., None])[..., 0]
     world_to_cam[:, 3, 3] = 1.0
     return world_to_cam
+
+
+def camera_to_world(world_to_cam: Tensor) -> Tensor:
+    """Poses [B, 4, 4] as networks were taught them, in the frame of OpenGL: the columns are right,
+    up, backwards and the position. The inverse of ``world_to_cam`` [B, 4, 4], with the second and
+    third axis of the camera turned around."""
+    axes = world_to_cam[:, :3, :3].transpose(1, 2) * world_to_cam.new_tensor([1.0, -1.0, -1.0])
+    pose = torch.zeros_like(world_to_cam)
+    pose[:, :3, :3] = axes
+    centre = world_to_cam[:, :3, :3].transpose(1, 2) @ world_to_cam[:, :3, 3, None]
+    pose[:, :3, 3] = -centre[..., 0]
+    pose[:, 3, 3] = 1.0
+    return pose
 
 
 def pinhole(fov_y_rad: Tensor, width: int, height: int) -> Tensor:
@@ -111,7 +154,7 @@ def rays(cameras: Cameras) -> tuple[Tensor, Tensor]:
     return origins, directions
 
 
-def azimuth_in_half_turn(azimuth_deg: Tensor | float) -> Tensor | float:
+def azimuth_in_half_turn(azimuth_deg: Angle) -> Angle:
     """The same angle in [-180, 180)."""
     return (azimuth_deg + 180.0) % 360.0 - 180.0
 

@@ -7,12 +7,15 @@ Nothing else crosses this line: no text, no diffusion, no Gaussian, no ray.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from .cloud import SplatCloud
 
 
 @dataclass(frozen=True)
@@ -26,7 +29,9 @@ class Cameras:
     intrinsics: Tensor  # [B, 3, 3] float32, pixels: [[fx, 0, cx], [0, fy, cy], [0, 0, 1]]
     width: int  # pixels
     height: int  # pixels
-    first: int = 0  # place of the first camera in the batch that these are a part of
+    # Place of the first of these cameras in the batch that they are a part of: a representation
+    # whose rendering is random seeds a view by it.
+    index_in_batch: int = 0
 
     def __len__(self) -> int:
         return int(self.world_to_cam.shape[0])
@@ -40,7 +45,7 @@ class Cameras:
             self,
             world_to_cam=self.world_to_cam[index],
             intrinsics=self.intrinsics[index],
-            first=self.first + start,
+            index_in_batch=self.index_in_batch + start,
         )
 
     def to(self, device: torch.device | str) -> Cameras:
@@ -78,7 +83,7 @@ class RefineReport:
     added: int = 0
     removed: int = 0
     events: tuple[str, ...] = field(default=())
-    unit: str = "splats"  # what is counted, for people
+    unit: str = "primitives"  # what is counted, for people
 
 
 class Exchange(Protocol):
@@ -117,8 +122,15 @@ class Renderer(Protocol):
     together, in portions, or by several processes.
     """
 
-    optimizer: torch.optim.Optimizer
-    exchange: Exchange  # Alone() unless somebody else sets it
+    @property
+    def optimizers(self) -> Sequence[torch.optim.Optimizer]:
+        """Stepped by the trainer, owned by this object."""
+        ...
+
+    @property
+    def term_names(self) -> Sequence[str]:
+        """The names that :meth:`terms` knows."""
+        ...
 
     def render(self, cameras: Cameras, background: Tensor | None) -> tuple[Render, Trace]:
         """Draw. ``background`` is [B, 3] in [0, 1], or None for the representation's own
@@ -142,3 +154,78 @@ class Renderer(Protocol):
         ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a representation is told of the run that it is made for."""
+
+    device: torch.device  # where its parameters live
+    steps: int  # length of the run: rates and structure edits refer to it
+    seed: int  # of everything random in it
+    exchange: Exchange = field(default_factory=Alone)
+    restored: bool = False  # a state is loaded right after: what it once started from may be gone
+
+
+@runtime_checkable
+class Sized(Protocol):
+    """Settings that know how much memory training on them takes."""
+
+    def training_bytes(self, views: int, resolution: int) -> int:
+        """About what training holds on the device when ``views`` square pictures of ``resolution``
+        pixels are drawn at once, in bytes."""
+        ...
+
+
+class RepresentationSettings(Protocol):
+    """The settings of a representation, and the word that chooses it."""
+
+    @property
+    def kind(self) -> str: ...
+
+
+# What a shape can give, for export and for measuring. A renderer has those that it can have.
+
+
+@runtime_checkable
+class HasSplats(Protocol):
+    """A shape made of Gaussians."""
+
+    def cloud(self) -> SplatCloud:
+        """A detached copy, before any activation."""
+        ...
+
+
+@runtime_checkable
+class HasDensity(Protocol):
+    """A shape with a density everywhere."""
+
+    @property
+    def radius(self) -> float:
+        """Half the side of the cube around the origin that holds the shape, world units."""
+        ...
+
+    def density(self, points: Tensor) -> Tensor:
+        """[M] in 1 / world unit at ``points`` [M, 3], on their device, without gradient."""
+        ...
+
+    def albedo(self, points: Tensor) -> Tensor:
+        """[M, 3] in [0, 1] at ``points`` [M, 3], on their device, without gradient."""
+        ...
+
+
+class Surface(NamedTuple):
+    """Triangles with a colour at each corner, world frame (z up)."""
+
+    vertices: Tensor  # [V, 3] world units, float32
+    faces: Tensor  # [F, 3] int64 indices of corners, counter-clockwise from outside
+    colours: Tensor  # [V, 3] in [0, 1] as displayed
+
+
+@runtime_checkable
+class HasMesh(Protocol):
+    """A shape that is a surface already."""
+
+    def mesh(self) -> Surface:
+        """A detached copy on the CPU."""
+        ...

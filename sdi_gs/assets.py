@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from representations.interface import Renderer
+from representations.interface import HasDensity, HasMesh, HasSplats, Renderer
 
 from .build import below, device
 from .config import Config
@@ -17,10 +18,9 @@ from .errors import UserError, nearest
 from .views import ViewPolicy
 
 if TYPE_CHECKING:
+    from representations.cloud import SplatCloud
     from representations.export import Layout
     from representations.export.surface import Extracted
-    from representations.gaussians import GaussianRenderer, SplatCloud
-    from representations.instant_ngp import InstantNGPRenderer
 
 SPLAT_FORMATS = ("ply", "ply-compressed", "splat", "spz", "sog", "html")
 MESH_FORMATS = ("glb", "obj", "mesh-ply")
@@ -114,9 +114,7 @@ class MeshOptions:
 
 def final_format(shape: Renderer) -> str:
     """What a finished run leaves: splats where there are splats, else a mesh."""
-    from representations.gaussians import GaussianRenderer
-
-    return "ply" if isinstance(shape, GaussianRenderer) else "glb"
+    return "ply" if isinstance(shape, HasSplats) else "glb"
 
 
 def ending(kind: str) -> str:
@@ -148,16 +146,14 @@ def export(
     splats: SplatOptions | None = None,
 ) -> str:
     """Write the shape as ``kind``; what the file holds, in words. UserError when it cannot be."""
-    from representations.gaussians import GaussianRenderer
-
     splats = splats or SplatOptions()
     if kind not in FORMATS:
         raise UserError(f"--format {kind}: {nearest(kind, FORMATS)}")
     splats.check(kind)
     if kind in SPLAT_FORMATS:
-        if not isinstance(shape, GaussianRenderer):
+        if not isinstance(shape, HasSplats):
             raise UserError(
-                f"--format {kind}: a radiance field has no splats; write --format glb for a mesh, "
+                f"--format {kind}: this shape has no splats; write --format glb for a mesh, "
                 "or make splats of it with 'sdi-gs convert RUN --to gaussians'"
             )
         with below("export"):
@@ -186,25 +182,29 @@ def _export_mesh(
     shape: Renderer, path: Path, kind: str, views: ViewPolicy, options: MeshOptions
 ) -> str:
     from representations.export.mesh import write_mesh
-    from representations.gaussians import GaussianRenderer
-    from representations.instant_ngp import InstantNGPRenderer
 
     with below("export"):
-        match shape:
-            case GaussianRenderer() | InstantNGPRenderer() if options.mesher == "open3d":
-                made = _fused(shape, views, options)
-                how = "fused from depth pictures by open3d"
-            case GaussianRenderer():
-                made = _fused(shape, views, options)
-                how = "fused from depth pictures"
-            case InstantNGPRenderer():
-                made = _extracted(shape, views, options)
-                chosen = "measured" if options.threshold is None else "given"
-                how = f"at density {made.level:.3g} ({chosen})"
-            case _:
-                raise UserError(f"{type(shape).__name__} cannot be turned into triangles")
+        if isinstance(shape, HasMesh):
+            made, how = _own_mesh(shape), "as trained"
+        elif isinstance(shape, HasDensity) and options.mesher != "open3d":
+            made = _extracted(shape, views, options)
+            chosen = "measured" if options.threshold is None else "given"
+            how = f"at density {made.level:.3g} ({chosen})"
+        else:
+            made, how = _fused(shape, views, options), "fused from depth pictures"
+            how += " by open3d" if options.mesher == "open3d" else ""
         faces = write_mesh(path, made.mesh, "ply" if kind == "mesh-ply" else kind)
     return f"{faces:,} faces in {made.parts} connected part(s), {how}"
+
+
+def _own_mesh(shape: HasMesh) -> Extracted:
+    """The triangles that a shape is made of already."""
+    from representations.export.mesh import Mesh, keep_large_parts
+    from representations.export.surface import Extracted
+
+    surface = shape.mesh()
+    mesh = Mesh(surface.vertices.numpy(), surface.faces.numpy(), surface.colours.numpy())
+    return Extracted(mesh.check(), 0.0, keep_large_parts(mesh)[1])
 
 
 def _look(views: ViewPolicy, pixels: int) -> tuple[int, float, float]:
@@ -212,57 +212,62 @@ def _look(views: ViewPolicy, pixels: int) -> tuple[int, float, float]:
     return pixels, sum(views.distance) / 2, sum(views.fov_y_deg) / 2
 
 
-def _extracted(shape: InstantNGPRenderer, views: ViewPolicy, options: MeshOptions) -> Extracted:
+def _extracted(shape: Any, views: ViewPolicy, options: MeshOptions) -> Extracted:
+    """The surface of a renderer that has a density."""
     from representations.export import surface
 
     level = options.threshold
     if level is None:
         cameras = surface.views_around(*_look(views, 64))
-        renders = surface.pictures(shape, cameras, shape.device)
-        level = surface.surface_level(_on(shape, shape.field.density), renders, cameras)
+        renders = surface.pictures(shape, cameras, _device_of(shape))
+        level = surface.surface_level(shape.density, renders, cameras)
     return surface.from_density(
-        _on(shape, shape.field.density),
-        _on(shape, shape.field.albedo),
+        shape.density,
+        shape.albedo,
         level,
-        radius=shape.config.radius,
+        radius=shape.radius,
         resolution=options.resolution,
     )
 
 
-def _on(shape: InstantNGPRenderer, function):  # type: ignore[no-untyped-def]
-    """``function`` of points on the CPU, asked where the field lives."""
-    return lambda points: function(points.to(shape.device))
+def _device_of(shape: Renderer) -> torch.device:
+    """Where a renderer's parameters live."""
+    for optimizer in shape.optimizers:
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                return torch.device(parameter.device)
+    return torch.device("cpu")
 
 
-def _reach(shape: GaussianRenderer | InstantNGPRenderer) -> float:
-    """Half the side of the cube that holds the shape, world units."""
-    from representations.instant_ngp import InstantNGPRenderer
+def _reach(shape: Renderer, views: ViewPolicy) -> float:
+    """Half the side of the cube that holds the shape, world units: its own, that of its splats, or
+    what the cameras of its policy can see whole."""
+    if isinstance(shape, HasDensity):
+        return shape.radius
+    if isinstance(shape, HasSplats):
+        distance = shape.cloud().means.norm(dim=-1).cpu()
+        return 1.1 * float(distance.sort().values[int(0.99 * (len(distance) - 1))])
+    _, distance_, fov_y_deg = _look(views, 1)
+    return distance_ * math.sin(math.radians(fov_y_deg / 2))
 
-    if isinstance(shape, InstantNGPRenderer):
-        return shape.config.radius
-    distance = shape.cloud().means.norm(dim=-1).cpu()
-    return 1.1 * float(distance.sort().values[int(0.99 * (len(distance) - 1))])
 
-
-def _fused(
-    shape: GaussianRenderer | InstantNGPRenderer, views: ViewPolicy, options: MeshOptions
-) -> Extracted:
+def _fused(shape: Renderer, views: ViewPolicy, options: MeshOptions) -> Extracted:
     from representations.export import fuse_open3d, surface
 
     # Two pixels per lattice cell: depth is looked up, not interpolated.
     cameras = surface.views_around(*_look(views, 2 * options.resolution))
-    renders = surface.pictures(shape, cameras, shape.device)
+    renders = surface.pictures(shape, cameras, _device_of(shape))
     fuse = fuse_open3d.fuse if options.mesher == "open3d" else surface.fuse
-    return fuse(renders, cameras, radius=_reach(shape), resolution=options.resolution)
+    return fuse(renders, cameras, radius=_reach(shape, views), resolution=options.resolution)
 
 
-def splats_on_surface(shape: Renderer, config: Config, count: int) -> Renderer:
-    """A Gaussian field whose splats lie where pictures of ``shape`` see its surface."""
+def splats_on_surface(shape: Renderer, config: Config, count: int, steps: int) -> Renderer:
+    """``count`` splats where pictures of ``shape`` see its surface, to be trained for ``steps``."""
     from representations.export import surface
     from representations.gaussians import GaussianConfig, GaussianRenderer
     from representations.gaussians.initialise import from_points
 
-    target = device(config)
+    target = device(config.device)
     cameras = surface.views_around(*_look(config.views, 128))
     with below("convert"):
         seen = [
@@ -287,4 +292,4 @@ def splats_on_surface(shape: Renderer, config: Config, count: int) -> Renderer:
         )
         settings = config.representation
         assert isinstance(settings, GaussianConfig)
-        return GaussianRenderer(settings, target, cloud)
+        return GaussianRenderer(settings, target, cloud, steps=steps, seed=config.seed)

@@ -12,6 +12,8 @@ from typing import NamedTuple
 
 import torch
 
+from representations.interface import Sized
+
 from .config import Config, load, presets
 from .diffusion import cost
 from .diffusion.published import Networks, from_folder, networks
@@ -59,8 +61,14 @@ def estimate(config: Config, team: Team = ALONE) -> Budget:
         words=cost.parameter_bytes(parts.text_encoder),
         # The graph of the encoding waits while the UNet is asked.
         activations=max(kept + unet, both_ways),
-        representation=config.representation.training_bytes(at_once, config.resolution),
+        representation=_of_representation(config, at_once),
     )
+
+
+def _of_representation(config: Config, views: int) -> int:
+    """What the representation says of itself; one that says nothing counts as nothing."""
+    chosen = config.representation
+    return chosen.training_bytes(views, config.resolution) if isinstance(chosen, Sized) else 0
 
 
 def _networks(config: Config) -> Networks:

@@ -6,45 +6,41 @@ What the layers below say about a bad input (ValueError and its kin) leaves here
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
-from torch import Generator, Tensor
+from torch import Generator
 
-from representations.interface import Renderer
+from representations.gaussians.config import GaussianConfig
+from representations.instant_ngp.config import InstantNGPConfig
+from representations.interface import Renderer, Run
 from representations.memory import available_bytes
+from representations.ops import MissingBackend
 
-from .config import (
-    Config,
-    EnvironmentBackground,
-    RandomBackground,
-    SolidBackground,
-)
+from .config import REPRESENTATIONS, UPDATES, Config, ModelConfig
 from .diffusion.base import Adaptable, Denoiser, Forgetful
 from .errors import UserError, nearest
-from .guidance.distillation import ScoreDistillation
+from .guidance import Guidance, GuidanceConfig, PromptSet, ScoreDistillation, Subject
 from .guidance.image_space import ImageSpace, ImageSpaceConfig
-from .guidance.noise import RandomNoise, ReleasedInversion
-from .guidance.prompts import PromptSet
+from .guidance.noise import NoiseStrategy, RandomNoise, ReleasedInversion
 from .guidance.stein import ControlVariate, Stein, SteinConfig
-from .guidance.variational import Variational, VariationalConfig
+from .guidance.update import UpdateRule
+from .guidance.variational import LearnedReference, Variational, VariationalConfig
 from .team import ALONE, Team, share
-from .trainer import Background, Guidance, Training
+from .trainer import Training
 
 if TYPE_CHECKING:
-    from representations.gaussians import GaussianConfig, SplatCloud
-    from representations.instant_ngp import InstantNGPConfig
+    from representations.cloud import SplatCloud
 
 MINI = "mini"
 
 
-def device(config: Config) -> torch.device:
-    """The device of ``config.device``; "auto" takes CUDA where it works."""
-    match config.device:
+def device(word: str) -> torch.device:
+    """The device of the setting ``device``; "auto" takes CUDA where it works."""
+    match word:
         case "auto":
             return torch.device("cuda" if torch.cuda.is_available() else "cpu")
         case "cuda" if not torch.cuda.is_available():
@@ -53,20 +49,20 @@ def device(config: Config) -> torch.device:
                 "write device=cpu or device=auto, and see 'sdi-gs doctor'"
             )
         case "cpu" | "cuda":
-            return torch.device(config.device)
+            return torch.device(word)
         case other:
             raise UserError(f"device={other!r} is not one of auto, cpu, cuda")
 
 
-def use_threads(config: Config) -> None:
-    """Give torch and numba the number of threads that the config asks for, if it does."""
-    if config.threads is None:
+def use_threads(threads: int | None) -> None:
+    """Give torch and numba that number of threads; None leaves them alone."""
+    if threads is None:
         return
-    torch.set_num_threads(config.threads)
+    torch.set_num_threads(threads)
     import numba
 
     # numba cannot use more threads than it started with.
-    numba.set_num_threads(min(config.threads, numba.config.NUMBA_NUM_THREADS))
+    numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
 
 
 def check_prompt(config: Config) -> str | None:
@@ -94,12 +90,12 @@ def check_prompt(config: Config) -> str | None:
     return f"note: mini was never taught: {', '.join(unknown)}" if unknown else None
 
 
-def denoiser(config: Config, target: torch.device) -> Denoiser:
+def denoiser(chosen: ModelConfig, target: torch.device) -> Denoiser:
     """The frozen diffusion model."""
     from .diffusion.stable import StableDiffusion
     from .diffusion.tuning import Tuning, tune
 
-    source: str | Path = config.model.source
+    source: str | Path = chosen.source
     if source == MINI:
         from .mini import MINI_DIR
 
@@ -109,65 +105,49 @@ def denoiser(config: Config, target: torch.device) -> Denoiser:
                 "incomplete; reinstall it, or name a folder with model.source=FOLDER"
             )
         source = MINI_DIR
-    dtype: str = config.model.dtype
+    dtype: str = chosen.dtype
     if dtype == "auto":
         dtype = "float16" if target.type == "cuda" else "float32"
-    chosen = config.model
     with below("model"):
         model = StableDiffusion.load(source, dtype, target)
         return tune(model, Tuning(chosen.compile, chosen.rows, chosen.vae_memory))
 
 
-def renderer(config: Config, target: torch.device, restored: bool = False) -> Renderer:
+def renderer(
+    config: Config, target: torch.device, restored: bool = False, exchange: Team = ALONE
+) -> Renderer:
     """The 3D representation. With ``restored`` its state is loaded right after, so that a file it
     once started from may be gone."""
-    from representations.gaussians.config import GaussianConfig
-    from representations.instant_ngp.config import InstantNGPConfig
-
-    use_threads(config)
-    match config.representation:
-        case GaussianConfig() as chosen:
-            return _gaussians(config, chosen, target, restored)
-        case InstantNGPConfig() as chosen:
-            return _instant_ngp(config, chosen, target)
-        case other:
-            raise UserError(
-                f"representation {type(other).__name__} has no renderer; known: gaussians, "
-                "instant_ngp"
-            )
-
-
-def _check_terms(config: Config, known: Collection[str]) -> None:
+    use_threads(config.threads)
+    run = Run(target, config.steps, config.seed, exchange, restored)
+    chosen = config.representation
+    with below("representation"):
+        match chosen:
+            case GaussianConfig():
+                shape = _gaussians(chosen, run)
+            case InstantNGPConfig():
+                shape = _instant_ngp(chosen, run)
+            case _:
+                shape = REPRESENTATIONS.makers[type(chosen)](chosen, run)
     for name in config.terms:
-        if name not in known:
-            raise UserError(f"unknown setting 'terms.{name}': {nearest(name, known)}")
+        if name not in shape.term_names:
+            raise UserError(f"unknown setting 'terms.{name}': {nearest(name, shape.term_names)}")
+    return shape
 
 
-def _instant_ngp(config: Config, chosen: InstantNGPConfig, target: torch.device) -> Renderer:
+def _instant_ngp(chosen: InstantNGPConfig, run: Run) -> Renderer:
     from representations.instant_ngp import InstantNGPRenderer
-    from representations.instant_ngp.renderer import TERMS
 
-    _check_terms(config, TERMS)
-    with below("representation"):
-        return InstantNGPRenderer(dataclasses.replace(chosen, seed=config.seed), target)
+    return InstantNGPRenderer(chosen, run.device, seed=run.seed)
 
 
-def _gaussians(
-    config: Config, chosen: GaussianConfig, target: torch.device, restored: bool
-) -> Renderer:
+def _gaussians(chosen: GaussianConfig, run: Run) -> Renderer:
     from representations.gaussians import GaussianRenderer
-    from representations.gaussians.terms import TERMS
 
-    _check_terms(config, TERMS)
-    settings = dataclasses.replace(
-        chosen,
-        steps=config.steps,
-        seed=config.seed,
-        init=dataclasses.replace(chosen.init, seed=config.seed),
+    cloud = _placeholder(chosen) if run.restored else _given_splats(chosen)
+    return GaussianRenderer(
+        chosen, run.device, cloud, steps=run.steps, seed=run.seed, exchange=run.exchange
     )
-    with below("representation"):
-        cloud = _placeholder(settings) if restored else _given_splats(settings)
-        return GaussianRenderer(settings, target, cloud)
 
 
 def _given_splats(settings: GaussianConfig) -> SplatCloud | None:
@@ -191,59 +171,33 @@ def _placeholder(settings: GaussianConfig) -> SplatCloud:
     )
 
 
-def background(config: Config) -> Background:
-    """What is behind the shape in a training step."""
-    match config.background:
-        case SolidBackground(color=color):
-            return lambda views, rng: torch.tensor(color).expand(views, 3)
-        case RandomBackground():
-            return lambda views, rng: torch.rand(views, 3, generator=rng)
-        case EnvironmentBackground():
-            return lambda views, rng: None
-        case other:
-            raise UserError(
-                f"background {other!r} is not known; known here: solid, random, environment"
-            )
-
-
-def still_background(config: Config, views: int) -> Tensor | None:
-    """What is behind the shape in a picture for people: the solid colour, else white."""
-    match config.background:
-        case SolidBackground(color=color):
-            return torch.tensor(color).expand(views, 3)
-        case EnvironmentBackground():
-            return None
-        case _:
-            return torch.ones(views, 3)
-
-
 def training(
     config: Config, restored: bool = False, model: Denoiser | None = None, team: Team = ALONE
 ) -> Training:
     """Everything a run needs. The cheap and likely mistakes are looked for first. ``model``: on the
     device of ``config`` already, instead of the one that ``config.model`` names; ``team``: the
     processes that share the views of a step."""
-    target = device(config)
+    target = device(config.device)
     _check_times(config)
     _check_portions(config, team)
-    shape = renderer(config, target, restored)
-    shape.exchange = team
+    shape = renderer(config, target, restored, team)
     ours = model is None
     if ours and target.type == "cuda":
         from . import budget
 
         budget.require_card(config, available_bytes(target) or 0, team)
-    model = denoiser(config, target) if model is None else model
+    model = denoiser(config.model, target) if model is None else model
+    share(team, config.batch, config.micro_batch, model.views_together)
     with below("prompts"):
         prompts = PromptSet(model, config.prompt, config.negative_prompt, config.prompts)
-    method = guidance(config, model, prompts)
+    method = guidance(config, model, prompts, config.noise)
     if ours and isinstance(model, Forgetful):
         model.forget_words()
     return Training(
         renderer=shape,
         guidance=method,
         views=config.views,
-        background=background(config),
+        background=config.background.training,
         weights=dict(config.terms),
         rng=Generator().manual_seed(config.seed),
         steps=config.steps,
@@ -252,13 +206,35 @@ def training(
         device=target,
         cooldown=config.cooldown,
         micro_batch=config.micro_batch,
+        together=model.views_together,
         team=team,
     )
 
 
-def guidance(config: Config, model: Denoiser, prompts: PromptSet) -> Guidance:
-    """The method that the settings describe."""
-    parts = (model, prompts, config.noise, config.guidance, config.steps)
+class Method(NamedTuple):
+    """What a method of score distillation is made of; see :func:`guidance`."""
+
+    denoiser: Denoiser
+    subject: Subject
+    noise: NoiseStrategy
+    config: GuidanceConfig
+    steps: int  # of the run
+
+    def distillation(self, update: UpdateRule | None = None) -> ScoreDistillation:
+        """Score distillation with that rule."""
+        return ScoreDistillation(
+            self.denoiser,
+            self.subject,
+            self.noise,
+            update=update,
+            config=self.config,
+            steps=self.steps,
+        )
+
+
+def guidance(config: Config, model: Denoiser, subject: Subject, noise: NoiseStrategy) -> Guidance:
+    """The method that the settings describe, with ``noise`` as its kappa."""
+    method = Method(model, subject, noise, config.guidance, config.steps)
     match config.update:
         case VariationalConfig() as chosen:
             if not isinstance(model, Adaptable):
@@ -267,18 +243,28 @@ def guidance(config: Config, model: Denoiser, prompts: PromptSet) -> Guidance:
                     "has none to start from: use a diffusion model"
                 )
             learner = model.learner(config.prompt, chosen.rank, chosen.rate)
-            return Variational(ScoreDistillation(*parts), learner, chosen)
+            reference = LearnedReference(learner, chosen.marginal)
+            return Variational(method.distillation(reference), reference, chosen)
         case ImageSpaceConfig() as chosen:
-            return ImageSpace(ScoreDistillation(*parts), chosen)
+            return ImageSpace(method.distillation(), chosen)
         case SteinConfig() as chosen:
-            if not isinstance(config.noise, RandomNoise):
+            if not isinstance(noise, RandomNoise):
                 raise UserError(
                     f"update.kind=stein needs noise.kind=random, got {config.noise.kind}: its "
                     "control variate has mean zero for independent normal noise only"
                 )
-            return Stein(ScoreDistillation(*parts), ControlVariate(chosen))
-        case rule:
-            return ScoreDistillation(*parts, rule)
+            variate = ControlVariate(chosen)
+            return Stein(method.distillation(variate), variate)
+        case chosen if type(chosen) in UPDATES.makers:
+            made: Guidance = UPDATES.makers[type(chosen)](chosen, method)
+            return made
+        case rule if callable(rule):
+            return method.distillation(rule)
+        case other:
+            raise UserError(
+                f"update.kind={other.kind}: {type(other).__name__} is no rule (it cannot be "
+                "called) and was registered without 'make'"
+            )
 
 
 def _check_times(config: Config) -> None:
@@ -309,10 +295,5 @@ def below(section: str) -> Iterator[None]:
     """Turn what a lower layer refuses into a message for the user."""
     try:
         yield
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, FileNotFoundError, MissingBackend) as error:
         raise UserError(f"{section}: {error}") from error
-    except RuntimeError as error:
-        # Missing hardware or packages say so themselves; anything else is ours to explain.
-        if "back-end" in str(error):
-            raise UserError(f"{section}: {error}") from error
-        raise

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -11,7 +12,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from representations.gaussians.config import GaussianConfig
 from representations.instant_ngp.config import InstantNGPConfig
+from representations.interface import RepresentationSettings
 
+from . import plugins
+from .backgrounds import Background, EnvironmentBackground, RandomBackground, SolidBackground
 from .errors import nearest
 from .guidance.distillation import GuidanceConfig
 from .guidance.image_space import ImageSpaceConfig
@@ -21,15 +25,16 @@ from .guidance.noise import (
     FixedPoint,
     GradientDescent,
     IntervalInversion,
+    NoiseSettings,
     RandomNoise,
     ReleasedInversion,
 )
 from .guidance.prompts import PromptConfig
 from .guidance.stein import SteinConfig
-from .guidance.update import Classifier, NoiseFree, Residual
+from .guidance.update import Classifier, NoiseFree, Residual, UpdateSettings
 from .guidance.variational import VariationalConfig
 from .ramp import Ramp
-from .strict import ConfigError, FromNumber, Kinds, build, plain, set_by_path
+from .strict import ConfigError, Kinds, build, plain, set_by_path
 from .views import ViewPolicy
 
 SCHEMA_VERSION = 1
@@ -53,18 +58,6 @@ class ModelConfig(Section):
     vae_memory: Literal["full", "bounded"] = "full"
 
 
-class SolidBackground(Section):
-    color: tuple[Share, Share, Share] = (1.0, 1.0, 1.0)  # red, green, blue as displayed
-
-
-class RandomBackground(Section):
-    """A new uniform colour for every view, so that no colour can hide in the background."""
-
-
-class EnvironmentBackground(Section):
-    """The representation's own learned surroundings."""
-
-
 class TurntableConfig(Section):
     frames: Count = 60
     size: Annotated[int, Field(ge=16)] = 512  # pixels, square
@@ -80,36 +73,21 @@ class OutputConfig(Section):
     turntable: TurntableConfig = TurntableConfig()
 
 
-NOISES = {
-    "ddim_inversion": DDIMInversion,
-    "random": RandomNoise,
-    "fixed": FixedNoise,
-    "released_inversion": ReleasedInversion,
-    "fixed_point": FixedPoint,
-    "gradient_descent": GradientDescent,
-    "interval_inversion": IntervalInversion,
-}
-Update = Residual | Classifier | NoiseFree | VariationalConfig | ImageSpaceConfig | SteinConfig
-UPDATES = {
-    "residual": Residual,
-    "classifier": Classifier,
-    "noise_free": NoiseFree,
-    "variational": VariationalConfig,
-    "image_space": ImageSpaceConfig,
-    "stein": SteinConfig,
-}
-BACKGROUNDS = {
-    "solid": SolidBackground,
-    "random": RandomBackground,
-    "environment": EnvironmentBackground,
-}
-REPRESENTATIONS = {"gaussians": GaussianConfig, "instant_ngp": InstantNGPConfig}
-DERIVED = {
-    "representation.steps": "steps",
-    "representation.seed": "seed",
-    "representation.init.seed": "seed",
-}
-"""Settings of a part that always follow a setting of the run, and are therefore never written."""
+NOISES = Kinds(
+    "noise",
+    DDIMInversion,
+    RandomNoise,
+    FixedNoise,
+    ReleasedInversion,
+    FixedPoint,
+    GradientDescent,
+    IntervalInversion,
+)
+UPDATES = Kinds(
+    "update", Residual, Classifier, NoiseFree, VariationalConfig, ImageSpaceConfig, SteinConfig
+)
+BACKGROUNDS = Kinds("background", SolidBackground, RandomBackground, EnvironmentBackground)
+REPRESENTATIONS = Kinds("representation", GaussianConfig, InstantNGPConfig)
 
 
 class Config(Section):
@@ -120,8 +98,8 @@ class Config(Section):
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     steps: Count = 10_000
     batch: Count = 1  # views per step
-    # Of these, so many at once, one portion after the other: less memory, the same step, to the
-    # order of a sum. None: all that a process has.
+    # Views per forward and backward pass (gradient accumulation): less memory, the same step up to
+    # the order of summation. None: the whole batch.
     micro_batch: Count | None = None
     cooldown: Share = 0.0  # share of the run, at its end, over which learning rates fall to zero
     resolution: Annotated[int, Field(ge=8)] = 512  # height and width of a training view, pixels
@@ -130,41 +108,59 @@ class Config(Section):
     model: ModelConfig = ModelConfig()
     prompts: PromptConfig = PromptConfig()
     guidance: GuidanceConfig = GuidanceConfig()
-    noise: Annotated[
-        DDIMInversion
-        | RandomNoise
-        | FixedNoise
-        | ReleasedInversion
-        | FixedPoint
-        | GradientDescent
-        | IntervalInversion,
-        Kinds(NOISES),
-    ] = DDIMInversion()
-    update: Annotated[Update, Kinds(UPDATES)] = Residual()
+    noise: Annotated[NoiseSettings, NOISES] = DDIMInversion()
+    update: Annotated[UpdateSettings, UPDATES] = Residual()
     views: ViewPolicy = ViewPolicy()
-    background: Annotated[
-        SolidBackground | RandomBackground | EnvironmentBackground, Kinds(BACKGROUNDS)
-    ] = SolidBackground()
-    representation: Annotated[GaussianConfig | InstantNGPConfig, Kinds(REPRESENTATIONS)] = (
-        GaussianConfig()
-    )
-    terms: dict[str, Annotated[Ramp, FromNumber(("start", "end"))]] = {}
+    background: Annotated[Background, BACKGROUNDS] = SolidBackground()
+    representation: Annotated[RepresentationSettings, REPRESENTATIONS] = GaussianConfig()
+    terms: dict[str, Ramp] = {}
     output: OutputConfig = OutputConfig()
+    # Python files, or modules, that register kinds of their own: see :mod:`sdi_gs.plugins`.
+    plugins: list[str] = []
+
+
+SEAMS = {kinds.seam: kinds for kinds in (NOISES, UPDATES, BACKGROUNDS, REPRESENTATIONS)}
+"""Where a word of the configuration becomes a class, and where others may add theirs."""
+
+for _kinds in SEAMS.values():
+    _kinds.on_change.append(lambda: Config.model_rebuild(force=True))
 
 
 def load(
     name_or_path: str | None = None,
     overrides: list[str] | None = None,
     guidance: str | None = None,
+    upper: Mapping[str, Any] | None = None,
 ) -> Config:
     """A preset or a file (none: the defaults), with the ``guidance`` method of that name instead
-    of its own, then ``key=value`` overrides, in order."""
+    of its own, then ``key=value`` overrides, in order, then ``upper``, plain data."""
     tree = {} if name_or_path is None else read_with_base(find(name_or_path))
+    ahead = set_plugins(tree, overrides or [])
     if guidance is not None:
         tree = with_guidance(tree, guidance)
     for assignment in overrides or []:
+        if assignment not in ahead:
+            set_by_path(Config, tree, assignment)
+    return from_plain(tree | dict(upper or {}))
+
+
+def set_plugins(tree: dict[str, Any], overrides: Sequence[str]) -> list[str]:
+    """Load the plug-ins that plain data and ``overrides`` name, before any other setting is looked
+    at, since that may be one of theirs; the overrides that this has dealt with."""
+    ahead = [item for item in overrides if item.partition("=")[0].strip() == "plugins"]
+    for assignment in ahead:
         set_by_path(Config, tree, assignment)
-    return from_plain(tree)
+    load_plugins(tree)
+    return ahead
+
+
+def load_plugins(tree: dict[str, Any]) -> None:
+    """Load what ``plugins`` of plain data names, and remember files by their full path."""
+    names = tree.get("plugins")
+    if isinstance(names, list):
+        tree["plugins"] = plugins.load([str(name) for name in names])
+    else:
+        plugins.load([])
 
 
 def from_plain(tree: dict[str, Any]) -> Config:
@@ -177,35 +173,14 @@ def from_plain(tree: dict[str, Any]) -> Config:
             f"{SCHEMA_VERSION}: use the version of sdi-gs that wrote it, or start from a preset "
             "('sdi-gs config list')"
         )
-    refuse_derived(tree)
+    load_plugins(tree)
     config: Config = build(Config, tree)
     return config
 
 
-def refuse_derived(tree: dict[str, Any]) -> None:
-    """A setting that would be overruled in silence is an error instead."""
-    for path, leader in DERIVED.items():
-        parent, name = _parent(tree, path)
-        if name in parent:
-            raise ConfigError(f"'{path}' follows '{leader}' of the run: set {leader}=... instead")
-
-
-def _parent(tree: dict[str, Any], path: str) -> tuple[dict[str, Any], str]:
-    """The section of plain data that would hold ``path``, empty if there is none."""
-    *sections, name = path.split(".")
-    node: Any = tree
-    for section in sections:
-        node = node.get(section) if isinstance(node, dict) else None
-    return (node if isinstance(node, dict) else {}), name
-
-
 def to_plain(config: Config) -> dict[str, Any]:
     """Every setting as dicts, lists and scalars, with the schema version first."""
-    tree = plain(config)
-    for path in DERIVED:
-        parent, name = _parent(tree, path)
-        parent.pop(name, None)
-    return {"schema_version": SCHEMA_VERSION, **tree}
+    return {"schema_version": SCHEMA_VERSION, **plain(config)}
 
 
 def dump(config: Config) -> str:
@@ -231,8 +206,27 @@ def presets() -> dict[str, str]:
 
 
 def guidances() -> dict[str, str]:
-    """Name of each method, with the first line of its file: what it is and where it is from."""
-    return _first_lines(presets_dir() / "guidance")
+    """Name of each method, with the first line of its file: what it is and where it is from.
+
+    A noise or an update rule that a plug-in registered is a method too, by its own word."""
+    found = _first_lines(presets_dir() / "guidance")
+    for name, (_, cls) in _foreign_methods().items():
+        found.setdefault(name, _first_sentence(cls))
+    return found
+
+
+def _foreign_methods() -> dict[str, tuple[str, type]]:
+    """Word, seam and class of what was registered from outside of this package."""
+    return {
+        word: (kinds.seam, cls)
+        for kinds in (NOISES, UPDATES)
+        for word, cls in kinds.table.items()
+        if not cls.__module__.startswith("sdi_gs.")
+    }
+
+
+def _first_sentence(cls: type) -> str:
+    return (cls.__doc__ or cls.__qualname__).strip().partition("\n")[0]
 
 
 def with_guidance(tree: dict[str, Any], name: str) -> dict[str, Any]:
@@ -243,6 +237,9 @@ def with_guidance(tree: dict[str, Any], name: str) -> dict[str, Any]:
     """
     if name not in guidances():
         raise ConfigError(f"--guidance {name}: {nearest(name, guidances())}")
+    foreign = _foreign_methods().get(name)
+    if foreign is not None:
+        return overlay(tree, {foreign[0]: {"kind": name}})
     method = read_tree(presets_dir() / "guidance" / f"{name}.yaml")
     on_mini = method.pop("on_mini", {})
     tree = overlay(tree, method)

@@ -74,9 +74,11 @@ def fit(
         render, trace = student.render(cameras, behind)
         loss = (render.rgb - wanted).abs().mean()
         loss.backward()
-        student.optimizer.step()
+        for optimizer in student.optimizers:
+            optimizer.step()
         student.refine(step, trace)
-        student.optimizer.zero_grad(set_to_none=True)
+        for optimizer in student.optimizers:
+            optimizer.zero_grad(set_to_none=True)
         if (step + 1) % SAY_EVERY == 0:
             say(f"fit {step + 1}/{options.steps}  mean difference {float(loss.detach()):.4f}")
 
@@ -103,10 +105,10 @@ def convert(
         raise UserError(f"{path} is made of splats already; export it: sdi-gs export {path}")
     out = out if out is not None else run.path / "gaussians"
     run_folder.require_free(out)
-    device = build.device(config)
+    device = build.device(config.device)
     new = _configuration(config, options)
     say(f"looking for the surface of {path}")
-    student = assets.splats_on_surface(teacher, new, options.splats)
+    student = assets.splats_on_surface(teacher, new, options.splats, max(1, options.steps))
     rng = Generator().manual_seed(config.seed)
     fit(student, teacher, config.views, options, rng, device, say)
     shown = config.views.showcase(8, 2 * options.resolution, config.output.turntable.elevation_deg)
@@ -142,7 +144,6 @@ def _configuration(config: Config, options: ConvertOptions) -> Config:
             "representation": GaussianConfig(
                 count=options.splats,
                 max_count=options.splats,
-                steps=max(1, options.steps),
                 densify=DensifyConfig(kind="none"),
             ),
             # Terms of the field mean nothing to splats.

@@ -147,7 +147,7 @@ def render() -> list[Finding]:
     began = time.perf_counter()
     try:
         config = config.model_copy(update={"representation": small})
-        target = device(config)
+        target = device(config.device)
         if target.type == "cuda":
             # The first CUDA render compiles gsplat, which takes minutes: the CPU path proves less,
             # but it does so at once.
@@ -169,7 +169,7 @@ def denoise() -> list[Finding]:
 
     try:
         began = time.perf_counter()
-        model = denoiser(load("mini"), torch.device("cpu"))
+        model = denoiser(load("mini").model, torch.device("cpu"))
         loaded = time.perf_counter() - began
         z = model.encode(torch.full((1, 3, 64, 64), 0.5))
         eps = model.predict_noise(z, torch.tensor([500]), model.embed(["a red mug"]))

@@ -63,9 +63,9 @@ def stage(config: Config, renderer: Renderer) -> Stage:
     """``renderer`` on the stage that the settings of its run describe."""
     return Stage(
         renderer,
-        build.device(config),
+        build.device(config.device),
         config.views,
-        lambda views: build.still_background(config, views),
+        config.background.still,
     )
 
 
@@ -86,7 +86,7 @@ def reopen(path: Path) -> Reopened:
     """Load the shape of the run at ``path``."""
     run = run_folder.open_existing(path)
     saved, config = newest(run)
-    renderer = build.renderer(config, build.device(config), restored=True)
+    renderer = build.renderer(config, build.device(config.device), restored=True)
     with build.below("checkpoint"):
         renderer.load_state_dict(saved.renderer)
     return Reopened(run, config, renderer, saved)

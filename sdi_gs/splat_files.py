@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import torch
 
+from representations.cameras import spherical_to_position
 from representations.interface import Renderer
 
 from . import build
@@ -49,7 +50,7 @@ def open_splats(path: Path) -> OpenedSplats:
     config = Config()
     with build.below("view"):
         settings = GaussianConfig(count=1, max_count=len(cloud), sh_degree=cloud.sh_degree)
-        renderer = GaussianRenderer(settings, build.device(config), cloud)
+        renderer = GaussianRenderer(settings, build.device(config.device), cloud)
     # Scanned scenes have stray splats far away: the outermost 5 % on each side do not count.
     rows = cloud.means.sort(dim=0).values
     edge = int(0.05 * (len(cloud) - 1))
@@ -57,8 +58,8 @@ def open_splats(path: Path) -> OpenedSplats:
     distance = (cloud.means - middle).norm(dim=-1).sort().values
     reach = max(1e-3, float(distance[len(cloud) - 1 - edge]))
     away = 1.5 * reach / math.sin(math.radians(FOV_Y_DEG) / 2)
-    up = math.radians(ELEVATION_DEG)
-    eye = middle + away * torch.tensor([math.cos(up), 0.0, math.sin(up)])
+    front, elevation, away_ = (torch.tensor([x]) for x in (0.0, ELEVATION_DEG, away))
+    eye = middle + spherical_to_position(front, elevation, away_)[0]
     return OpenedSplats(
         renderer, config, len(cloud), _triple(eye), _triple(middle), math.radians(FOV_Y_DEG)
     )

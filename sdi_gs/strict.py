@@ -1,10 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Typed settings from plain data: unknown keys, kinds and wrong types, each with its own message.
+"""Typed settings from plain data: pydantic checks, and every refusal teaches what to write.
 
 A *section* is a pydantic model or a frozen dataclass. A field marked with :class:`Kinds` is one of
-several sections, and the key ``kind`` says which. Pydantic checks the leaves; the walk over the
-types is ours, because pydantic neither guesses the key that was meant nor forbids extra keys in
-every plain dataclass.
+several sections, and its key ``kind`` says which.
 """
 
 from __future__ import annotations
@@ -14,84 +12,113 @@ import functools
 import pathlib
 import types
 import typing
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import BaseModel, GetCoreSchemaHandler, TypeAdapter, ValidationError
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from .errors import UserError, nearest
-
-M = typing.TypeVar("M")
+from .ramp import Ramp
 
 
 class ConfigError(UserError):
     """A setting that does not exist or does not fit."""
 
 
-@dataclass(frozen=True)
 class Kinds:
-    """Marks a field whose key ``kind`` chooses its class; the first entry is the default."""
+    """The classes that a section may be of, by the word that each has for itself in its field
+    ``kind``; the first is the default. Stands in a field's annotation. Classes may be added later:
+    then the validators that were built on the field are built again (``on_change``)."""
 
-    table: Mapping[str, type]
+    def __init__(self, seam: str, *classes: type) -> None:
+        self.seam = seam  # what these classes are, for people: "noise"
+        self.table: dict[str, type] = {}
+        self.makers: dict[type, Callable[..., Any]] = {}  # of what a settings object describes
+        self.on_change: list[Callable[[], object]] = []
+        for cls in classes:
+            self.register(cls)
 
     @property
     def default(self) -> str:
         return next(iter(self.table))
 
-    def name_of(self, value: object) -> str:
-        return next(name for name, cls in self.table.items() if type(value) is cls)
+    def register(self, cls: type, make: Callable[..., Any] | None = None) -> None:
+        """Let ``cls`` be chosen by its word; ``make`` makes what it describes, where it is not that
+        itself. ConfigError where ``cls`` has no word for itself, or one that is taken."""
+        if not dataclasses.is_dataclass(cls):
+            raise ConfigError(
+                f"{_full_name(cls)} is no dataclass: a kind of {self.seam} holds its settings as "
+                "fields, so write @dataclass(frozen=True, kw_only=True) above it"
+            )
+        kind = getattr(cls, "kind", None)
+        if not isinstance(kind, str):
+            raise ConfigError(
+                f"{_full_name(cls)} does not say what it is called: write a field "
+                'kind: Literal["my-word"] = "my-word"'
+            )
+        taken = self.table.get(kind)
+        if taken is not None:
+            raise ConfigError(
+                f"{self.seam}.kind={kind!r} is registered twice: by {_full_name(taken)} and by "
+                f"{_full_name(cls)}; give the second another word"
+            )
+        self.table[kind] = cls
+        if make is not None:
+            self.makers[cls] = make
+        for rebuild in self.on_change:
+            rebuild()
+
+    def __get_pydantic_core_schema__(
+        self, source: Any, handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
+        choices = {kind: handler.generate_schema(cls) for kind, cls in self.table.items()}
+        return core_schema.no_info_before_validator_function(
+            self._section, core_schema.tagged_union_schema(choices, discriminator=_kind_of)
+        )
+
+    def _section(self, data: Any) -> Any:
+        """``random``, nothing and a section without its word are short for a section with it."""
+        if data is None or isinstance(data, str):
+            data = {"kind": data or self.default}
+        if isinstance(data, Mapping):
+            data = {"kind": self.default, **data}
+        kind = _kind_of(data)
+        if kind is None:
+            known = ", ".join(self.table)
+            raise PydanticCustomError(
+                "teach", f"a section with a key 'kind' is needed; kinds: {known}".replace("{", "{{")
+            )
+        if kind not in self.table:
+            raise PydanticCustomError("kind", "{known}", {"known": nearest(str(kind), self.table)})
+        return data
 
 
-@dataclass(frozen=True)
-class FromNumber:
-    """Marks a section that a bare number may stand for: ``opaque: 0.1`` for a constant ramp."""
+def _kind_of(data: Any) -> Any:
+    return data.get("kind") if isinstance(data, Mapping) else getattr(data, "kind", None)
 
-    fields: tuple[str, ...]
 
-    def constant(self, value: Any) -> float | None:
-        """The number that stands for this section; None if none does."""
-        first = getattr(value, self.fields[0])
-        plain_section = type(value)(**dict.fromkeys(self.fields, first))
-        return first if value == plain_section else None
+def _full_name(cls: type) -> str:
+    return f"{cls.__module__}.{cls.__qualname__}"
 
 
 def build(cls: type, data: Any, path: str = "") -> Any:
     """An instance of the section ``cls`` from plain data."""
-    checked = _check(cls, data, path)
-    if checked is None:
-        checked = {}
+    data = {} if data is None else data
+    for keys, _ in _flags(data):
+        annotation = _follow(cls, data, keys)
+        if _bare(annotation) in (int, float):
+            raise ConfigError(f"{_join(path, keys)}: got true or false, but a number is needed")
     try:
-        return _adapter(cls).validate_python(checked)
+        return TypeAdapter(cls).validate_python(data)
     except ValidationError as error:
-        raise ConfigError(_describe(error, path)) from None
+        raise ConfigError(_describe(error, cls, data, path)) from None
 
 
-@functools.cache
-def _adapter(cls: type) -> TypeAdapter[Any]:
-    return TypeAdapter(cls)
-
-
-def plain(value: Any, annotation: Any = None) -> Any:
+def plain(value: Any) -> Any:
     """The inverse of :func:`build`: dicts, lists and scalars, every field written out."""
-    number = _mark(annotation, FromNumber)
-    if number is not None and (constant := number.constant(value)) is not None:
-        return constant
-    if _is_section(type(value)):
-        types_of = fields_of(type(value))
-        body = {name: plain(getattr(value, name), types_of[name]) for name in types_of}
-        kinds = _mark(annotation, Kinds)
-        return body if kinds is None else {"kind": kinds.name_of(value), **body}
-    if isinstance(value, Mapping):
-        arguments = typing.get_args(_bare(annotation))
-        inner = arguments[1] if len(arguments) == 2 else None
-        return {str(key): plain(item, inner) for key, item in value.items()}
-    if isinstance(value, tuple | list):
-        return [plain(item) for item in value]
-    if isinstance(value, pathlib.Path):
-        return str(value)
-    return value
+    return TypeAdapter(type(value)).dump_python(value, mode="json")
 
 
 def set_by_path(cls: type, tree: dict[str, Any], assignment: str) -> None:
@@ -107,30 +134,27 @@ def set_by_path(cls: type, tree: dict[str, Any], assignment: str) -> None:
     node = tree
     keys = path.split(".")
     for depth, key in enumerate(keys):
-        here, last = ".".join(keys[: depth + 1]), depth == len(keys) - 1
-        kinds = _mark(annotation, Kinds)
-        if kinds is not None and key == "kind" and last:
+        last = depth == len(keys) - 1
+        if last and key == "kind" and _kinds(annotation) is not None:
             # A new kind has other fields: those of the old one must not survive.
             node.clear()
             node["kind"] = raw
             return
-        annotation = _field_type(annotation, node, key, here)
+        annotation = _below(annotation, node, keys[: depth + 1])
         if last:
-            # noise=random is short for noise={kind: random}.
-            short = _mark(annotation, Kinds) is not None and not raw.lstrip().startswith("{")
-            node[key] = {"kind": raw} if short else _parse(annotation, raw, here)
+            node[key] = _parse(annotation, raw, path)
             return
         below = node.get(key)
         if not isinstance(below, dict):
-            number = _mark(annotation, FromNumber)
-            if number is not None and isinstance(below, int | float):
-                below = dict.fromkeys(number.fields, below)
+            if _bare(annotation) is Ramp and isinstance(below, int | float):
+                below = {"start": below, "end": below}
             else:
-                below = {"kind": below} if _mark(annotation, Kinds) and below is not None else {}
+                below = {"kind": below} if _kinds(annotation) and below is not None else {}
         node[key] = below
         node = below
 
 
+@functools.cache
 def fields_of(cls: type) -> dict[str, Any]:
     """Field names of a section with their annotations, marks included."""
     hints = typing.get_type_hints(cls, include_extras=True)
@@ -140,81 +164,47 @@ def fields_of(cls: type) -> dict[str, Any]:
     return {field.name: hints[field.name] for field in dataclasses.fields(cls) if field.init}
 
 
-def _check(annotation: Any, data: Any, path: str) -> Any:
-    """Plain data with its keys checked and its kinds built, ready for pydantic."""
-    kinds = _mark(annotation, Kinds)
+def _below(annotation: Any, node: Any, path: Sequence[str]) -> Any:
+    """The annotation of the last of ``path`` below ``annotation``, whose data is ``node``; a
+    teaching error where there is none."""
+    *above, key = path
+    kinds = _kinds(annotation)
     if kinds is not None:
-        return _build_kind(kinds, data, path)
-    number = _mark(annotation, FromNumber)
-    if number is not None and (given := _as_number(data)) is not None:
-        return dict.fromkeys(number.fields, given)
-    base = _bare(annotation)
-    if _is_section(base):
-        if data is None:
-            return {} if not path else None
-        if not isinstance(data, Mapping):
-            return data if isinstance(data, base) else _not_a_section(base, data, path)
-        return {
-            key: _check(_field_type(base, data, str(key), _join(path, key)), item, _join(path, key))
-            for key, item in data.items()
-        }
-    if typing.get_origin(base) is dict and isinstance(data, Mapping):
-        inner = typing.get_args(base)[1]
-        return {str(key): _check(inner, item, _join(path, key)) for key, item in data.items()}
-    if isinstance(data, bool) and base in (int, float):
-        raise ConfigError(f"{path}: got {str(data).lower()}, but a number is needed")
-    return data
-
-
-def _as_number(data: Any) -> float | None:
-    """A number, also one such as 1e-2, which YAML takes for a word."""
-    if isinstance(data, bool) or not isinstance(data, int | float | str):
-        return None
-    try:
-        return float(data)
-    except ValueError:
-        return None
-
-
-def _build_kind(kinds: Kinds, data: Any, path: str) -> Any:
-    if type(data) in kinds.table.values():
-        return data
-    if isinstance(data, str) or data is None:
-        data = {"kind": data or kinds.default}
-    if not isinstance(data, Mapping):
-        raise ConfigError(
-            f"{path}: got {data!r}, but a section with a key 'kind' is needed; "
-            f"kinds: {', '.join(kinds.table)}"
-        )
-    body = dict(data)
-    kind = body.pop("kind", kinds.default)
-    if kind not in kinds.table:
-        raise ConfigError(f"{path}.kind={kind!r} is not known; {nearest(str(kind), kinds.table)}")
-    return build(kinds.table[kind], body, path)
-
-
-def _field_type(annotation: Any, node: Any, key: str, path: str) -> Any:
-    """The annotation of ``key`` below ``annotation``; a teaching error when there is none."""
-    kinds = _mark(annotation, Kinds)
-    if kinds is not None:
-        kind = node.get("kind", kinds.default) if isinstance(node, Mapping) else kinds.default
+        kind = _kind_of(node) or kinds.default
         if kind not in kinds.table:
-            above = path.rpartition(".")[0]
-            raise ConfigError(
-                f"{above}.kind={kind!r} is not known; {nearest(str(kind), kinds.table)}"
-            )
+            known = nearest(str(kind), kinds.table)
+            raise ConfigError(f"{'.'.join(above)}.kind={kind!r} is not known; {known}")
         annotation = kinds.table[kind]
     base = _bare(annotation)
     if _is_section(base):
-        known = fields_of(base)
-        if key not in known:
-            names = [*known, "kind"] if kinds is not None else list(known)
-            raise ConfigError(f"unknown setting '{path}': {nearest(key, names)}")
-        return known[key]
+        known_fields = fields_of(base)
+        if key not in known_fields:
+            raise ConfigError(f"unknown setting '{'.'.join(path)}': {nearest(key, known_fields)}")
+        return known_fields[key]
     if typing.get_origin(base) is dict:
         return typing.get_args(base)[1]
-    above = path.rpartition(".")[0]
-    raise ConfigError(f"unknown setting '{path}': '{above}' is a single value, not a section")
+    whole, section = ".".join(path), ".".join(above)
+    raise ConfigError(f"unknown setting '{whole}': '{section}' is a single value, not a section")
+
+
+def _follow(annotation: Any, data: Any, keys: Sequence[str]) -> Any:
+    """The annotation at the end of ``keys``; None where the way ends before."""
+    for depth, key in enumerate(keys):
+        try:
+            annotation = _below(annotation, data, keys[: depth + 1])
+        except ConfigError:
+            return None
+        data = data.get(key) if isinstance(data, Mapping) else None
+    return annotation
+
+
+def _flags(data: Any, keys: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], bool]]:
+    """Every true or false in plain data, which pydantic would take for 1 or 0."""
+    if isinstance(data, bool):
+        yield keys, data
+    elif isinstance(data, Mapping):
+        for key, value in data.items():
+            yield from _flags(value, (*keys, str(key)))
 
 
 def _parse(annotation: Any, raw: str, path: str) -> Any:
@@ -225,27 +215,62 @@ def _parse(annotation: Any, raw: str, path: str) -> Any:
         return None
     if base is str or base is pathlib.Path or _is_text_literal(base):
         return raw
+    if _kinds(annotation) is not None and not raw.lstrip().startswith("{"):
+        return {"kind": raw}  # noise=random is short for noise={kind: random}
+    if base == list[str] and not raw.lstrip().startswith("["):
+        return [raw]
     try:
         return yaml.safe_load(raw)
     except yaml.YAMLError:
         raise ConfigError(f"{path}={raw}: '{raw}' is not a number, list or word") from None
 
 
-def _describe(error: ValidationError, path: str) -> str:
-    lines = []
-    for item in error.errors()[:5]:
-        where = ".".join([path] * bool(path) + [str(part) for part in item["loc"]])
-        message = str(item["msg"]).removeprefix("Value error, ").removeprefix("Assertion failed, ")
-        given = item["input"]
-        shown = f"got {given!r}: " if isinstance(given, str | int | float | list | tuple) else ""
-        lines.append(f"{where}: {shown}{message[:1].lower() + message[1:]}")
-    return "\n".join(lines)
+def _describe(error: ValidationError, cls: type, data: Any, path: str) -> str:
+    return "\n".join(_one(dict(item), cls, data, path) for item in error.errors()[:5])
 
 
-def _not_a_section(base: type, data: Any, path: str) -> typing.NoReturn:
-    keys = ", ".join(fields_of(base))
-    where = path or "the configuration"
-    raise ConfigError(f"{where}: got {data!r}, but a section is needed, with keys: {keys}")
+def _one(item: dict[str, Any], cls: type, data: Any, path: str) -> str:
+    """One thing that pydantic refused, in our words."""
+    annotation: Any = cls
+    keys: list[str] = []
+    parents: Any = cls
+    kind_is_next = False
+    for part in map(str, item["loc"]):
+        if kind_is_next:  # pydantic names the kind on the way to its fields; our paths do not
+            kind_is_next = False
+            continue
+        parents, keys = annotation, [*keys, part]
+        annotation = _follow(cls, data, keys)
+        kind_is_next = _kinds(annotation) is not None
+    where, given = _join(path, keys), item["input"]
+    message = str(item["msg"]).removeprefix("Value error, ").removeprefix("Assertion failed, ")
+    if item["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+        try:
+            _below(parents, _at(data, keys[:-1]), keys)
+        except ConfigError as unknown:
+            return str(unknown)
+    if item["type"] == "kind":
+        return f"{where}.kind={_kind_of(given) or given!r} is not known; {message}"
+    if item["type"] in ("model_type", "dataclass_type", "model_attributes_type"):
+        known = ", ".join(fields_of(_bare(annotation))) if _is_section(_bare(annotation)) else ""
+        where = where or "the configuration"
+        return f"{where}: got {given!r}, but a section is needed, with keys: {known}"
+    shown = f"got {given!r}: " if isinstance(given, str | int | float | list | tuple) else ""
+    return f"{where}: {shown}{message[:1].lower() + message[1:]}"
+
+
+def _at(data: Any, keys: Sequence[str]) -> Any:
+    for key in keys:
+        data = data.get(key) if isinstance(data, Mapping) else None
+    return data
+
+
+def _kinds(annotation: Any) -> Kinds | None:
+    if typing.get_origin(annotation) is typing.Annotated:
+        for mark in typing.get_args(annotation)[1:]:
+            if isinstance(mark, Kinds):
+                return mark
+    return None
 
 
 def _unmarked(annotation: Any) -> Any:
@@ -264,14 +289,6 @@ def _bare(annotation: Any) -> Any:
     return base
 
 
-def _mark(annotation: Any, cls: type[M]) -> M | None:
-    if typing.get_origin(annotation) is typing.Annotated:
-        for mark in typing.get_args(annotation)[1:]:
-            if isinstance(mark, cls):
-                return mark
-    return None
-
-
 def _is_section(cls: Any) -> bool:
     return isinstance(cls, type) and (issubclass(cls, BaseModel) or dataclasses.is_dataclass(cls))
 
@@ -282,5 +299,5 @@ def _is_text_literal(base: Any) -> bool:
     )
 
 
-def _join(path: str, key: Any) -> str:
-    return f"{path}.{key}" if path else str(key)
+def _join(path: str, keys: Sequence[str]) -> str:
+    return ".".join([*([path] if path else []), *keys])

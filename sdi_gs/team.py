@@ -93,21 +93,25 @@ def joined() -> Iterator[Team]:
         dist.destroy_process_group()
 
 
-def share(team: Team, batch: int, micro_batch: int | None) -> list[slice]:
-    """The views of a step that this process works on, in the portions in which it does.
+def share(team: Team, batch: int, micro_batch: int | None, together: int = 1) -> list[slice]:
+    """The micro-batches of a step that this process works on; ``together`` views stay side by side.
 
     Raises:
         UserError: the numbers do not divide.
     """
-    if batch % team.count:
+    if batch % (team.count * together):
+        step = team.count * together
+        why = f"by {team.count} processes"
+        if together > 1:
+            why = f"in groups of {together} views, which this model sees together, {why}"
         raise UserError(
-            f"batch={batch} views cannot be shared evenly by {team.count} processes: write a "
-            f"multiple of {team.count}, such as batch={team.count * max(1, batch // team.count)}"
+            f"batch={batch} views cannot be shared evenly {why}: write a "
+            f"multiple of {step}, such as batch={step * max(1, batch // step)}"
         )
     mine = batch // team.count
     portion = mine if micro_batch is None else micro_batch
-    if mine % portion:
-        fits = [n for n in range(1, mine + 1) if mine % n == 0]
+    if mine % portion or portion % together:
+        fits = [n for n in range(together, mine + 1, together) if mine % n == 0]
         raise UserError(
             f"micro_batch={portion} does not divide the {mine} views that a process has of "
             f"batch={batch}: write one of {', '.join(map(str, fits))}"

@@ -4,40 +4,32 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Generator, Tensor
+from torch.optim import Optimizer
 
 from representations.interface import Cameras, RefineReport, Renderer, Trace
 
 from .errors import RunFailure
-from .guidance.distillation import Guided
-from .guidance.draws import Part, Rng
-from .guidance.prompts import ViewAngles
+from .guidance import Guidance, Viewpoints
+from .guidance.draws import Rng, ViewSlice
 from .ramp import Ramp
 from .stopwatch import Stopwatch
 from .team import ALONE, Team, share
 
 
-class Guidance(Protocol):
-    """Says what a picture, seen from there, should have been; as a loss with a gradient."""
-
-    def __call__(self, rgb: Tensor, views: ViewAngles, step: int, rng: Rng) -> Guided: ...
-
-    def state_dict(self) -> dict[str, Any]: ...
-
-    def load_state_dict(self, state: dict[str, Any]) -> None: ...
-
-
 class Views(Protocol):
-    def sample(self, count: int, resolution: int, rng: Generator) -> tuple[Cameras, ViewAngles]: ...
+    def sample(
+        self, count: int, resolution: int, rng: Generator, together: int = 1
+    ) -> tuple[Cameras, Viewpoints]: ...
 
 
-Background = Callable[[int, Generator], Tensor | None]
+BackgroundColours = Callable[[int, Generator], Tensor | None]
 """``background(views, rng)``: colours [B, 3], or None for the representation's own."""
 
 
@@ -48,7 +40,7 @@ class Training:
     renderer: Renderer
     guidance: Guidance
     views: Views
-    background: Background
+    background: BackgroundColours
     weights: dict[str, Ramp]  # of the renderer's own terms, by name
     rng: Generator  # on the CPU; the only source of randomness of a run
     steps: int  # of the whole run
@@ -56,7 +48,8 @@ class Training:
     resolution: int  # pixels
     device: torch.device
     cooldown: float = 0.0  # share of the run, at its end, over which every rate falls to zero
-    micro_batch: int | None = None  # views worked on at once; None: all that this process has
+    micro_batch: int | None = None  # views per forward and backward pass; None: the whole batch
+    together: int = 1  # views that the diffusion model must see side by side
     team: Team = ALONE  # processes that share the views of a step
 
 
@@ -79,16 +72,16 @@ class NonFinite(RunFailure):
     """A loss or a gradient stopped being a number; the parameters were not touched."""
 
 
-class Portion(NamedTuple):
-    """Some views of a step."""
+class MicroBatch(NamedTuple):
+    """Some views of a step, on their way through one forward and backward pass."""
 
     cameras: Cameras
-    views: ViewAngles
+    viewpoints: Viewpoints
     background: Tensor | None
 
 
-class Seen(NamedTuple):
-    """What one portion of the views of a step left behind."""
+class MicroBatchResult(NamedTuple):
+    """What one forward and backward pass left behind."""
 
     trace: Trace
     losses: dict[str, Tensor]  # detached shares of the losses of the step
@@ -97,32 +90,36 @@ class Seen(NamedTuple):
 
 
 def train_step(training: Training, step: int) -> StepReport:
-    """Look, ask, pull, tidy."""
+    """One optimisation step: render, guide, backpropagate, update, refine."""
     watch = Stopwatch(training.device)
     renderer, team = training.renderer, training.team
 
-    # Every process chooses all views, and works on its own.
-    cameras, views = training.views.sample(training.batch, training.resolution, training.rng)
+    # Every process draws all views, and works on its own.
+    cameras, viewpoints = training.views.sample(
+        training.batch, training.resolution, training.rng, training.together
+    )
     background = training.background(training.batch, training.rng)
-    seen = []
-    for mine, rng in portions(training):
-        portion = Portion(
+    done = []
+    for mine, rng in micro_batches(training):
+        part = MicroBatch(
             cameras[mine].to(training.device),
-            ViewAngles(*(angle[mine] for angle in views)),  # read by the CPU
+            viewpoints[mine],
             None if background is None else background[mine].to(training.device),
         )
-        seen.append(pull(training, step, portion, rng, watch))
+        done.append(accumulate(training, step, part, rng, watch))
 
-    team.add_gradients(_parameters(renderer.optimizer))
-    losses, t, evaluations, sound = together(training, seen)
-    require_finite(renderer.optimizer, losses, sound, step)
-    with rates_times(renderer.optimizer, rate_factor(training, step)):
-        renderer.optimizer.step()
+    team.add_gradients(_parameters(renderer.optimizers))
+    losses, t, evaluations, finite = reduce_losses(training, done)
+    require_finite(renderer.optimizers, losses, finite, step)
+    with rates_times(renderer.optimizers, rate_factor(training, step)):
+        for optimizer in renderer.optimizers:
+            optimizer.step()
     watch.lap("backward")
 
     # Let the representation tidy its structure.
-    refined = renderer.refine(step, *(part.trace for part in seen))
-    renderer.optimizer.zero_grad(set_to_none=True)
+    refined = renderer.refine(step, *(result.trace for result in done))
+    for optimizer in renderer.optimizers:
+        optimizer.zero_grad(set_to_none=True)
     watch.lap("refine")
 
     return StepReport(
@@ -135,55 +132,62 @@ def train_step(training: Training, step: int) -> StepReport:
     )
 
 
-def portions(training: Training) -> Iterator[tuple[slice, Rng]]:
-    """The views that this process works on, and what draws for them. Whoever works on a view, it
-    gets the same random numbers; after the last portion the run's generator stands where all views
-    at once would have left it."""
-    parts = share(training.team, training.batch, training.micro_batch)
+def micro_batches(training: Training) -> Iterator[tuple[slice, Rng]]:
+    """This process's micro-batches with their random streams. A view's random numbers do not depend
+    on how the batch is split; after the last micro-batch the run's generator stands where the whole
+    batch would have left it."""
+    parts = share(training.team, training.batch, training.micro_batch, training.together)
     if len(parts) == training.team.count == 1:
         yield parts[0], training.rng
         return
     before = training.rng.get_state()
     for part in parts:
         training.rng.set_state(before)
-        yield part, Part(training.rng, part.start, training.batch)
+        yield part, ViewSlice(training.rng, part.start, training.batch)
 
 
-def pull(training: Training, step: int, portion: Portion, rng: Rng, watch: Stopwatch) -> Seen:
-    """Draw some views, ask what they should have been, and add to the gradients."""
-    # Look at the shape from somewhere new.
-    render, trace = training.renderer.render(portion.cameras, portion.background)
+def accumulate(
+    training: Training, step: int, part: MicroBatch, rng: Rng, watch: Stopwatch
+) -> MicroBatchResult:
+    """Render some views, ask what they should have been, and add to the gradients."""
+    render, trace = training.renderer.render(part.cameras, part.background)
     watch.lap("render")
 
-    # Ask the diffusion model what it should have looked like.
-    guided = training.guidance(render.rgb, portion.views, step, rng)
+    guided = training.guidance(render.rgb, part.viewpoints, step, rng, watch)
     losses = {"guidance": guided.loss, **weigh(training, step, trace)}
-    watch.part("guidance", "encode", guided.encoding)
     watch.lap("guidance")
 
-    # Pull the shape towards the answer. Losses are means over views.
-    part = len(portion.cameras) / training.batch
-    torch.stack([part * value for value in losses.values()]).sum().backward()
+    # Losses are means over views.
+    share_ = len(part.cameras) / training.batch
+    torch.stack([share_ * value for value in losses.values()]).sum().backward()
     watch.lap("backward")
-    shares = {name: part * value.detach() for name, value in losses.items()}
-    return Seen(trace, shares, guided.t, guided.evaluations)
+    shares = {name: share_ * value.detach() for name, value in losses.items()}
+    return MicroBatchResult(trace, shares, guided.t, guided.evaluations)
 
 
-def together(training: Training, seen: list[Seen]) -> tuple[dict[str, float], float, int, bool]:
+def reduce_losses(
+    training: Training, done: list[MicroBatchResult]
+) -> tuple[dict[str, float], float, int, bool]:
     """Losses, mean time and denoiser samples of the whole step, and whether all gradients are
     finite: read from the device at once, the only time in a step that it is waited for."""
-    names = list(seen[0].losses)
-    sums = [torch.stack([part.losses[name] for part in seen]).sum() for name in names]
-    t = torch.cat([part.t for part in seen]).float().sum() / training.batch
-    spent = torch.tensor(float(sum(part.evaluations for part in seen)), device=training.device)
-    odd = ~all_finite(training.renderer.optimizer)
+    names = list(done[0].losses)
+    sums = [torch.stack([part.losses[name] for part in done]).sum() for name in names]
+    t = torch.cat([part.t for part in done]).float().sum() / training.batch
+    spent = torch.tensor(float(sum(part.evaluations for part in done)), device=training.device)
+    odd = ~gradients_finite(training.renderer.optimizers)
     values = torch.stack([value.double() for value in (*sums, t, spent, odd)])
     *losses, t_mean, evaluations, broken = training.team.total(values).tolist()
     return dict(zip(names, losses, strict=True)), t_mean, round(evaluations), broken == 0
 
 
-def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
-    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+def _groups(optimizers: Sequence[Optimizer]) -> Iterator[dict[str, Any]]:
+    """Every parameter group of every optimiser."""
+    for optimizer in optimizers:
+        yield from optimizer.param_groups
+
+
+def _parameters(optimizers: Sequence[Optimizer]) -> list[Tensor]:
+    return [parameter for group in _groups(optimizers) for parameter in group["params"]]
 
 
 def train(training: Training, first_step: int = 0) -> Iterator[StepReport]:
@@ -201,16 +205,17 @@ def rate_factor(training: Training, step: int) -> float:
 
 
 @contextmanager
-def rates_times(optimizer: torch.optim.Optimizer, factor: float) -> Iterator[None]:
+def rates_times(optimizers: Sequence[Optimizer], factor: float) -> Iterator[None]:
     """Every learning rate times ``factor`` for now; afterwards exactly as before, so that a
     representation may go on with a schedule of its own."""
-    rates = [group["lr"] for group in optimizer.param_groups]
-    for group in optimizer.param_groups:
+    groups = list(_groups(optimizers))
+    rates = [group["lr"] for group in groups]
+    for group in groups:
         group["lr"] *= factor
     try:
         yield
     finally:
-        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+        for group, rate in zip(groups, rates, strict=True):
             group["lr"] = rate
 
 
@@ -225,35 +230,35 @@ def weigh(training: Training, step: int, trace: Trace) -> dict[str, Tensor]:
     return {name: weight * terms[name] for name, weight in active.items()}
 
 
-def _gradients(optimizer: torch.optim.Optimizer) -> list[tuple[str, Tensor]]:
+def _gradients(optimizers: Sequence[Optimizer]) -> list[tuple[str, Tensor]]:
     """Name of the group, and gradient, of every parameter that has one."""
     return [
         (group.get("name", f"group {index}"), parameter.grad)
-        for index, group in enumerate(optimizer.param_groups)
+        for index, group in enumerate(_groups(optimizers))
         for parameter in group["params"]
         if parameter.grad is not None
     ]
 
 
-def all_finite(optimizer: torch.optim.Optimizer) -> Tensor:
+def gradients_finite(optimizers: Sequence[Optimizer]) -> Tensor:
     """Whether every gradient is, as one value that stays on the device."""
-    return torch.stack([torch.isfinite(g).all() for _, g in _gradients(optimizer)]).all()
+    return torch.stack([torch.isfinite(g).all() for _, g in _gradients(optimizers)]).all()
 
 
 def require_finite(
-    optimizer: torch.optim.Optimizer, losses: dict[str, float], sound: bool, step: int
+    optimizers: Sequence[Optimizer], losses: dict[str, float], finite: bool, step: int
 ) -> None:
-    """Stop before a loss or a gradient that is not a number reaches the parameters; ``sound``:
-    :func:`all_finite` of the step."""
+    """Stop before a loss or a gradient that is not a number reaches the parameters; ``finite``:
+    :func:`gradients_finite` of the step."""
     broken = [name for name, value in losses.items() if not math.isfinite(value)]
     if broken:
         raise NonFinite(
             f"step {step}: the loss term '{broken[0]}' is {losses[broken[0]]}; "
             f"all terms: {_shown(losses)}"
         )
-    if sound:
+    if finite:
         return
-    odd = [(name, g, int((~torch.isfinite(g)).sum())) for name, g in _gradients(optimizer)]
+    odd = [(name, g, int((~torch.isfinite(g)).sum())) for name, g in _gradients(optimizers)]
     name, gradient, count = next(found for found in odd if found[2])
     raise NonFinite(
         f"step {step}: {count} of {gradient.numel()} gradient values of '{name}' are not "

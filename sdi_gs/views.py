@@ -9,10 +9,18 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
-from representations.cameras import look_at, pinhole, spherical_to_position, turntable
+from representations.cameras import (
+    azimuth_in_half_turn,
+    camera_to_world,
+    look_at,
+    orbit,
+    pinhole,
+    spherical_to_position,
+    turntable,
+)
 from representations.interface import Cameras
 
-from .guidance.prompts import ViewAngles
+from .guidance.viewpoints import Viewpoints
 
 Range = tuple[float, float]
 
@@ -48,8 +56,9 @@ class ViewPolicy:
             if getattr(self, name) < 0.0:
                 raise ValueError(f"{name}={getattr(self, name)} must not be negative")
 
-    def angles(self, count: int, rng: Generator) -> ViewAngles:
-        """``count`` random directions; each one alone is distributed like any other."""
+    def angles(self, count: int, rng: Generator) -> tuple[Tensor, Tensor]:
+        """Azimuth and elevation [count], degrees, of random directions; each one alone is
+        distributed like any other."""
         low, high = self.azimuth_deg
         share = torch.rand(count, generator=rng)
         if self.stratified:
@@ -62,14 +71,23 @@ class ViewPolicy:
         )
         in_sine = _between(sines, torch.rand(count, generator=rng)).asin().rad2deg()
         by_sine = torch.rand(count, generator=rng) < self.elevation_sine_share
-        return ViewAngles(low + (high - low) * share, torch.where(by_sine, in_sine, in_angle))
+        return low + (high - low) * share, torch.where(by_sine, in_sine, in_angle)
 
-    def sample(self, count: int, resolution: int, rng: Generator) -> tuple[Cameras, ViewAngles]:
-        """Cameras and the directions they stand in, before jitter; all on the CPU."""
-        views = self.angles(count, rng)
+    def sample(
+        self, count: int, resolution: int, rng: Generator, together: int = 1
+    ) -> tuple[Cameras, Viewpoints]:
+        """Cameras, and where they stand; all on the CPU.
+
+        ``together`` cameras in a row make a group around the shape, at equal steps of azimuth and
+        otherwise alike. ``azimuth_deg``, ``elevation_deg`` and ``distance`` of the viewpoints are
+        those before jitter, which is small against a view's words; their poses are the cameras'.
+        """
+        if together > 1:
+            return self._groups(count, resolution, rng, together)
+        azimuth_deg, elevation_deg = self.angles(count, rng)
         distance = _between(self.distance, torch.rand(count, generator=rng))
         fov_y_deg = _between(self.fov_y_deg, torch.rand(count, generator=rng))
-        position = spherical_to_position(views.azimuth_deg, views.elevation_deg, distance)
+        position = spherical_to_position(azimuth_deg, elevation_deg, distance)
         position = position + self.position_jitter * (2 * torch.rand(count, 3, generator=rng) - 1)
         target = self.target_jitter * torch.randn(count, 3, generator=rng)
         up = torch.tensor([0.0, 0.0, 1.0]) + self.up_jitter * torch.randn(count, 3, generator=rng)
@@ -79,7 +97,28 @@ class ViewPolicy:
             width=resolution,
             height=resolution,
         )
-        return cameras, views
+        pose = camera_to_world(cameras.world_to_cam)
+        return cameras, Viewpoints(azimuth_deg, elevation_deg, distance, pose)
+
+    def _groups(
+        self, count: int, resolution: int, rng: Generator, together: int
+    ) -> tuple[Cameras, Viewpoints]:
+        """Whole groups of cameras on one circle each, without jitter: a model that sees several
+        views together was taught them so."""
+        if count % together:
+            raise ValueError(f"{count} views do not make groups of {together}")
+        groups = count // together
+        first, elevation_deg = self.angles(groups, rng)
+        distance = _between(self.distance, torch.rand(groups, generator=rng))
+        fov_y_deg = _between(self.fov_y_deg, torch.rand(groups, generator=rng))
+        turn = torch.arange(together) * (360.0 / together)
+        azimuth_deg = azimuth_in_half_turn((first[:, None] + turn).flatten())
+        elevation_deg, distance, fov_y_deg = (
+            each.repeat_interleave(together) for each in (elevation_deg, distance, fov_y_deg)
+        )
+        cameras = orbit(azimuth_deg, elevation_deg, distance, fov_y_deg, (resolution, resolution))
+        pose = camera_to_world(cameras.world_to_cam)
+        return cameras, Viewpoints(azimuth_deg, elevation_deg, distance, pose)
 
     def showcase(self, frames: int, size: int, elevation_deg: float) -> Cameras:
         """A turntable at the middle of the policy's distances and fields of view."""

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 import torch
 
+from representations.cloud import SplatCloud
 from representations.export.ply import SplatFileError, read_ply, write_ply
 from representations.export.splat import read_splat, write_splat
-from representations.gaussians.cloud import SplatCloud
 from sdi_gs.artefacts import checkpoint
 from sdi_gs.artefacts.checkpoint import Checkpoint, CheckpointError
 

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..gaussians.cloud import SplatCloud
+from ..cloud import SplatCloud
 from ..gaussians.harmonics import rotate_rest
 
 _HALF = math.sqrt(0.5)

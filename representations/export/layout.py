@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..gaussians.cloud import SH_COUNTS, SplatCloud
+from ..cloud import SH_COUNTS, SplatCloud
 from .axes import FRAMES, VIEWER, rotate_to_file
 
 ALPHA_MIN = 1.0 / 255.0  # splats below this opacity are drawn by no viewer

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..cloud import SplatCloud
 from ..files import write_bytes
-from ..gaussians.cloud import SplatCloud
 from .layout import DEFAULT, Layout
 
 SPZ_VERSION = 3

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 
 from ..cameras import spherical_to_position
+from ..cloud import SplatCloud
 from ..files import write_bytes
-from ..gaussians.cloud import SplatCloud
 from .layout import DEFAULT, Layout
 from .packed import MissingTool
 from .ply import write_ply

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..cloud import SH_COUNTS, SplatCloud
 from ..files import write_atomically
-from ..gaussians.cloud import SH_COUNTS, SplatCloud
 from .axes import VIEWER, rotate_from_file
 from .layout import DEFAULT, Layout
 

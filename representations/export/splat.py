@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ..cloud import SplatCloud
 from ..files import write_bytes
-from ..gaussians.cloud import SplatCloud
 from ..ops.constants import SH_DC
 from .axes import VIEWER, rotate_from_file
 from .layout import DEFAULT, Layout

@@ -26,7 +26,6 @@ class InitConfig:
     colour: float = 0.5  # grey level, where the source has no colours
     colour_jitter: float = 0.05  # standard deviation added to each channel of "ball"
     scale_factor: float = 1.0  # times the mean distance to the three nearest neighbours
-    seed: int = 0  # of positions and colours
 
     def __post_init__(self) -> None:
         one_of("init.kind", self.kind, get_args(InitKind))
@@ -113,12 +112,11 @@ PER_SPLAT_AND_VIEW = 60
 class GaussianConfig:
     """A field of 3D Gaussians (Kerbl et al. 2023)."""
 
+    kind: Literal["gaussians"] = "gaussians"
     count: int = 2000  # splats at the start; kind "splats" takes what the file has
     max_count: int = 4000  # hard budget, never exceeded
-    steps: int = 400  # length of the run: learning rates and densify fractions refer to it
     sh_degree: int = 0  # 0 = one colour from all sides; up to 3
     backend: Backend = "auto"  # auto = by device | reference (torch) | cpu (numba) | cuda (gsplat)
-    seed: int = 0  # of splitting, sampling and the environment's first weights
     init: InitConfig = field(default_factory=InitConfig)
     rates: RatesConfig = field(default_factory=RatesConfig)
     densify: DensifyConfig = field(default_factory=DensifyConfig)
@@ -128,7 +126,6 @@ class GaussianConfig:
         require(
             self.max_count >= self.count, "max_count", self.max_count, "at least count", self.count
         )
-        require(self.steps >= 1, "steps", self.steps, "1 step or more", 400)
         require(self.sh_degree in (0, 1, 2, 3), "sh_degree", self.sh_degree, "0, 1, 2 or 3", 0)
         one_of("backend", self.backend, get_args(Backend))
 

@@ -15,8 +15,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..cameras import rotation_matrices
 from ..interface import Exchange
-from ..ops.reference import rotation_matrices
 from .config import DensifyConfig
 from .parameters import GaussianParameters, rebuild
 

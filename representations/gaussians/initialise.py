@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..cloud import SH_COUNTS, SplatCloud
 from ..ops.constants import SH_DC
-from .cloud import SH_COUNTS, SplatCloud
 from .config import GaussianConfig
 
 
@@ -137,10 +137,10 @@ def _sample_vertices(cloud, count, grey, generator) -> tuple[Tensor, Tensor]:  #
     return points, colours
 
 
-def initialise(config: GaussianConfig) -> SplatCloud:
-    """The splats that ``config`` describes, on the CPU; the same for the same seed."""
+def initialise(config: GaussianConfig, seed: int = 0) -> SplatCloud:
+    """The splats that ``config`` describes, on the CPU; the same for the same ``seed``."""
     init = config.init
-    generator = torch.Generator().manual_seed(init.seed)
+    generator = torch.Generator().manual_seed(seed)
     if init.kind == "splats":
         raise ValueError("init.kind=splats: read the file and give its splats as ``cloud``")
     if init.kind == "points":

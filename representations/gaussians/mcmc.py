@@ -13,7 +13,7 @@ import math
 import torch
 from torch import Tensor
 
-from ..ops.reference import rotation_matrices
+from ..cameras import rotation_matrices
 from .config import DensifyConfig
 from .densify import plan_prune, to_logit
 from .parameters import GaussianParameters, rebuild

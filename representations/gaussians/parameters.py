@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..ops import Splats
+from ..cameras import rotation_matrices
+from ..cloud import SplatCloud
 from ..ops.constants import SH_DC
-from ..ops.reference import rotation_matrices
-from .cloud import SplatCloud
+from ..ops.splats import Splats
 from .config import RatesConfig
 from .harmonics import evaluate_rest
 

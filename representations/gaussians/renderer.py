@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..cloud import SplatCloud
 from ..environment import Environment, background_pictures
 from ..interface import Alone, Cameras, Exchange, RefineReport, Render
-from ..ops import Ops, select
 from ..ops.constants import ALPHA_FLOOR
+from ..ops.splats import SplatOps, splat_ops
 from . import densify, mcmc, terms
-from .cloud import SplatCloud
 from .config import GaussianConfig
 from .initialise import initialise
 from .parameters import NAMES, GaussianParameters, inward_clamp, make_optimizer
@@ -49,6 +49,9 @@ class GaussianRenderer:
         device: where parameters live; the generator that drives structure stays on the CPU.
         cloud: start from these splats instead of what ``config.init`` describes.
         ops: kernels, for tests; chosen by device and ``config.backend`` when None.
+        steps: length of the run: learning rates and the shares of ``densify`` refer to it.
+        seed: of the first splats, of splitting and sampling, and of the environment.
+        exchange: copies of this field in other processes, which draw other views of a step.
     """
 
     def __init__(
@@ -56,14 +59,22 @@ class GaussianRenderer:
         config: GaussianConfig | None = None,
         device: torch.device | str = "cpu",
         cloud: SplatCloud | None = None,
-        ops: Ops | None = None,
+        ops: SplatOps | None = None,
+        *,
+        steps: int = 400,
+        seed: int = 0,
+        exchange: Exchange | None = None,
     ) -> None:
+        if steps < 1:
+            raise ValueError(f"steps={steps}: a run has at least 1 step")
         self.config = config or GaussianConfig()
+        self.steps = steps
+        self.exchange = exchange or Alone()
         self.device = torch.device(device)
         backend = None if self.config.backend == "auto" else self.config.backend
-        self.ops = ops or select(self.device, backend)
-        self.generator = torch.Generator().manual_seed(self.config.seed)
-        cloud = initialise(self.config) if cloud is None else cloud
+        self.ops = ops or splat_ops(self.device, backend)
+        self.generator = torch.Generator().manual_seed(seed)
+        cloud = initialise(self.config, seed) if cloud is None else cloud
         if len(cloud) > self.config.max_count:
             raise ValueError(
                 f"{self.config.init.path or 'the cloud'} holds {len(cloud)} splats, "
@@ -73,11 +84,10 @@ class GaussianRenderer:
         cloud = cloud.with_sh_degree(self.config.sh_degree)
         self.gaussians = GaussianParameters(cloud).to(self.device)
         self.environment = Environment(self.generator).to(self.device)
-        self.optimizer: torch.optim.Optimizer = make_optimizer(
-            self.gaussians, self.config.rates, self.environment
-        )
+        self.optimizer = make_optimizer(self.gaussians, self.config.rates, self.environment)
+        self.optimizers = (self.optimizer,)
+        self.term_names = terms.TERMS
         self.statistics = densify.Statistics.empty(len(self.gaussians), self.device)
-        self.exchange: Exchange = Alone()
 
     def __len__(self) -> int:
         return len(self.gaussians)
@@ -125,7 +135,7 @@ class GaussianRenderer:
     def means_rate(self, step: int) -> float:
         """Learning rate of positions at ``step``: exponential between the two ends."""
         rates = self.config.rates
-        done = min(max(step / max(1, self.config.steps - 1), 0.0), 1.0)
+        done = min(max(step / max(1, self.steps - 1), 0.0), 1.0)
         return float(rates.means * (rates.means_final / rates.means) ** done)
 
     def refine(self, step: int, *traces: GaussianTrace) -> RefineReport:
@@ -135,7 +145,7 @@ class GaussianRenderer:
         finite any more.
         """
         self._count(traces)
-        report = self._densify() if self._due(step) else RefineReport(size=len(self))
+        report = self._densify() if self._due(step) else RefineReport(size=len(self), unit="splats")
         if self.config.densify.kind == "mcmc":
             rate = self.means_rate(step)
             mcmc.add_noise(self.gaussians, rate, self.config.densify, self.generator)
@@ -156,7 +166,7 @@ class GaussianRenderer:
         self.statistics.merge(seen, self.exchange)
 
     def _due(self, step: int) -> bool:
-        config, done = self.config.densify, (step + 1) / self.config.steps
+        config, done = self.config.densify, (step + 1) / self.steps
         return (
             config.kind != "none"
             and config.start <= done <= config.stop
@@ -180,7 +190,7 @@ class GaussianRenderer:
             events = (f"cloned {int(plan.clone.sum())}", f"split {int(plan.split.sum())}")
         densify.decay_opacity(self.gaussians, self.optimizer, config.opacity_decay)
         self.statistics = densify.Statistics.empty(len(self), self.device)
-        return RefineReport(size=len(self), added=added, removed=removed, events=events)
+        return RefineReport(len(self), added, removed, events, unit="splats")
 
     def state_dict(self) -> dict[str, Any]:
         """A snapshot that later training does not touch; tensors and plain values only."""

@@ -10,7 +10,7 @@ from typing import Literal, get_args
 
 from ..checks import one_of, require
 from ..memory import COPIES_IN_TRAINING, PER_PIXEL_AND_VIEW
-from ..ops.hash_grid import HashGridSpec
+from ..ops.fields.hash_grid import HashGridSpec
 
 BlobKind = Literal["magic3d", "dreamfusion", "none"]
 Activation = Literal["softplus", "exp"]
@@ -150,8 +150,8 @@ class FieldRates:
 class InstantNGPConfig:
     """A radiance field on a hash grid."""
 
+    kind: Literal["instant_ngp"] = "instant_ngp"
     radius: float = 2.0  # the field lives in the cube [-radius, radius]^3, world units
-    seed: int = 0  # of first weights, jitter, lamps and the environment
     backend: Backend = "auto"  # auto = by device | reference (torch) | cpu (numba) | cuda
     normals: NormalKind = "analytic"
     normal_epsilon: float = 0.01  # finite_difference: half distance of the probes, world units

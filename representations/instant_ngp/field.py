@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..ops import Ops
+from ..ops.fields import FieldOps
 from .config import InstantNGPConfig
 
 TABLE_SPREAD = 1e-4
@@ -62,7 +62,7 @@ class Field(nn.Module):
     which has the direction of the density's own gradient.
     """
 
-    def __init__(self, config: InstantNGPConfig, ops: Ops, generator: torch.Generator) -> None:
+    def __init__(self, config: InstantNGPConfig, ops: FieldOps, generator: torch.Generator) -> None:
         super().__init__()
         self.config, self.ops = config, ops
         grid = config.grid

@@ -15,10 +15,10 @@ from torch.utils.checkpoint import checkpoint
 from .. import picture_terms
 from ..cameras import rays
 from ..environment import Environment, background_pictures
-from ..interface import Alone, Cameras, Exchange, RefineReport, Render
+from ..interface import Cameras, RefineReport, Render
 from ..memory import COPIES_IN_TRAINING, require_memory
-from ..ops import Ops, select
-from ..ops.ray_types import MarchSpec, Rays, Samples
+from ..ops.fields import FieldOps, field_ops
+from ..ops.fields.ray_types import MarchSpec, Rays, Samples
 from . import material
 from .config import InstantNGPConfig
 from .field import Field, Shading
@@ -67,18 +67,22 @@ class InstantNGPRenderer:
         config: every setting.
         device: where parameters live.
         ops: kernels, for tests; chosen by device and ``config.backend`` when None.
+        seed: of the first weights, of jitter and lamps, and of the environment.
     """
 
     def __init__(
         self,
         config: InstantNGPConfig | None = None,
         device: torch.device | str = "cpu",
-        ops: Ops | None = None,
+        ops: FieldOps | None = None,
+        *,
+        seed: int = 0,
     ) -> None:
         self.config = config or InstantNGPConfig()
+        self.seed = seed
         self.device = torch.device(device)
         backend = None if self.config.backend == "auto" else self.config.backend
-        self.ops = ops or select(self.device, backend)
+        self.ops = ops or field_ops(self.device, backend)
         spec = self.config.grid.spec()
         require_memory(
             COPIES_IN_TRAINING * 4 * spec.parameters,
@@ -87,7 +91,7 @@ class InstantNGPRenderer:
             f"grid.log2_size={spec.log2_size}) with its gradient and Adam's moments",
             "write a smaller grid.log2_size, such as 19",
         )
-        generator = torch.Generator().manual_seed(self.config.seed)
+        generator = torch.Generator().manual_seed(seed)
         self.field = Field(self.config, self.ops, generator).to(self.device)
         self.environment = Environment(generator).to(self.device)
         self.occupancy = OccupancyGrid(
@@ -104,16 +108,30 @@ class InstantNGPRenderer:
                 "name": "environment",
             },
         ]
-        self.optimizer: torch.optim.Optimizer = torch.optim.Adam(
-            groups, betas=(0.9, 0.99), eps=ADAM_EPS
-        )
+        self.optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99), eps=ADAM_EPS)
+        self.optimizers = (self.optimizer,)
+        self.term_names = tuple(TERMS)
         self.step = 0
-        self.exchange: Exchange = Alone()
+
+    @property
+    def radius(self) -> float:
+        """Half the side of the cube that holds the field, world units."""
+        return self.config.radius
+
+    @torch.no_grad()
+    def density(self, points: Tensor) -> Tensor:
+        """[M] in 1 / world unit at ``points`` [M, 3] of any device."""
+        return self.field.density(points.to(self.device)).to(points.device)
+
+    @torch.no_grad()
+    def albedo(self, points: Tensor) -> Tensor:
+        """[M, 3] in [0, 1] at ``points`` [M, 3] of any device."""
+        return self.field.albedo(points.to(self.device)).to(points.device)
 
     def _generator(self, stream: int, view: int = 0) -> torch.Generator:
         """Randomness that depends on the seed, the step, what it is for and the place of a view in
         its batch, on nothing else."""
-        seed = ((self.config.seed * 1_000_003 + self.step) * 4 + stream) * 4099 + view
+        seed = ((self.seed * 1_000_003 + self.step) * 4 + stream) * 4099 + view
         return torch.Generator().manual_seed(seed % 2**63)
 
     @property
@@ -131,7 +149,7 @@ class InstantNGPRenderer:
         jitter = torch.zeros(len(beam.origins), device=self.device)
         light = material.no_light(len(cameras), self.device)
         if torch.is_grad_enabled():
-            places = range(cameras.first, cameras.first + len(cameras))
+            places = range(cameras.index_in_batch, cameras.index_in_batch + len(cameras))
             if self.config.march.jitter:
                 per_view = cameras.height * cameras.width
                 starts = [torch.rand(per_view, generator=self._generator(0, k)) for k in places]

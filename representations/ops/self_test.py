@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 
 from ..interface import Cameras
-from . import hash_grid, ray_reference, reference
-from .hash_grid import HashGridSpec
-from .ray_types import MarchSpec, Rays
-from .types import Splat, Splats
+from .fields import hash_grid, ray_reference
+from .fields.hash_grid import HashGridSpec
+from .fields.ray_types import MarchSpec, Rays
+from .splats import reference
+from .splats.types import Splat, Splats
 
 VALUE_TOLERANCE = 2e-2  # of a picture; a pixel at the edge of a splat may fall on either side
 GRADIENT_TOLERANCE = 3e-2  # relative, in the norm

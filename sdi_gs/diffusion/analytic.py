@@ -15,7 +15,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .schedule import alpha_bar_at, per_sample, scaled_linear_alpha_bar, sigma
+from .base import Condition
+from .schedule import (
+    alpha_bar_at,
+    per_sample,
+    require_signal,
+    scaled_linear_alpha_bar,
+    sigma,
+)
 
 
 class GaussianMixture:
@@ -49,10 +56,11 @@ class GaussianMixture:
         self.weights = uniform if weights is None else weights.to(means)
         self.names = dict(names or {})
         table = scaled_linear_alpha_bar() if alpha_bar is None else alpha_bar
-        self.alpha_bar = table.to(means.dtype)
+        self.alpha_bar = require_signal(table).to(means.dtype)
+        self.views_together = 1
 
-    def embed(self, prompts: Sequence[str]) -> Tensor:
-        """Component weights of each prompt, [len(prompts), K], each row summing to 1."""
+    def embed(self, prompts: Sequence[str]) -> Condition:
+        """``weights`` of the components, [len(prompts), K], each row summing to 1."""
         rows = []
         for prompt in prompts:
             words = prompt.replace(",", " ").split()
@@ -62,7 +70,7 @@ class GaussianMixture:
                 row = torch.zeros_like(row)
                 row[chosen] = self.weights[chosen]
             rows.append(row / row.sum())
-        return torch.stack(rows)
+        return Condition({"weights": torch.stack(rows)})
 
     def encode(self, rgb: Tensor) -> Tensor:
         """Pictures averaged down to the latent size and mapped to [-1, 1]; extra channels zero."""
@@ -77,18 +85,19 @@ class GaussianMixture:
         rgb = latents[:, :3] if latents.shape[1] >= 3 else latents[:, :1].repeat(1, 3, 1, 1)
         return rgb * 0.5 + 0.5
 
-    def predict_noise(self, x_t: Tensor, t: Tensor, condition: Tensor) -> Tensor:
+    def predict_noise(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         """Time 0 is the clean sample, whose noise is 0 (an inversion starts there)."""
         return self.noise_at(x_t, alpha_bar_at(self.alpha_bar, t), condition)
 
-    def noise_at(self, x_t: Tensor, level: Tensor, condition: Tensor) -> Tensor:
+    def noise_at(self, x_t: Tensor, level: Tensor, condition: Condition) -> Tensor:
         """epsilon at any level ``alpha_bar`` [B] in (0, 1]; what :meth:`predict_noise` looks up."""
         s = sigma(level).reshape(-1, 1, 1, 1, 1)
         x_bar = (x_t / per_sample(level).sqrt())[:, None]  # [B, 1, c, h, w]
         spread = self.variances[None] + s.square()  # [B, K, c, h, w]
         offset = x_bar - self.means[None]
         log_density = -0.5 * (offset.square() / spread + spread.log()).sum(dim=(2, 3, 4))
-        posterior = torch.softmax(log_density + condition.log(), dim=1)  # log 0 = -inf: excluded
+        weights = condition["weights"].log()  # log 0 = -inf: excluded
+        posterior = torch.softmax(log_density + weights, dim=1)
         each = s * offset / spread
         return torch.einsum("bk,bkchw->bchw", posterior, each)
 

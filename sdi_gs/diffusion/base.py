@@ -3,13 +3,74 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
 
+import torch
 from torch import Generator, Tensor
 
-Condition = Any
-"""One encoded prompt per sample, as the denoiser that made it wants it: [B, ...]."""
+
+@dataclass(frozen=True)
+class Condition:
+    """What a network is told about each sample beside its noise level.
+
+    The parts are named by the denoiser that made them, and by nobody else: Stable Diffusion has
+    "hidden"; SDXL has a pooled text and sizes as well; a multi-view model has the cameras. Guidance
+    selects, blends, joins and splits conditions, and never looks inside.
+    """
+
+    parts: Mapping[str, Tensor]  # each [B, ...], the same B
+
+    def __post_init__(self) -> None:
+        lengths = {name: len(part) for name, part in self.parts.items()}
+        if len(set(lengths.values())) != 1:
+            raise ValueError(f"the parts of a condition have one row per sample, got {lengths}")
+
+    def __len__(self) -> int:
+        return len(next(iter(self.parts.values())))
+
+    def __getitem__(self, name: str) -> Tensor:
+        """One part, [B, ...]; for the denoiser that made it."""
+        return self.parts[name]
+
+    def rows(self, index: Tensor) -> Condition:
+        """The samples ``index`` [n], int64 on any device; a sample may come more than once."""
+        return Condition({k: part[index.to(part.device)] for k, part in self.parts.items()})
+
+    def blend(self, other: Condition, share: Tensor) -> Condition:
+        """``share * self + (1 - share) * other``, sample by sample; ``share`` [B] in [0, 1].
+
+        A part that is not of floating point (a size, an index) cannot be blended and must be the
+        same in both. Raises ValueError where it is not, or where the parts have other names.
+        """
+        if self.parts.keys() != other.parts.keys():
+            raise ValueError(f"conditions of {sorted(self.parts)} and of {sorted(other.parts)}")
+        mixed = {}
+        for name, first in self.parts.items():
+            second = other.parts[name]
+            if first.is_floating_point():
+                s = share.to(first).reshape(-1, *[1] * (first.dim() - 1))
+                mixed[name] = s * first + (1.0 - s) * second
+            elif torch.equal(first, second):
+                mixed[name] = first
+            else:
+                raise ValueError(f"the part {name!r} of a condition is not blendable")
+        return Condition(mixed)
+
+    @staticmethod
+    def cat(items: Sequence[Condition]) -> Condition:
+        """One condition after the other, as one batch; all have the same parts."""
+        first, *others = items
+        if any(item.parts.keys() != first.parts.keys() for item in others):
+            raise ValueError("conditions with other parts cannot stand in one batch")
+        return Condition({k: torch.cat([item.parts[k] for item in items]) for k in first.parts})
+
+    def split(self, rows: int) -> Iterator[Condition]:
+        """Pieces of at most ``rows`` samples, in order."""
+        pieces = [part.split(rows) for part in self.parts.values()]
+        for piece in zip(*pieces, strict=True):
+            yield Condition(dict(zip(self.parts, piece, strict=True)))
 
 
 @runtime_checkable
@@ -18,12 +79,18 @@ class Denoiser(Protocol):
 
     Whatever precision the network works in, everything that crosses this line is float32 (or
     the caller's float64), and parameters never require gradients.
+
+    The schedule is a table of ``alpha_bar``, whatever the model was trained with. A flow model is a
+    denoiser too: with a = 1 - s, ``x_t / sqrt(a^2 + s^2)`` is a variance-preserving sample of
+    ``alpha_bar = a^2 / (a^2 + s^2)``, and its velocity v means ``eps = z + (1 - s) v``. The table
+    ends where the signal does: see :func:`~sdi_gs.diffusion.schedule.require_signal`.
     """
 
-    alpha_bar: Tensor  # [T] cumulative product of the training schedule
+    alpha_bar: Tensor  # [T] cumulative product of the training schedule, falling, >= 1e-4
+    views_together: int  # rows of a network call that must be views of one shape, side by side
 
     def embed(self, prompts: Sequence[str]) -> Condition:
-        """Encode texts: [len(prompts), ...], detached."""
+        """Encode texts: one row per prompt, detached."""
         ...
 
     def encode(self, rgb: Tensor) -> Tensor:
@@ -39,13 +106,6 @@ class Denoiser(Protocol):
         int64 in [0, T). Whatever the network predicts (epsilon, v), this is epsilon.
         Differentiable in ``x_t``: a caller that wants no graph says so."""
         ...
-
-
-class Predicted(NamedTuple):
-    """A guided noise prediction and what it cost."""
-
-    eps: Tensor  # [B, c, h, w]
-    evaluations: int  # network samples spent
 
 
 class NoiseLearner(Protocol):

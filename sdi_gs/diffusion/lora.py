@@ -57,7 +57,7 @@ class LoraLearner:
 
     Args:
         unet: the frozen network; it is not changed, and its weights are not copied.
-        condition: encoded prompt [1, ...], the same for all views.
+        hidden: encoded prompt [1, tokens, width], the same for all views.
         alpha_bar: schedule [T].
         prediction: "epsilon" or "v_prediction", what the network predicts.
     """
@@ -65,7 +65,7 @@ class LoraLearner:
     def __init__(
         self,
         unet: Any,
-        condition: Tensor,
+        hidden: Tensor,
         alpha_bar: Tensor,
         prediction: str,
         rank: int,
@@ -74,7 +74,7 @@ class LoraLearner:
         generator = torch.Generator().manual_seed(0)
         shared = {id(p): p for p in (*unet.parameters(), *unet.buffers())}
         self.unet = copy.deepcopy(unet, shared)
-        self.condition = condition
+        self.hidden = hidden
         self.alpha_bar = alpha_bar
         self.prediction = prediction
         self.dtype = next(unet.parameters()).dtype
@@ -93,7 +93,7 @@ class LoraLearner:
         self.optimizer = torch.optim.AdamW(list(self.trained.values()), lr=rate, weight_decay=0.01)
 
     def _eps(self, x_t: Tensor, t: Tensor, camera: Tensor) -> Tensor:
-        words = self.condition.expand(len(x_t), *self.condition.shape[1:])
+        words = self.hidden.expand(len(x_t), *self.hidden.shape[1:])
         out: Tensor = self.unet(
             x_t.to(self.dtype), t, encoder_hidden_states=words.to(self.dtype), class_labels=camera
         ).sample.to(x_t.dtype)

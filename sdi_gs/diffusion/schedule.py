@@ -11,6 +11,33 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+LEAST_SIGNAL = 1e-4
+"""alpha_bar where a schedule ends: sigma = 100. The one-step denoised sample divides by its root:
+beyond it, a prediction's rounding is all that is left of the answer."""
+
+
+def require_signal(alpha_bar: Tensor) -> Tensor:
+    """``alpha_bar`` [T] if score distillation can use it: one row of numbers that fall from at most
+    1 to at least :data:`LEAST_SIGNAL`. ValueError otherwise."""
+    if alpha_bar.dim() != 1 or len(alpha_bar) < 2:
+        raise ValueError(f"alpha_bar must be [T] with T > 1, got shape {tuple(alpha_bar.shape)}")
+    table = alpha_bar.detach().double().cpu()
+    if not bool((table[1:] <= table[:-1]).all()) or not bool(table[0] <= 1.0):
+        raise ValueError("alpha_bar must fall from at most 1: it is the share of signal, not noise")
+    lost = int((table < LEAST_SIGNAL).sum())
+    if lost:
+        raise ValueError(
+            f"the last {lost} of {len(table)} entries of alpha_bar are below {LEAST_SIGNAL:g} and "
+            f"hold no signal, so that nothing can be denoised there in one step: give the first "
+            f"{len(table) - lost}, alpha_bar[:{len(table) - lost}]"
+        )
+    return alpha_bar
+
+
+def with_signal(alpha_bar: Tensor) -> Tensor:
+    """The part of a falling ``alpha_bar`` [T] that holds signal; the whole, nearly always."""
+    return alpha_bar[: int((alpha_bar >= LEAST_SIGNAL).sum())]
+
 
 def per_sample(values: Tensor) -> Tensor:
     """[B] -> [B, 1, 1, 1], to stand beside latents."""

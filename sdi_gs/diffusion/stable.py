@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stable Diffusion, and every model in the same folder layout. The only importer of diffusers."""
+"""Stable Diffusion, and every model in the same folder layout."""
 
 from __future__ import annotations
 
@@ -13,8 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .base import Condition
 from .lora import LoraLearner
-from .schedule import eps_of_v
+from .schedule import eps_of_v, require_signal, with_signal
+
+LOG = logging.getLogger(__name__)
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -40,7 +43,14 @@ class StableDiffusion:
         self.tokenizer = tokenizer
         self.device: torch.device = next(unet.parameters()).device
         self.dtype: torch.dtype = next(unet.parameters()).dtype
-        self.alpha_bar: Tensor = scheduler.alphas_cumprod.float().to(self.device)
+        table = scheduler.alphas_cumprod.float()
+        self.alpha_bar: Tensor = require_signal(with_signal(table)).to(self.device)
+        if len(self.alpha_bar) < len(table):
+            LOG.warning(
+                "the schedule of this model ends in noise without signal: of its %d times the "
+                "first %d are used", len(table), len(self.alpha_bar),
+            )  # fmt: skip
+        self.views_together = 1
         self.prediction: str = scheduler.config.prediction_type
         if self.prediction not in ("epsilon", "v_prediction"):
             raise ModelError(
@@ -69,8 +79,8 @@ class StableDiffusion:
         return StableDiffusion(tokenizer=tokenizer, scheduler=scheduler, **modules)
 
     @torch.no_grad()
-    def embed(self, prompts: Sequence[str]) -> Tensor:
-        """Last hidden states of the text encoder, [len(prompts), tokens, width] float32."""
+    def embed(self, prompts: Sequence[str]) -> Condition:
+        """``hidden``: last states of the text encoder, [len(prompts), tokens, width] float32."""
         if self.text_encoder is None:
             raise RuntimeError("the text encoder of this model was given away with forget_words()")
         ids = self.tokenizer(
@@ -81,7 +91,7 @@ class StableDiffusion:
             return_tensors="pt",
         ).input_ids
         hidden: Tensor = self.text_encoder(ids.to(self.device)).last_hidden_state
-        return hidden.float()
+        return Condition({"hidden": hidden.float()})
 
     def forget_words(self) -> None:
         """Free the text encoder, a quarter of the weights: a run embeds its words once."""
@@ -101,7 +111,7 @@ class StableDiffusion:
         decoded: Tensor = self.vae.decode(z).sample
         return decoded.float() * 0.5 + 0.5
 
-    def predict_noise(self, x_t: Tensor, t: Tensor, condition: Tensor) -> Tensor:
+    def predict_noise(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         rows = len(x_t) if self.rows is None else self.rows
         parts = zip(x_t.split(rows), t.split(rows), condition.split(rows), strict=True)
         out = torch.cat([self._ask(*part) for part in parts]).to(x_t.dtype)
@@ -109,15 +119,15 @@ class StableDiffusion:
             return out
         return eps_of_v(out, x_t, self.alpha_bar[t.clamp(min=0)].to(x_t.dtype))
 
-    def _ask(self, x_t: Tensor, t: Tensor, condition: Tensor) -> Tensor:
-        words = condition.to(self.dtype)
+    def _ask(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        words = condition["hidden"].to(self.dtype)
         out: Tensor = self.unet(x_t.to(self.dtype), t, encoder_hidden_states=words).sample
         return out
 
     def learner(self, prompt: str, rank: int, rate: float) -> LoraLearner:
         """A second UNet with low-rank weights of its own; see :class:`~.lora.LoraLearner`."""
         return LoraLearner(
-            self.unet, self.embed([prompt]), self.alpha_bar, self.prediction, rank, rate
+            self.unet, self.embed([prompt])["hidden"], self.alpha_bar, self.prediction, rank, rate
         )
 
 

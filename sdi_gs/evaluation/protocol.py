@@ -19,8 +19,10 @@ from torch import Tensor
 from .. import build
 from ..config import Config, to_plain
 from ..errors import UserError
-from ..guidance.prompts import PromptSet, ViewAngles
+from ..guidance.predict import GuidedPredictor
+from ..guidance.prompts import PromptSet
 from ..guidance.sampling import ddim_sample, pure_noise
+from ..guidance.viewpoints import Viewpoints
 from ..look import Reopened, reopen
 from .clip import IQA, PUBLISHED, Clip, clip_score, iqa, retrieved
 from .reward import Reward
@@ -192,7 +194,7 @@ def evaluate(
     configs = [_require_finished(path) for path in paths]
     source = options.clip or default_clip(configs)
     reward = Reward.load(options.image_reward) if options.image_reward else None
-    judge = Judge.open(source, build.device(configs[0]), options.candidates, reward)
+    judge = Judge.open(source, build.device(configs[0].device), options.candidates, reward)
     say(f"judge: {source}, {len(judge.candidates)} sentences for R-precision")
     evaluations = []
     for path in paths:
@@ -278,8 +280,8 @@ def _nearest(pictures: Tensor, config: Config) -> float | None:
 def ddim_pictures(config: Config, samples: int) -> Tensor:
     """What the model of ``config`` draws for its sentence by DDIM, seen from 8 sides:
     [8 * samples, 3, H, W] in [0, 1] on the CPU."""
-    target = build.device(config)
-    model = build.denoiser(config, target)
+    target = build.device(config.device)
+    model = build.denoiser(config.model, target)
     with build.below("prompts"):
         prompts = PromptSet(model, config.prompt, config.negative_prompt, config.prompts)
     count = TRUTH_VIEWS * samples
@@ -288,8 +290,9 @@ def ddim_pictures(config: Config, samples: int) -> Tensor:
     elevation = torch.full((count,), config.output.turntable.elevation_deg)
     out = []
     for some in torch.arange(count).split(TRUTH_VIEWS):
-        views = ViewAngles(azimuth[some].to(target), elevation[some].to(target))
+        views = Viewpoints.orbit(azimuth[some], elevation[some])
         scale = config.guidance.cfg_scale.start
-        z = ddim_sample(model, prompts.conditions(views), noise[some], DDIM_STEPS, scale)
+        predict = GuidedPredictor(model, prompts.conditions(views))
+        z = ddim_sample(predict, noise[some], DDIM_STEPS, scale)
         out.append(model.decode(z).clamp(0, 1).cpu())
     return torch.cat(out)

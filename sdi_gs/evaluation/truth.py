@@ -84,7 +84,7 @@ def most_like(pictures: Tensor, truth: Tensor) -> Tensor:
 
 def looks_front(index: Tensor, azimuth_deg: Tensor) -> int:
     """How many of the views ``index`` name an azimuth within 45 degrees of the front."""
-    turned = azimuth_in_half_turn(azimuth_deg[index]).abs()  # type: ignore[union-attr]
+    turned = azimuth_in_half_turn(azimuth_deg[index]).abs()
     return int((turned < FRONT_WITHIN_DEG).sum())
 
 

@@ -21,10 +21,14 @@ from ..artefacts import media
 from ..config import Config
 from ..diffusion.base import Denoiser
 from ..errors import UserError
+from ..guidance.noise import Eps, Noised, NoiseStrategy
 from ..guidance.predict import GuidedPredictor
-from ..guidance.prompts import Conditions, PromptSet, ViewAngles
+from ..guidance.prompts import Conditions, PromptSet
 from ..guidance.sampling import STREAM, ddim_sample, pure_noise
+from ..guidance.times import Times
+from ..guidance.viewpoints import Viewpoints
 from ..pages.plots import Line, plot, standalone
+from ..ramp import Progress
 
 SAMPLING_STEPS = 30  # of DDIM, where an experiment needs pictures of the model itself
 
@@ -43,9 +47,21 @@ class Bench:
     def predictor(self) -> GuidedPredictor:
         return GuidedPredictor(self.denoiser, self.conditions)
 
+    def under(self, cfg_scale: float) -> Eps:
+        """The noise that the model sees, at that scale of guidance."""
+        predict = self.predictor()
+        return lambda x_t, t: predict(x_t, t, cfg_scale)
+
     def rng(self) -> Generator:
         """Not the stream that the samples were drawn from."""
         return Generator().manual_seed(self.seed + STREAM)
+
+    def noised(
+        self, noise: NoiseStrategy, z: Tensor, t: Tensor, predict: GuidedPredictor, rng: Generator
+    ) -> Noised:
+        """``noise`` for ``z`` [N, c, h, w] at ``t`` [N], as it is at the first step of a run."""
+        start = Progress(0, self.config.steps)
+        return noise(z, Times.of(t, z.device), predict, self.alpha_bar, rng, start)
 
     @property
     def alpha_bar(self) -> Tensor:
@@ -88,10 +104,13 @@ def bench(denoiser: Denoiser, config: Config, samples: int) -> Bench:
         raise UserError(f"--samples {samples}: allowed is 1 or more")
     prompts = PromptSet(denoiser, config.prompt, config.negative_prompt, config.prompts)
     zeros = torch.zeros(samples)
-    conditions = prompts.conditions(ViewAngles(zeros, zeros))
-    noise = pure_noise(denoiser, samples, config.resolution, config.seed, build.device(config))
+    conditions = prompts.conditions(Viewpoints.orbit(zeros, zeros))
+    noise = pure_noise(
+        denoiser, samples, config.resolution, config.seed, build.device(config.device)
+    )
     scale = config.guidance.cfg_scale.start
-    clean = ddim_sample(denoiser, conditions, noise, SAMPLING_STEPS, scale)
+    predict = GuidedPredictor(denoiser, conditions)
+    clean = ddim_sample(predict, noise, SAMPLING_STEPS, scale)
     return Bench(denoiser, conditions, clean, scale, config, config.seed)
 
 

@@ -22,12 +22,11 @@ from representations.files import write_bytes
 from .. import build
 from ..artefacts import media, run_folder
 from ..artefacts.run_folder import RunFolder, median_seconds
-from ..config import Config, find, from_plain, guidances, read_with_base, with_guidance
+from ..config import REPRESENTATIONS, Config, guidances, load, set_plugins
 from ..errors import UserError, nearest
 from ..evaluation.protocol import MINI_JUDGE, Judge, Judged, default_clip, mostly_empty
 from ..evaluation.truth import truth_of
 from ..look import Reopened, reopen
-from ..strict import set_by_path
 from . import study
 
 PRESETS = {
@@ -57,6 +56,7 @@ class Plan:
     def __post_init__(self) -> None:
         if self.family not in PRESETS:
             raise UserError(f"--family {self.family}: {nearest(self.family, PRESETS)}")
+        set_plugins({}, self.settings)
         for name in self.guidances:
             if name not in guidances():
                 raise UserError(f"--guidances {name}: {nearest(name, guidances())}")
@@ -113,14 +113,17 @@ def cells(plan: Plan) -> Iterator[Cell]:
 
 def configuration(plan: Plan, cell: Cell) -> Config:
     """The settings of one run. UserError for anything that no run could use."""
-    preset = PRESETS[plan.family].get(cell.representation, cell.representation)
-    tree = with_guidance(read_with_base(find(preset)), cell.guidance)
-    for assignment in plan.settings:
-        set_by_path(Config, tree, assignment)
-    tree |= {"prompt": plan.prompt, "seed": cell.seed}
+    presets, word = PRESETS[plan.family], cell.representation
+    settings = list(plan.settings)
+    preset = presets.get(word, word)
+    if word in REPRESENTATIONS.table and word not in presets:
+        # Another's representation, in the family's surroundings.
+        preset = next(iter(presets.values()))
+        settings.insert(0, f"representation.kind={word}")
+    upper: dict[str, Any] = {"prompt": plan.prompt, "seed": cell.seed}
     if plan.steps is not None:
-        tree["steps"] = plan.steps
-    return from_plain(tree)
+        upper["steps"] = plan.steps
+    return load(preset, settings, cell.guidance, upper)
 
 
 def compare(plan: Plan, out: Path, say: Callable[[str], None]) -> list[Row]:
@@ -156,7 +159,7 @@ def judge_for(configs: Sequence[Config], clip: str | None) -> Judge | None:
     source = clip or default_clip(configs)
     if clip is None and source != MINI_JUDGE:
         return None
-    return Judge.open(source, build.device(configs[0]))
+    return Judge.open(source, build.device(configs[0].device))
 
 
 def measure(run: RunFolder, cell: Cell, out: Path, judge: Judge | None) -> Row:
@@ -169,7 +172,12 @@ def measure(run: RunFolder, cell: Cell, out: Path, judge: Judge | None) -> Row:
     size = max(config.resolution, judge.clip.size if judge else 0)
     cameras = config.views.showcase(VIEWS, size, config.output.turntable.elevation_deg)
     pictures, alpha = opened.stage.look(cameras)
-    owned = {id(p): p.numel() for g in opened.renderer.optimizer.param_groups for p in g["params"]}
+    owned = {
+        id(p): p.numel()
+        for o in opened.renderer.optimizers
+        for g in o.param_groups
+        for p in g["params"]
+    }
     curve = list(_curve(run, config, lines))
     return Row(
         representation=cell.representation,

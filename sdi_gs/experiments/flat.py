@@ -28,8 +28,11 @@ from ..errors import UserError, nearest
 from ..guidance.draws import Rng
 from ..guidance.noise import Noised, NoiseStrategy, Predict
 from ..guidance.predict import GuidedPredictor
-from ..guidance.prompts import Conditions, PromptSet, ViewAngles
+from ..guidance.prompts import PromptSet
 from ..guidance.sampling import STREAM, ddim_sample, pure_noise
+from ..guidance.times import Times
+from ..guidance.viewpoints import Viewpoints
+from ..ramp import Progress
 from ..run import require_ready
 
 Space = Literal["latents", "pixels"]
@@ -69,6 +72,7 @@ class AsLatents:
     def __init__(self, inner: Denoiser) -> None:
         self.inner = inner
         self.alpha_bar = inner.alpha_bar
+        self.views_together = inner.views_together
 
     def embed(self, prompts: Sequence[str]) -> Condition:
         return self.inner.embed(prompts)
@@ -95,9 +99,15 @@ class CachedNoise:
         self.kappa = kappa
 
     def __call__(
-        self, z: Tensor, t: Tensor, predict: Predict, alpha_bar: Tensor, rng: Rng
+        self,
+        z: Tensor,
+        t: Times,
+        predict: Predict,
+        alpha_bar: Tensor,
+        rng: Rng,
+        progress: Progress,
     ) -> Noised:
-        return Noised(mix(z, self.kappa, alpha_bar_at(alpha_bar, t)), self.kappa)
+        return Noised(mix(z, self.kappa, alpha_bar_at(alpha_bar, t.device)), self.kappa)
 
 
 class Flat(NamedTuple):
@@ -109,19 +119,19 @@ class Flat(NamedTuple):
     evaluations: int  # network samples, all samples together
 
 
-def front(count: int) -> ViewAngles:
-    return ViewAngles(torch.zeros(count), torch.zeros(count))
+def front(count: int) -> Viewpoints:
+    return Viewpoints.orbit(torch.zeros(count), torch.zeros(count))
 
 
+@torch.no_grad()
 def denoised_noise(
-    denoiser: Denoiser, conditions: Conditions, noise: Tensor, cfg_scale: float
+    predict: GuidedPredictor, noise: Tensor, cfg_scale: float
 ) -> tuple[Tensor, Tensor]:
     """Pure noise at the last time, denoised in one step, and the noise that was seen in it."""
-    alpha_bar = denoiser.alpha_bar.to(noise)
+    alpha_bar = predict.alpha_bar.to(noise)
     t = torch.full((len(noise),), len(alpha_bar) - 1, device=noise.device)
-    with torch.no_grad():
-        eps = GuidedPredictor(denoiser, conditions)(noise, t, cfg_scale)
-        return unmix(noise, eps, alpha_bar_at(alpha_bar, t)), eps
+    eps = predict(noise, t, cfg_scale)
+    return unmix(noise, eps, alpha_bar_at(alpha_bar, t)), eps
 
 
 def distill(
@@ -132,16 +142,16 @@ def distill(
     A picture starts as pure noise that was denoised in one step; in pixels, decoded.
     """
     count, rng = len(noise), Generator().manual_seed(config.seed + STREAM)
-    conditions = prompts.conditions(front(count))
-    start, eps = denoised_noise(denoiser, conditions, noise, config.guidance.cfg_scale.start)
-    evaluations = 2 * count
+    predict = GuidedPredictor(denoiser, prompts.conditions(front(count)))
+    start, eps = denoised_noise(predict, noise, config.guidance.cfg_scale.start)
+    evaluations = predict.evaluations
     strategy: NoiseStrategy = CachedNoise(eps) if options.method == "cached" else config.noise
     pixels = options.space == "pixels"
     if pixels:
         with torch.no_grad():
             start = denoiser.decode(start).clamp(0.0, 1.0)
     seen: Denoiser = denoiser if pixels else AsLatents(denoiser)
-    method = build.guidance(config.model_copy(update={"noise": strategy}), seen, prompts)
+    method = build.guidance(config, seen, prompts, strategy)
     picture = nn.Parameter(start.clone())
     optimizer = torch.optim.Adam([picture], lr=options.rate, betas=(0.9, 0.99))
     keep = {round(i * (config.steps - 1) / (KEPT - 1)) for i in range(KEPT)}
@@ -173,8 +183,8 @@ def generate(
 ) -> list[Path]:
     """Pictures of ``config.prompt`` in the new folder ``out``; the files."""
     require_ready(config, out, say)
-    build.use_threads(config)
-    denoiser = build.denoiser(config, build.device(config))
+    build.use_threads(config.threads)
+    denoiser = build.denoiser(config.model, build.device(config.device))
     with build.below("prompts"):
         prompts = PromptSet(denoiser, config.prompt, config.negative_prompt, config.prompts)
     began = time.perf_counter()
@@ -206,12 +216,10 @@ def generate(
 def make(config: Config, denoiser: Denoiser, prompts: PromptSet, options: FlatOptions) -> Flat:
     """The latents of ``options.samples`` pictures by the method that is asked for."""
     noise = pure_noise(
-        denoiser, options.samples, config.resolution, config.seed, build.device(config)
+        denoiser, options.samples, config.resolution, config.seed, build.device(config.device)
     )
     if options.method != "ddim":
         return distill(config, denoiser, prompts, noise, options)
-    conditions = prompts.conditions(front(options.samples))
-    scale = config.guidance.cfg_scale.start
-    latents = ddim_sample(denoiser, conditions, noise, config.steps, scale)
-    each = 1 if scale in (0.0, 1.0) else 2
-    return Flat(latents, [], [], each * config.steps * options.samples)
+    predict = GuidedPredictor(denoiser, prompts.conditions(front(options.samples)))
+    latents = ddim_sample(predict, noise, config.steps, config.guidance.cfg_scale.start)
+    return Flat(latents, [], [], predict.evaluations)

@@ -24,7 +24,7 @@ def error(bench: Bench, noise: NoiseStrategy, cfg_scale: float, t: int) -> tuple
     that finding kappa took, per latent."""
     predict, alpha_bar = bench.predictor(), bench.alpha_bar
     times = torch.full((len(bench.clean),), t, device=bench.clean.device)
-    kappa = noise(bench.clean, times, predict, alpha_bar, bench.rng()).kappa
+    kappa = bench.noised(noise, bench.clean, times, predict, bench.rng()).kappa
     spent = predict.evaluations // len(bench.clean)
     level = alpha_bar_at(alpha_bar, times)
     eps: Tensor = predict(mix(bench.clean, kappa, level), times, cfg_scale)

@@ -108,7 +108,7 @@ def fig4(bench: Bench, say: Callable[[str], None]) -> Result:
     times = ddim_times(SAMPLING_STEPS, total)[1:]
     shown = {min(times, key=lambda t: abs(t - share * total)) for share in MOMENTS}
     noise = normal_like(bench.clean, torch.Generator().manual_seed(bench.seed))
-    z, carried = denoised_noise(bench.denoiser, bench.conditions, noise, s)
+    z, carried = denoised_noise(bench.predictor(), noise, s)
     choices: dict[str, NoiseStrategy] = {
         "ddim": CachedNoise(carried),  # first, since the others are compared with it
         "random": RandomNoise(),
@@ -124,7 +124,7 @@ def fig4(bench: Bench, say: Callable[[str], None]) -> Result:
         choices["ddim"] = CachedNoise(carried)
         seen = {}
         for name, noise_of in choices.items():
-            kappa = noise_of(z, t, predict, alpha_bar, rng).kappa
+            kappa = bench.noised(noise_of, z, t, predict, rng).kappa
             x_t = mix(z, kappa, level)
             eps = predict(x_t, t, s)
             seen[name] = (unmix(x_t, eps, level), eps)
@@ -161,7 +161,7 @@ def fig6(bench: Bench, say: Callable[[str], None]) -> Result:
         for share in MOMENTS:
             t = torch.full((len(bench.clean),), round(share * total), device=bench.clean.device)
             predict, level = bench.predictor(), alpha_bar_at(alpha_bar, t)
-            kappa = noise(bench.clean, t, predict, alpha_bar, bench.rng()).kappa
+            kappa = bench.noised(noise, bench.clean, t, predict, bench.rng()).kappa
             x_t = mix(bench.clean, kappa, level)
             target = unmix(x_t, predict(x_t, t, s), level)
             decoded = bench.denoiser.decode(target).clamp(0.0, 1.0)

@@ -27,8 +27,8 @@ def fig18(bench: Bench, say: Callable[[str], None]) -> Result:
         for steps in STEPS:
             k = torch.arange(steps + 1, device=bench.clean.device)
             times = (k * (total - 1) / steps).round().long().expand(count, -1)
-            noise = ddim_invert(bench.clean, times, bench.predictor(), back, bench.alpha_bar)
-            again = ddim_sample(bench.denoiser, bench.conditions, noise, steps, forth)
+            noise = ddim_invert(bench.clean, times, bench.under(back), bench.alpha_bar)
+            again = ddim_sample(bench.predictor(), noise, steps, forth)
             decoded = bench.denoiser.decode(again).clamp(0, 1)
             value = float(psnr(decoded, original).mean())
             rows.append({"guidance": name, "steps": steps, "psnr_db": value})

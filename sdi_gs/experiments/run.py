@@ -42,8 +42,8 @@ def run(
     """Measure and write into the new folder ``out``; the result and the files."""
     chosen = require(name)
     require_ready(config, out, say)
-    build.use_threads(config)
-    denoiser = build.denoiser(config, build.device(config))
+    build.use_threads(config.threads)
+    denoiser = build.denoiser(config.model, build.device(config.device))
     say(f"drawing {samples} samples of {config.prompt!r}")
     on = bench(denoiser, config, samples)
     result = chosen.measure(on, say)

@@ -1,29 +1,34 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Score distillation: the paper on one screen.
+"""Score distillation: the paper on one screen (eq. 10).
 
-A rendering is encoded, made noisy by a noise strategy (``noise.py``: the only difference between
-SDS and SDI), denoised once, and pulled towards the result (``update.py``: where other methods
-differ).
+With ``z`` the latents of a rendering, ``a`` the level alpha_bar(t) and ``x_t = sqrt(a) z +
+sqrt(1 - a) kappa``, the latents are moved against
+
+    grad_z L = w(t) (eps(x_t; t, y) - kappa)                                            (eq. 10)
+
+where ``eps`` is the denoiser's guided prediction. Methods differ in kappa (``noise.py``: a random
+sample is SDS, DDIM inversion is SDI) and in what stands in the bracket (``update.py``).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from ..diffusion.base import Denoiser
-from ..diffusion.schedule import alpha_bar_at, per_sample, sigma
-from ..ramp import Ramp, ramp
-from ..stopwatch import Lap, Stopwatch
-from ..strict import FromNumber
+from ..diffusion.schedule import alpha_bar_at, per_sample, require_signal, sigma
+from ..ramp import Progress, Ramp, ramp
+from ..stopwatch import Stopwatch
 from .draws import Rng, uniform, uniform_once
-from .noise import NoiseStrategy, Scheduled
+from .noise import DDIMInversion, NoiseStrategy
 from .predict import GuidedPredictor
-from .prompts import PromptSet, ViewAngles
-from .update import Asked, Residual, UpdateRule
+from .prompts import PromptSet, Subject
+from .times import Times
+from .update import Residual, UpdateInput, UpdateRule
+from .viewpoints import Viewpoints
 
 
 @dataclass(frozen=True)
@@ -41,9 +46,7 @@ class GuidanceConfig:
     """Everything of score distillation but the noise."""
 
     # uncond + s * (cond - uncond); a number, or a ramp over the run
-    cfg_scale: Annotated[Ramp, FromNumber(("start", "end"))] = field(
-        default_factory=lambda: Ramp(7.5, 7.5)
-    )
+    cfg_scale: Ramp = field(default_factory=lambda: Ramp(7.5, 7.5))
     t: TimeConfig = field(default_factory=TimeConfig)
     weight: Literal["sigma", "one_minus_alpha_bar", "uniform"] = "sigma"  # of (eps - kappa)
     reduction: Literal["mean", "sum"] = "mean"  # over elements; "sum" still averages over views
@@ -61,57 +64,120 @@ class Guided(NamedTuple):
     target: Tensor  # [B, c, h, w] one-step denoised latents x0(t)
     kappa: Tensor  # [B, c, h, w] the noise that was used
     x_t: Tensor  # [B, c, h, w] what was denoised
-    t: Tensor  # [B] int64
+    t: Tensor  # [B] int64, where the latents are
     evaluations: int  # network samples spent
-    encoding: Lap | None = None  # the part of the call that took pictures to latents
+
+
+class Guidance(Protocol):
+    """Says what a picture, seen from there, should have been: as a loss with a gradient.
+
+    ``rgb`` [B, 3, H, W] in [0, 1] with gradient, ``viewpoints`` of its B pictures, ``step`` in
+    [0, steps of the run). ``watch``, if given, is told when the encoding ends.
+    """
+
+    def __call__(
+        self,
+        rgb: Tensor,
+        viewpoints: Viewpoints,
+        step: int,
+        rng: Rng | None = None,
+        watch: Stopwatch | None = None,
+    ) -> Guided: ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run needs."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
 
 class ScoreDistillation:
-    """Pull pictures towards what the denoiser sees in them (eq. 4 and eq. 10).
+    """The gradient of eq. 10 on pictures: a :class:`Guidance`.
 
-    The latent gradient is ``w(t) * (eps(x_t) - kappa)``. For the weight sigma(t) that is the
+    Its gradient on the latents is ``w(t) (eps(x_t) - kappa)``. For the weight sigma(t) that is the
     gradient of half the squared distance to the one-step denoised latents.
+
+    Args:
+        denoiser: the frozen diffusion model.
+        subject: what the shape is to become: a sentence, or a :class:`Subject` for anything else.
+        noise: how kappa is chosen; default: SDI's inversion as the paper states it.
+        update: what stands in the bracket; default: ``eps - kappa``.
+        config: times, scale of guidance, weight and reduction.
+        steps: length of the run, over which ramps move.
+        seed: of the random numbers, for calls that bring no generator of their own.
+
+    Raises ValueError for an empty sentence, and for a denoiser whose schedule holds no signal.
     """
 
     def __init__(
         self,
         denoiser: Denoiser,
-        prompt: PromptSet,
-        noise: NoiseStrategy,
-        config: GuidanceConfig,
-        total_steps: int,
+        subject: Subject | str,
+        noise: NoiseStrategy | None = None,
+        *,
         update: UpdateRule | None = None,
+        config: GuidanceConfig | None = None,
+        steps: int,
+        seed: int = 0,
     ) -> None:
+        if steps < 1:
+            raise ValueError(f"steps={steps}: a run has at least 1 step")
+        require_signal(denoiser.alpha_bar)
         self.denoiser = denoiser
-        self.prompt = prompt
-        self.noise = noise
-        self.config = config
-        self.total_steps = total_steps
+        self.subject = PromptSet(denoiser, subject) if isinstance(subject, str) else subject
+        self.noise = noise or DDIMInversion()
         self.update = update or Residual()
+        self.config = config or GuidanceConfig()
+        self.steps = steps
+        self.rng = Generator().manual_seed(seed)
 
-    def __call__(self, rgb: Tensor, views: ViewAngles, step: int, rng: Rng) -> Guided:
-        """``rgb`` [B, 3, H, W] in [0, 1] with gradient; ``step`` in [0, total_steps)."""
-        watch = Stopwatch(rgb.device)
+    def __call__(
+        self,
+        rgb: Tensor,
+        viewpoints: Viewpoints,
+        step: int,
+        rng: Rng | None = None,
+        watch: Stopwatch | None = None,
+    ) -> Guided:
+        """Args: see :class:`Guidance`. Raises ValueError where the numbers of pictures and of
+        viewpoints differ, or do not fill the groups that the denoiser must see together."""
+        self._check(rgb, viewpoints)
+        rng = self.rng if rng is None else rng
         z = self.denoiser.encode(rgb)
-        encoding = watch.lap("encode")
-        t = self.times(len(z), step, rng)  # on the CPU, where steps are planned
+        if watch is not None:
+            watch.lap("encode")
+        progress = Progress(step, self.steps)
+        t = self.times(len(z), progress, rng, z.device)
         alpha_bar = self.denoiser.alpha_bar.to(device=z.device, dtype=z.dtype)
         with torch.no_grad():
-            predict = GuidedPredictor(self.denoiser, self.prompt.conditions(views))
+            predict = GuidedPredictor(self.denoiser, self.subject.conditions(viewpoints))
             clean = z.detach()
-            noised = self.noise_at(step)(clean, t, predict, alpha_bar, rng)
-            level = alpha_bar_at(alpha_bar, t)
-            cfg_scale = self.config.cfg_scale.at(step, self.total_steps)
+            noised = self.noise(clean, t, predict, alpha_bar, rng, progress)
+            level = alpha_bar_at(alpha_bar, t.device)
             target = self.update(
-                Asked(clean, noised, t, level, predict, cfg_scale, step, self.total_steps, views)
+                UpdateInput(
+                    clean=clean,
+                    noised=noised,
+                    t=t,
+                    level=level,
+                    predict=predict,
+                    cfg_scale=self.config.cfg_scale.at(*progress),
+                    progress=progress,
+                    viewpoints=viewpoints,
+                )
             )
             gradient = self._relative_weight(level) * (clean - target)
         loss = 0.5 * (z - (clean - gradient)).square()
         loss = loss.mean() if self.config.reduction == "mean" else loss.sum() / len(z)
         return Guided(
-            self.config.scale * loss, clean, target, noised.kappa, noised.x_t, t.to(z.device),
-            predict.evaluations, encoding,
-        )  # fmt: skip
+            loss=self.config.scale * loss,
+            latents=clean,
+            target=target,
+            kappa=noised.kappa,
+            x_t=noised.x_t,
+            t=t.device,
+            evaluations=predict.evaluations,
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs. This method learns nothing as it goes; others do."""
@@ -121,20 +187,31 @@ class ScoreDistillation:
         if state:
             raise ValueError(f"score distillation keeps no state, got {sorted(state)}")
 
-    def noise_at(self, step: int) -> NoiseStrategy:
-        """The noise strategy as it is at ``step``; some change over the run."""
-        if isinstance(self.noise, Scheduled):
-            return self.noise.at(step, self.total_steps)
-        return self.noise
-
-    def times(self, batch: int, step: int, rng: Rng) -> Tensor:
-        """Integer times [B] in [1, T) for this step."""
-        c, total = self.config.t, len(self.denoiser.alpha_bar)
-        high = c.high.at(step, self.total_steps)
-        low = high if c.low is None else c.low.at(step, self.total_steps)
+    def times(
+        self, batch: int, progress: Progress, rng: Rng, device: torch.device | str = "cpu"
+    ) -> Times:
+        """Integer times [B] in [1, T) for this step; views that are seen together share one."""
+        c, total, together = self.config.t, len(self.denoiser.alpha_bar), self._together
+        high = c.high.at(*progress)
+        low = high if c.low is None else c.low.at(*progress)
         u = uniform_once(rng) if c.same_for_batch else uniform(batch, rng)
+        if len(u) > 1:
+            u = u[::together].repeat_interleave(together)
         t = (total * (low + (high - low) * u.double()) + 1e-6).long()
-        return t.clamp(1, total - 1).expand(batch)
+        return Times.of(t.clamp(1, total - 1).expand(batch), device)
+
+    @property
+    def _together(self) -> int:
+        return self.denoiser.views_together
+
+    def _check(self, rgb: Tensor, viewpoints: Viewpoints) -> None:
+        if len(rgb) != len(viewpoints):
+            raise ValueError(f"{len(rgb)} pictures, but {len(viewpoints)} viewpoints: one for each")
+        if len(rgb) % self._together:
+            raise ValueError(
+                f"{len(rgb)} pictures: this model sees {self._together} views of a shape together, "
+                f"so give a multiple of {self._together}"
+            )
 
     def _relative_weight(self, level: Tensor) -> Tensor:
         """w(t) / sigma(t), [B, 1, 1, 1]: the residual ``z - target`` carries sigma already."""

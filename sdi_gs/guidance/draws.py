@@ -15,7 +15,7 @@ from torch import Generator, Tensor
 
 
 @dataclass(frozen=True)
-class Part:
+class ViewSlice:
     """Some of the views of a step, and the generator that draws for all of them."""
 
     rng: Generator  # in the state that it has when the step asks for its first number
@@ -23,13 +23,13 @@ class Part:
     total: int  # views of the step
 
 
-Rng = Generator | Part
+Rng = Generator | ViewSlice
 """Whatever draws: a plain generator stands for all views of a step."""
 
 
 def _source(rng: Rng, count: int) -> tuple[Generator, int, slice]:
     """The generator, how many rows to draw, and which of them are wanted."""
-    if isinstance(rng, Part):
+    if isinstance(rng, ViewSlice):
         return rng.rng, rng.total, slice(rng.first, rng.first + count)
     return rng, count, slice(None)
 
@@ -50,11 +50,11 @@ def uniform(count: int, rng: Rng) -> Tensor:
 
 def uniform_once(rng: Rng) -> Tensor:
     """One number in [0, 1) for all views of the step, [1]."""
-    source = rng.rng if isinstance(rng, Part) else rng
+    source = rng.rng if isinstance(rng, ViewSlice) else rng
     return torch.rand(1, generator=source, device=source.device)
 
 
 def integer_once(high: int, rng: Rng) -> int:
     """One integer in [0, high) for all views of the step."""
-    source = rng.rng if isinstance(rng, Part) else rng
+    source = rng.rng if isinstance(rng, ViewSlice) else rng
     return int(torch.randint(high, (), generator=source, device=source.device))

@@ -16,9 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..diffusion.schedule import alpha_bar_at, per_sample
+from ..stopwatch import Stopwatch
 from .distillation import Guided, ScoreDistillation
 from .draws import Rng
-from .prompts import ViewAngles
+from .viewpoints import Viewpoints
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +35,7 @@ class ImageSpaceConfig:
 
 
 class ImageSpace:
-    """``inner`` and the pixels' loss; see :class:`trainer.Guidance`.
+    """``inner`` and the pixels' loss; a :class:`~.distillation.Guidance`.
 
     The pixels' gradient is ``weight * sqrt(a (1 - a)) * (rgb - decoded target)``, averaged like
     that of the latents; pictures are compared at the decoder's size.
@@ -44,8 +45,15 @@ class ImageSpace:
         self.inner = inner
         self.config = config
 
-    def __call__(self, rgb: Tensor, views: ViewAngles, step: int, rng: Rng) -> Guided:
-        guided = self.inner(rgb, views, step, rng)
+    def __call__(
+        self,
+        rgb: Tensor,
+        viewpoints: Viewpoints,
+        step: int,
+        rng: Rng | None = None,
+        watch: Stopwatch | None = None,
+    ) -> Guided:
+        guided = self.inner(rgb, viewpoints, step, rng, watch)
         denoiser = self.inner.denoiser
         with torch.no_grad():
             wanted = denoiser.decode(guided.target).clamp(0.0, 1.0).to(rgb.dtype)

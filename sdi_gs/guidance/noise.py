@@ -10,19 +10,31 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from typing import Annotated, Literal, NamedTuple, Protocol, runtime_checkable
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from ..diffusion.schedule import alpha_bar_at, mix, noise_between, per_sample, unmix
-from ..ramp import Ramp, ramp
-from ..strict import FromNumber
+from ..ramp import Progress, Ramp, ramp
 from .draws import Rng, integer_once, normal_like, uniform
+from .times import Times
 
-Predict = Callable[[Tensor, Tensor, float], Tensor]
-"""(x_t [B, c, h, w], t [B], cfg_scale) -> epsilon [B, c, h, w]."""
+Eps = Callable[[Tensor, Tensor], Tensor]
+"""(x_t [B, c, h, w], t [B] where x_t is) -> epsilon [B, c, h, w]."""
+
+
+class Predict(Protocol):
+    """The denoiser as a noise strategy may ask it; see :class:`~.predict.GuidedPredictor`."""
+
+    def __call__(self, x_t: Tensor, t: Tensor, cfg_scale: float) -> Tensor:
+        """(x_t [B, c, h, w], t [B] where x_t is, cfg_scale) -> epsilon [B, c, h, w]."""
+        ...
+
+    def without_words(self, x_t: Tensor, t: Tensor) -> Tensor:
+        """epsilon [B, c, h, w] under no words at all."""
+        ...
 
 
 class Noised(NamedTuple):
@@ -34,24 +46,29 @@ class Noised(NamedTuple):
 
 
 class NoiseStrategy(Protocol):
-    """``z`` [B, c, h, w] clean latents, ``t`` [B] int64 in [1, T), ``alpha_bar`` [T].
+    """Chooses kappa.
 
-    ``t`` may stay on the CPU while the rest is on a card: who plans steps by it then need not wait
-    for the card to say what it is.
+    Args: z [B, c, h, w] clean latents; t [B] in [1, T), to plan by and to compute with; predict,
+    the denoiser; alpha_bar [T] where z is; rng, the only source of randomness, rows in the order
+    of the views; progress, for settings that move over the run.
     """
 
     def __call__(
-        self, z: Tensor, t: Tensor, predict: Predict, alpha_bar: Tensor, rng: Rng
+        self,
+        z: Tensor,
+        t: Times,
+        predict: Predict,
+        alpha_bar: Tensor,
+        rng: Rng,
+        progress: Progress,
     ) -> Noised: ...
 
 
-@runtime_checkable
-class Scheduled(Protocol):
-    """A strategy whose settings change over a run."""
+class NoiseSettings(NoiseStrategy, Protocol):
+    """A strategy that settings can name."""
 
-    def at(self, step: int, total_steps: int) -> NoiseStrategy:
-        """The strategy as it is at ``step``."""
-        ...
+    @property
+    def kind(self) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -61,10 +78,16 @@ class RandomNoise:
     kind: Literal["random"] = "random"
 
     def __call__(
-        self, z: Tensor, t: Tensor, predict: Predict, alpha_bar: Tensor, rng: Rng
+        self,
+        z: Tensor,
+        t: Times,
+        predict: Predict,
+        alpha_bar: Tensor,
+        rng: Rng,
+        progress: Progress,
     ) -> Noised:
         kappa = normal_like(z, rng)
-        return Noised(mix(z, kappa, alpha_bar_at(alpha_bar, t)), kappa)
+        return Noised(mix(z, kappa, alpha_bar_at(alpha_bar, t.device)), kappa)
 
 
 @dataclass(frozen=True)
@@ -75,11 +98,17 @@ class FixedNoise:
     seed: int = 0  # which sample
 
     def __call__(
-        self, z: Tensor, t: Tensor, predict: Predict, alpha_bar: Tensor, rng: Rng
+        self,
+        z: Tensor,
+        t: Times,
+        predict: Predict,
+        alpha_bar: Tensor,
+        rng: Rng,
+        progress: Progress,
     ) -> Noised:
         one = normal_like(z[:1], torch.Generator().manual_seed(self.seed))
         kappa = one.expand_as(z)
-        return Noised(mix(z, kappa, alpha_bar_at(alpha_bar, t)), kappa)
+        return Noised(mix(z, kappa, alpha_bar_at(alpha_bar, t.device)), kappa)
 
 
 @dataclass(frozen=True)
@@ -97,9 +126,7 @@ class DDIMInversion:
     steps: int | None = None  # a fixed number of Euler steps instead
     tau_max: float = 1.0 / 30.0  # tau ~ U(0, tau_max), in units of the whole schedule
     # kappa += entropy * sqrt(1 - alpha_bar(t)) * N(0, I); a number, or a ramp over the run
-    entropy: Annotated[Ramp, FromNumber(("start", "end"))] = field(
-        default_factory=lambda: Ramp(0.3, 0.3)
-    )
+    entropy: Ramp = field(default_factory=lambda: Ramp(0.3, 0.3))
 
     def __post_init__(self) -> None:
         if self.steps is not None and self.steps < 1:
@@ -113,29 +140,33 @@ class DDIMInversion:
         if least < 0.0:
             raise ValueError(f"noise.entropy={least} must not be negative")
 
-    def at(self, step: int, total_steps: int) -> DDIMInversion:
-        value = self.entropy.at(step, total_steps)
-        return replace(self, entropy=Ramp(value, value))
-
-    def times(self, t: Tensor, last: Tensor) -> Tensor:
-        """Times [B, N + 1] from 0 to ``last``; see :func:`even_times`."""
+    def times(self, t: Tensor, last: Tensor, total: int) -> Tensor:
+        """Times [B, N + 1] from 0 to ``last`` [B] of a schedule of ``total`` times; see
+        :func:`even_times`. The last index of the schedule stands for t = 1."""
+        share = torch.where(t >= total - 1, total, t).double() / total
         # The tiny nudge keeps e.g. 10 * 700 / 1000 from falling to 6 in floating point.
-        steps = (self.steps_per_unit * t.double() / 1000.0 + 1e-9).long().clamp(min=1)
+        steps = (self.steps_per_unit * share + 1e-9).long().clamp(min=1)
         if self.steps is not None:
             steps = torch.full_like(t, self.steps)
         return even_times(steps, last)
 
     def __call__(
-        self, z: Tensor, t: Tensor, predict: Predict, alpha_bar: Tensor, rng: Rng
+        self,
+        z: Tensor,
+        t: Times,
+        predict: Predict,
+        alpha_bar: Tensor,
+        rng: Rng,
+        progress: Progress,
     ) -> Noised:
         total = len(alpha_bar)
-        tau = uniform(len(z), rng).to(t.device)
-        last = (t + (self.tau_max * total * tau).round().long()).clamp(max=total - 1)
-        scaled = t * 1000 // total
-        x = ddim_invert(z, self.times(scaled, last), predict, self.cfg_scale, alpha_bar)
+        tau = uniform(len(z), rng).to(t.host.device)
+        last = (t.host + (self.tau_max * total * tau).round().long()).clamp(max=total - 1)
+        times = self.times(t.host, last, total)
+        x = ddim_invert(z, times, lambda x, at: predict(x, at, self.cfg_scale), alpha_bar)
         kappa = noise_between(x, z, alpha_bar_at(alpha_bar, last))
-        level = alpha_bar_at(alpha_bar, t)
-        entropy = self.entropy.start
+        level = alpha_bar_at(alpha_bar, t.device)
+        entropy = self.entropy.at(*progress)
         if entropy > 0.0:
             kappa = kappa + entropy * (1.0 - per_sample(level)).sqrt() * normal_like(z, rng)
         return Noised(mix(z, kappa, level), kappa)
@@ -149,20 +180,19 @@ def even_times(steps: Tensor, last: Tensor) -> Tensor:
     return (share * last[:, None]).round().long()
 
 
-def ddim_invert(
-    z: Tensor, times: Tensor, predict: Predict, cfg_scale: float, alpha_bar: Tensor
-) -> Tensor:
+def ddim_invert(z: Tensor, times: Tensor, eps: Eps, alpha_bar: Tensor) -> Tensor:
     """DDIM inversion: forward Euler in sigma along ``times`` [B, N + 1], non-decreasing.
 
     The noise is predicted at the level where a step starts. Time 0 is the clean sample.
     Returns the sample at the last time, [B, c, h, w].
     """
     x = z
+    times = times.to(z.device)
     for t_from, t_to in zip(times[:, :-1].T, times[:, 1:].T, strict=True):
         a_from, a_to = alpha_bar_at(alpha_bar, t_from), alpha_bar_at(alpha_bar, t_to)
-        eps = predict(x, t_from, cfg_scale)
-        moved = mix(unmix(x, eps, a_from), eps, a_to)
-        x = torch.where(per_sample(t_to > t_from).to(x.device), moved, x)
+        noise = eps(x, t_from)
+        moved = mix(unmix(x, noise, a_from), noise, a_to)
+        x = torch.where(per_sample(t_to > t_from), moved, x)
     return x
 
 
@@ -182,12 +212,18 @@ class FixedPoint:
         _at_least_one("noise.iterations", self.iterations)
 
     def __call__(
-        self, z: Tensor, t: Tensor, predict: Predict, alpha_bar: Tensor, rng: Rng
+        self,
+        z: Tensor,
+        t: Times,
+        predict: Predict,
+        alpha_bar: Tensor,
+        rng: Rng,
+        progress: Progress,
     ) -> Noised:
-        level = alpha_bar_at(alpha_bar, t)
+        level = alpha_bar_at(alpha_bar, t.device)
         kappa = normal_like(z, rng)
         for _ in range(self.iterations):
-            kappa = predict(mix(z, kappa, level), t, self.cfg_scale)
+            kappa = predict(mix(z, kappa, level), t.device, self.cfg_scale)
         return Noised(mix(z, kappa, level), kappa)
 
 
@@ -210,14 +246,21 @@ class GradientDescent:
             raise ValueError(f"noise.rate={self.rate} must be positive")
 
     def __call__(
-        self, z: Tensor, t: Tensor, predict: Predict, alpha_bar: Tensor, rng: Rng
+        self,
+        z: Tensor,
+        t: Times,
+        predict: Predict,
+        alpha_bar: Tensor,
+        rng: Rng,
+        progress: Progress,
     ) -> Noised:
-        level = alpha_bar_at(alpha_bar, t)
+        level = alpha_bar_at(alpha_bar, t.device)
         kappa = normal_like(z, rng)
         for _ in range(self.iterations):
             with torch.enable_grad():
                 moving = kappa.detach().requires_grad_()
-                residual = moving - predict(mix(z.detach(), moving, level), t, self.cfg_scale)
+                x_t = mix(z.detach(), moving, level)
+                residual = moving - predict(x_t, t.device, self.cfg_scale)
                 (slope,) = torch.autograd.grad(0.5 * residual.square().sum(), moving)
             kappa = kappa - self.rate * slope
         return Noised(mix(z, kappa, level), kappa)
@@ -233,7 +276,7 @@ class IntervalInversion:
     """
 
     kind: Literal["interval_inversion"] = "interval_inversion"
-    cfg_scale: float = 0.0  # guidance while inverting; 0: no words, as published
+    cfg_scale: float = 0.0  # guidance while inverting; 0: no words at all, as published
     # Share of the schedule between the last two times, over the run.
     interval: Ramp = field(default_factory=lambda: Ramp(0.1, 0.05, 1500))
     spacing: float = 0.2  # share of the schedule that an earlier step of the inversion takes
@@ -250,23 +293,30 @@ class IntervalInversion:
             if not 0.0 < value <= 1.0:
                 raise ValueError(f"noise.{name}={value} must lie in (0, 1]")
 
-    def at(self, step: int, total_steps: int) -> IntervalInversion:
-        value = self.interval.at(step, total_steps)
-        return replace(self, interval=Ramp(value, value))
-
     def times(self, last: Tensor, total: int) -> Tensor:
         """Times [B, N + 1] from 0 to ``last`` [B]; see :func:`even_times`."""
         steps = (last.double() / (self.spacing * total) - 1e-9).ceil().long()
         return even_times(steps.clamp(1, self.most_steps), last)
 
     def __call__(
-        self, z: Tensor, t: Tensor, predict: Predict, alpha_bar: Tensor, rng: Rng
+        self,
+        z: Tensor,
+        t: Times,
+        predict: Predict,
+        alpha_bar: Tensor,
+        rng: Rng,
+        progress: Progress,
     ) -> Noised:
+        def eps_at(x: Tensor, at: Tensor) -> Tensor:
+            if self.cfg_scale == 0.0:
+                return predict.without_words(x, at)
+            return predict(x, at, self.cfg_scale)
+
         total = len(alpha_bar)
-        before = (t - round(self.interval.start * total)).clamp(min=0)
-        x = ddim_invert(z, self.times(before, total), predict, self.cfg_scale, alpha_bar)
-        eps = predict(x, before, self.cfg_scale)
-        level = alpha_bar_at(alpha_bar, t)
+        before = (t.host - round(self.interval.at(*progress) * total)).clamp(min=0)
+        x = ddim_invert(z, self.times(before, total), eps_at, alpha_bar)
+        eps = eps_at(x, before.to(x.device))
+        level = alpha_bar_at(alpha_bar, t.device)
         x_t = mix(unmix(x, eps, alpha_bar_at(alpha_bar, before)), eps, level)
         return Noised(x_t, noise_between(x_t, z, level), reference=eps)
 
@@ -300,26 +350,32 @@ class ReleasedInversion:
         grid = [k for k in range(1, total, self.spacing) if k < t]
         if not grid:
             raise ValueError(
-                f"the released inversion needs t > 1, got t={t}; raise guidance.t.end "
+                f"the released inversion needs t > 1, got t={t}; raise guidance.t.high.end "
                 "or use noise.kind=ddim_inversion"
             )
         return [grid[0] - self.spacing, *grid, min(t + tau, total - 1)]
 
     def __call__(
-        self, z: Tensor, t: Tensor, predict: Predict, alpha_bar: Tensor, rng: Rng
+        self,
+        z: Tensor,
+        t: Times,
+        predict: Predict,
+        alpha_bar: Tensor,
+        rng: Rng,
+        progress: Progress,
     ) -> Noised:
-        if bool((t != t[0]).any()):
+        if bool((t.host != t.host[0]).any()):
             raise ValueError(
                 "noise.kind=released_inversion needs one time for the whole batch: set "
                 "guidance.t.same_for_batch=true"
             )
         total = len(alpha_bar)
         tau = integer_once(self.spacing, rng)
-        times = self.times(int(t[0]), tau, total)
+        times = self.times(int(t.host[0]), tau, total)
         x = z
         for t_from, t_to in itertools.pairwise(times):
             a_from, a_to = alpha_bar[max(t_from, 0)], alpha_bar[t_to]
-            eps = predict(x, torch.full_like(t, t_from), self.cfg_scale)
+            eps = predict(x, torch.full_like(t.device, t_from), self.cfg_scale)
             clean = (x - (1.0 - a_from).sqrt() * eps) / a_from.sqrt()
             variance = (1.0 - a_from) / (1.0 - a_to) * (1.0 - a_to / a_from)
             x = a_to.sqrt() * clean + (1.0 - a_to).sqrt() * eps

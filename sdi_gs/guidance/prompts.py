@@ -7,8 +7,9 @@ the constants that threestudio and stable-dreamfusion publish.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -16,16 +17,10 @@ from torch import Tensor
 from representations.cameras import azimuth_in_half_turn
 
 from ..diffusion.base import Condition, Denoiser
+from .viewpoints import Viewpoints
 
 SIDE, FRONT, BACK, OVERHEAD = range(4)
 VIEW_WORDS = ("side", "front", "back", "overhead")
-
-
-class ViewAngles(NamedTuple):
-    """Where a picture is taken from; all that guidance knows of a camera."""
-
-    azimuth_deg: Tensor  # [B]; 0 sees the front
-    elevation_deg: Tensor  # [B]
 
 
 @dataclass(frozen=True)
@@ -42,16 +37,24 @@ class PromptConfig:
 class Conditions(NamedTuple):
     """What one batch of views is denoised with."""
 
-    uncond: Condition  # [B, ...] the (possibly empty) negative prompt
-    positive: Condition  # [B, ...]
-    negatives: Condition | None  # [B, K, ...]
-    weights: Tensor | None  # [B, K], <= 0, on the device of the views
-    empty: Condition | None = None  # [B, ...] no words at all
+    uncond: Condition  # of B samples: the (possibly empty) negative prompt
+    positive: Condition  # of B samples
+    negatives: Sequence[Condition] = ()  # K, of B samples each: Perp-Neg's
+    weights: Tensor | None = None  # [B, K], <= 0, on the device of the views; None: K = 0
+    empty: Condition | None = None  # of B samples: no words at all
 
 
-def view_index(views: ViewAngles, config: PromptConfig) -> Tensor:
+class Subject(Protocol):
+    """What a shape is to become: a sentence, or whatever else a denoiser can be told."""
+
+    def conditions(self, viewpoints: Viewpoints) -> Conditions:
+        """What the pictures from ``viewpoints`` are denoised with."""
+        ...
+
+
+def view_index(views: Viewpoints, config: PromptConfig) -> Tensor:
     """Index into :data:`VIEW_WORDS` of each view, [B]."""
-    azimuth = azimuth_in_half_turn(views.azimuth_deg).abs()  # type: ignore[union-attr]
+    azimuth = azimuth_in_half_turn(views.azimuth_deg).abs()
     index = torch.full_like(azimuth, SIDE, dtype=torch.long)
     index[azimuth < config.front_within_deg] = FRONT
     index[azimuth > config.back_beyond_deg] = BACK
@@ -72,13 +75,13 @@ class PerpNegBlend(NamedTuple):
     weight: Tensor  # [B, 2], <= 0
 
 
-def perp_neg_blend(views: ViewAngles, config: PromptConfig) -> PerpNegBlend:
+def perp_neg_blend(views: Viewpoints, config: PromptConfig) -> PerpNegBlend:
     """Perp-Neg's positives and negatives for each view.
 
     Between front and side the positive is interpolated and both are negatives; between side and
     back likewise, with the front as the second negative. The weights decay with the share.
     """
-    azimuth = azimuth_in_half_turn(views.azimuth_deg).abs()  # type: ignore[union-attr]
+    azimuth = azimuth_in_half_turn(views.azimuth_deg).abs()
     facing = azimuth < 90.0
     r = torch.where(facing, 1.0 - azimuth / 90.0, 2.0 - azimuth / 90.0)  # 1 at the pair's first
     first = torch.where(facing, FRONT, SIDE)
@@ -109,7 +112,7 @@ def perp_neg_blend(views: ViewAngles, config: PromptConfig) -> PerpNegBlend:
 
 
 class PromptSet:
-    """One sentence, encoded once for every view word."""
+    """One sentence, encoded once for every view word: a :class:`Subject`."""
 
     def __init__(
         self,
@@ -129,27 +132,22 @@ class PromptSet:
                 "perp_neg needs view-dependent prompts: set prompts.view_dependent=true "
                 "or prompts.perp_neg=none"
             )
-        self._views = denoiser.embed(texts)  # [4, ...]
-        self._uncond = denoiser.embed([negative_prompt])  # [1, ...]
-        self._empty = denoiser.embed([""]) if negative_prompt else self._uncond  # [1, ...]
+        self._views = denoiser.embed(texts)  # one row per view word
+        self._uncond = denoiser.embed([negative_prompt])  # one row
+        self._empty = denoiser.embed([""]) if negative_prompt else self._uncond  # one row
 
-    def conditions(self, views: ViewAngles) -> Conditions:
-        batch = len(views.azimuth_deg)
-        uncond = self._uncond.expand(batch, *self._uncond.shape[1:])
-        empty = self._empty.expand(batch, *self._empty.shape[1:])
+    def conditions(self, viewpoints: Viewpoints) -> Conditions:
+        one_each = torch.zeros(len(viewpoints), dtype=torch.long)
+        uncond, empty = self._uncond.rows(one_each), self._empty.rows(one_each)
         if self.config.perp_neg == "none":
-            index = view_index(views, self.config).to(self._views.device)
-            return Conditions(uncond, self._views[index], None, None, empty)
-        blend = perp_neg_blend(views, self.config)
-        device = self._views.device
-        pair = self._views[blend.pair.to(device)]  # [B, 2, ...]
-        share = blend.share.to(device=device, dtype=pair.dtype)
-        share = share.reshape(-1, *[1] * (pair.dim() - 2))
-        positive = share * pair[:, 0] + (1.0 - share) * pair[:, 1]
+            positive = self._views.rows(view_index(viewpoints, self.config))
+            return Conditions(uncond, positive, empty=empty)
+        blend = perp_neg_blend(viewpoints, self.config)
+        first, second = (self._views.rows(index) for index in blend.pair.T)
         return Conditions(
             uncond,
-            positive,
-            self._views[blend.negative.to(device)],
+            first.blend(second, blend.share),
+            [self._views.rows(index) for index in blend.negative.T],
             blend.weight,
             empty,
         )

@@ -12,7 +12,6 @@ from ..diffusion.base import Denoiser
 from ..diffusion.schedule import alpha_bar_at, mix, unmix
 from .draws import normal_like
 from .predict import GuidedPredictor
-from .prompts import Conditions
 
 
 def ddim_times(steps: int, total: int, first: int | None = None) -> list[int]:
@@ -39,12 +38,9 @@ def pure_noise(
 
 
 @torch.no_grad()
-def ddim_sample(
-    denoiser: Denoiser, conditions: Conditions, noise: Tensor, steps: int, cfg_scale: float
-) -> Tensor:
+def ddim_sample(predict: GuidedPredictor, noise: Tensor, steps: int, cfg_scale: float) -> Tensor:
     """Clean latents [B, c, h, w] from standard normal ``noise`` of that shape."""
-    predict = GuidedPredictor(denoiser, conditions)
-    alpha_bar = denoiser.alpha_bar.to(noise)
+    alpha_bar = predict.alpha_bar.to(noise)
     times = [*ddim_times(steps, len(alpha_bar)), 0]
     x = noise
     for t_from, t_to in itertools.pairwise(times):

@@ -18,10 +18,11 @@ import torch
 from torch import Tensor
 
 from ..diffusion.schedule import mix
+from ..stopwatch import Stopwatch
 from .distillation import Guided, ScoreDistillation
 from .draws import Rng
-from .prompts import ViewAngles
-from .update import Asked
+from .update import UpdateInput
+from .viewpoints import Viewpoints
 
 Baseline = Callable[[Tensor], Tensor]
 """phi: noisy latents [B, c, h, w] -> [B], differentiable; e.g. the error of a depth estimator."""
@@ -48,21 +49,21 @@ class ControlVariate:
         self.covariance: Tensor | None = None  # [c] running, not normalised
         self.variance: Tensor | None = None  # [c]
 
-    def __call__(self, asked: Asked) -> Tensor:
-        eps = asked.predict(asked.noised.x_t, asked.t, asked.cfg_scale)
-        variate = self.variate(asked)
+    def __call__(self, given: UpdateInput) -> Tensor:
+        eps = given.predict(given.noised.x_t, given.t.device, given.cfg_scale)
+        variate = self.variate(given)
         mu = self.weight(eps)  # of the steps before: this one's would be biased by its own noise
         self._learn(eps, variate)
-        return asked.along(eps - mu * variate)
+        return given.target_along(eps - mu * variate)
 
-    def variate(self, asked: Asked) -> Tensor:
+    def variate(self, given: UpdateInput) -> Tensor:
         """[B, c, h, w], mean zero over kappa."""
-        kappa = asked.noised.kappa
+        kappa = given.noised.kappa
         if self.baseline is None:
             return kappa
         with torch.enable_grad():
             moving = kappa.detach().requires_grad_()
-            value = self.baseline(mix(asked.clean, moving, asked.level))
+            value = self.baseline(mix(given.clean, moving, given.level))
             (slope,) = torch.autograd.grad(value.sum(), moving)
         return kappa * value.detach().reshape(-1, 1, 1, 1) - slope
 
@@ -84,14 +85,21 @@ class ControlVariate:
 
 
 class Stein:
-    """Score distillation with a control variate; see :class:`trainer.Guidance`."""
+    """Score distillation with a control variate; a :class:`~.distillation.Guidance`."""
 
     def __init__(self, inner: ScoreDistillation, rule: ControlVariate) -> None:
-        inner.update = rule
+        """``inner`` was made with ``rule`` as its update."""
         self.inner, self.rule = inner, rule
 
-    def __call__(self, rgb: Tensor, views: ViewAngles, step: int, rng: Rng) -> Guided:
-        return self.inner(rgb, views, step, rng)
+    def __call__(
+        self,
+        rgb: Tensor,
+        viewpoints: Viewpoints,
+        step: int,
+        rng: Rng | None = None,
+        watch: Stopwatch | None = None,
+    ) -> Guided:
+        return self.inner(rgb, viewpoints, step, rng, watch)
 
     def state_dict(self) -> dict[str, Any]:
         moments = (self.rule.covariance, self.rule.variance)

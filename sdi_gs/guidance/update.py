@@ -4,7 +4,7 @@
 A method of score distillation moves latents along ``w(t) * direction``. For most the direction is
 a guided prediction minus the noise that was put in; others leave the injected noise out and combine
 predictions under several conditions. Each rule is one small frozen object, called with the same
-:class:`Asked`, that returns the target ``z - sigma(t) * direction``.
+:class:`UpdateInput`, that returns the target ``z - sigma(t) * direction``.
 """
 
 from __future__ import annotations
@@ -16,34 +16,41 @@ import torch
 from torch import Tensor
 
 from ..diffusion.schedule import per_sample, sigma, unmix
-from ..ramp import Ramp
+from ..ramp import Progress, Ramp
 from .noise import Noised
 from .predict import GuidedPredictor
-from .prompts import ViewAngles
+from .times import Times
+from .viewpoints import Viewpoints
 
 
-class Asked(NamedTuple):
-    """One batch at the moment when the denoiser is asked."""
+class UpdateInput(NamedTuple):
+    """What an update rule sees of one batch."""
 
     clean: Tensor  # [B, c, h, w] latents of the rendering
     noised: Noised
-    t: Tensor  # [B] int64, on the CPU: a choice made by it waits for nobody
+    t: Times  # [B]
     level: Tensor  # [B] alpha_bar at t
     predict: GuidedPredictor
     cfg_scale: float
-    step: int  # of the run
-    total_steps: int
-    views: ViewAngles  # where the batch is seen from
+    progress: Progress  # of the run
+    viewpoints: Viewpoints  # where the batch is seen from
 
-    def along(self, direction: Tensor) -> Tensor:
+    def target_along(self, direction: Tensor) -> Tensor:
         """The target that moves the latents along ``direction`` [B, c, h, w]."""
         return self.clean - per_sample(sigma(self.level)) * direction
 
 
-class UpdateRule(Protocol):
-    """``rule(asked)`` -> target latents [B, c, h, w]."""
+class UpdateSettings(Protocol):
+    """What the setting ``update`` holds: a rule, or the settings of one that learns."""
 
-    def __call__(self, asked: Asked) -> Tensor: ...
+    @property
+    def kind(self) -> str: ...
+
+
+class UpdateRule(Protocol):
+    """``rule(given)`` -> target latents [B, c, h, w]."""
+
+    def __call__(self, given: UpdateInput) -> Tensor: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,14 +62,14 @@ class Residual:
     kind: Literal["residual"] = "residual"
     subtract: bool = True  # False: rho = 0, SJC without variance reduction (arXiv 2212.00774)
 
-    def __call__(self, asked: Asked) -> Tensor:
-        eps = asked.predict(asked.noised.x_t, asked.t, asked.cfg_scale)
-        reference = asked.noised.reference
+    def __call__(self, given: UpdateInput) -> Tensor:
+        eps = given.predict(given.noised.x_t, given.t.device, given.cfg_scale)
+        reference = given.noised.reference
         if not self.subtract:
-            return asked.along(eps)
+            return given.target_along(eps)
         if reference is not None:
-            return asked.along(eps - reference)
-        return unmix(asked.noised.x_t, eps, asked.level)
+            return given.target_along(eps - reference)
+        return unmix(given.noised.x_t, eps, given.level)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,13 +84,13 @@ class Classifier:
     kind: Literal["classifier"] = "classifier"
     negative: Ramp = field(default_factory=lambda: Ramp(0.0, -1.0, 5000))  # n, over the run
 
-    def __call__(self, asked: Asked) -> Tensor:
-        weight = self.negative.at(asked.step, asked.total_steps)
-        parts = asked.predict.separate(asked.noised.x_t, asked.t, weight != 0.0)
+    def __call__(self, given: UpdateInput) -> Tensor:
+        weight = self.negative.at(*given.progress)
+        parts = given.predict.separate(given.noised.x_t, given.t.device, weight != 0.0)
         direction = parts.toward
         if weight != 0.0:
             direction = direction + weight * (parts.negative - parts.empty)
-        return asked.along(direction)
+        return given.target_along(direction)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,9 +108,9 @@ class NoiseFree:
         if not 0.0 <= self.low_noise_until <= 1.0:
             raise ValueError(f"update.low_noise_until={self.low_noise_until} must lie in [0, 1]")
 
-    def __call__(self, asked: Asked) -> Tensor:
-        total = len(asked.predict.alpha_bar)
-        low = per_sample(asked.t < round(self.low_noise_until * total))
-        parts = asked.predict.separate(asked.noised.x_t, asked.t, not bool(low.all()))
+    def __call__(self, given: UpdateInput) -> Tensor:
+        total = len(given.predict.alpha_bar)
+        low = per_sample(given.t.host < round(self.low_noise_until * total))
+        parts = given.predict.separate(given.noised.x_t, given.t.device, not bool(low.all()))
         domain = torch.where(low.to(parts.empty.device), parts.empty, parts.empty - parts.negative)
-        return asked.along(domain + asked.cfg_scale * parts.toward)
+        return given.target_along(domain + given.cfg_scale * parts.toward)

@@ -15,10 +15,11 @@ import torch
 from torch import Tensor
 
 from ..diffusion.base import NoiseLearner
+from ..stopwatch import Stopwatch
 from .distillation import Guided, ScoreDistillation
-from .draws import Part, Rng
-from .prompts import ViewAngles
-from .update import Asked
+from .draws import Rng, ViewSlice
+from .update import UpdateInput
+from .viewpoints import Viewpoints
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,22 +44,6 @@ class VariationalConfig:
             raise ValueError(f"update.rate={self.rate} must not be negative")
 
 
-def camera_to_world(views: ViewAngles) -> Tensor:
-    """Poses [B, 16] at distance one: guidance knows no more of a camera than its angles.
-
-    The columns of each matrix are right, up, backwards and the position.
-    """
-    azimuth, elevation = (angle.deg2rad() for angle in views)
-    zero, one = torch.zeros_like(azimuth), torch.ones_like(azimuth)
-    flat, height = elevation.cos(), elevation.sin()
-    position = torch.stack([flat * azimuth.cos(), flat * azimuth.sin(), height], dim=-1)
-    right = torch.stack([-azimuth.sin(), azimuth.cos(), zero], dim=-1)
-    up = torch.linalg.cross(position, right)
-    top = torch.stack([right, up, position, position], dim=-1)  # [B, 3, 4]
-    bottom = torch.stack([zero, zero, zero, one], dim=-1)[:, None]
-    return torch.cat([top, bottom], dim=1).flatten(1)
-
-
 class LearnedReference:
     """``eps(x_t; cfg_scale) - rho`` with rho from the second network: an update rule."""
 
@@ -67,51 +52,63 @@ class LearnedReference:
         self.marginal = marginal
         self.evaluations = 0
 
-    def __call__(self, asked: Asked) -> Tensor:
-        eps = asked.predict(asked.noised.x_t, asked.t, asked.cfg_scale)
+    def __call__(self, given: UpdateInput) -> Tensor:
+        eps = given.predict(given.noised.x_t, given.t.device, given.cfg_scale)
         reference = torch.zeros_like(eps)
         for share, camera in (
-            (1.0 - self.marginal, camera_to_world(asked.views).to(eps.device)),
+            (1.0 - self.marginal, _pose(given.viewpoints, eps)),
             (self.marginal, None),
         ):
             if share != 0.0:
-                seen = self.learner.predict(asked.noised.x_t, asked.t.to(eps.device), camera)
+                seen = self.learner.predict(given.noised.x_t, given.t.device, camera)
                 reference = reference + share * seen
                 self.evaluations += len(eps)
-        return asked.along(eps - reference)
+        return given.target_along(eps - reference)
 
 
 class Variational:
-    """Score distillation whose reference learns as the run goes; see :class:`trainer.Guidance`."""
+    """Score distillation whose reference learns as the run goes; a :class:`Guidance`.
+
+    ``inner`` was made with ``rule`` as its update.
+    """
 
     def __init__(
-        self, inner: ScoreDistillation, learner: NoiseLearner, config: VariationalConfig
+        self, inner: ScoreDistillation, rule: LearnedReference, config: VariationalConfig
     ) -> None:
-        self.rule = LearnedReference(learner, config.marginal)
-        inner.update = self.rule
-        self.inner = inner
-        self.learner = learner
-        self.config = config
+        self.inner, self.rule, self.config = inner, rule, config
 
-    def __call__(self, rgb: Tensor, views: ViewAngles, step: int, rng: Rng) -> Guided:
+    def __call__(
+        self,
+        rgb: Tensor,
+        viewpoints: Viewpoints,
+        step: int,
+        rng: Rng | None = None,
+        watch: Stopwatch | None = None,
+    ) -> Guided:
         """Guide with the second network as it is, then teach it these renderings."""
-        self.rule.evaluations = 0
-        guided = self.inner(rgb, views, step, rng)
-        camera = camera_to_world(views).to(rgb.device)
-        if isinstance(rng, Part):
+        rng = self.inner.rng if rng is None else rng
+        if isinstance(rng, ViewSlice):
             raise ValueError("a learner is taught all views of a step at once, not portions")
+        self.rule.evaluations = 0
+        guided = self.inner(rgb, viewpoints, step, rng, watch)
+        camera = _pose(viewpoints, guided.latents)
         dropped = torch.rand(len(camera), generator=rng) < self.config.camera_dropped
         camera = torch.where(dropped[:, None].to(camera.device), torch.zeros_like(camera), camera)
-        self.learner.learn(guided.latents, camera, rng)
+        self.rule.learner.learn(guided.latents, camera, rng)
         spent = guided.evaluations + self.rule.evaluations + len(guided.latents)
         return guided._replace(evaluations=spent)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"learner": self.learner.state_dict()}
+        return {"learner": self.rule.learner.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         if set(state) != {"learner"}:
             raise ValueError(
                 f"a variational run keeps the state of its learner, got {sorted(state)}"
             )
-        self.learner.load_state_dict(state["learner"])
+        self.rule.learner.load_state_dict(state["learner"])
+
+
+def _pose(viewpoints: Viewpoints, like: Tensor) -> Tensor:
+    """The cameras that were drawn, [B, 16], row by row, where ``like`` is."""
+    return viewpoints.camera_to_world.flatten(1).to(like.device)

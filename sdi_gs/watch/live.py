@@ -18,7 +18,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from representations.cameras import pinhole
+from representations.cameras import pinhole, posed, rotation_matrices
 from representations.interface import Cameras
 
 SIDES = (64, 96, 128, 192, 256, 384, 512, 768)  # longer side of a picture, pixels
@@ -52,26 +52,10 @@ class Look:
         other."""
         width = side if self.aspect >= 1.0 else max(8, round(side * self.aspect))
         height = side if self.aspect <= 1.0 else max(8, round(side / self.aspect))
-        rotation = _matrix(self.wxyz).T  # world to camera
-        world_to_cam = torch.eye(4, dtype=torch.float64)
-        world_to_cam[:3, :3] = rotation
-        world_to_cam[:3, 3] = -(rotation @ torch.tensor(self.position, dtype=torch.float64))
+        axes = rotation_matrices(torch.tensor([self.wxyz], dtype=torch.float64))
+        world_to_cam = posed(axes, torch.tensor([self.position], dtype=torch.float64))
         fov = torch.tensor([self.fov_y_rad])
-        return Cameras(world_to_cam.float()[None], pinhole(fov, width, height), width, height)
-
-
-def _matrix(wxyz: tuple[float, float, float, float]) -> Tensor:
-    """Rotation [3, 3] float64 of a quaternion of any length."""
-    length = math.hypot(*wxyz)
-    w, x, y, z = (part / length for part in wxyz)
-    return torch.tensor(
-        [
-            [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
-            [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
-            [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
-        ],
-        dtype=torch.float64,
-    )
+        return Cameras(world_to_cam.float(), pinhole(fov, width, height), width, height)
 
 
 class Controls:

@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from torch import Tensor
 
+from representations.cameras import fov_from_focal
+
 from ..artefacts import media
 from ..config import Config
 from ..differences import differing
@@ -78,7 +80,7 @@ def exhibit(config: Config) -> Exhibit:
     """The prompt and settings of a run, seen as in its turntable."""
     first = config.views.showcase(1, 64, config.output.turntable.elevation_deg)
     x, y, z = first.positions[0].tolist()
-    fov = 2.0 * math.atan(0.5 * first.height / float(first.intrinsics[0, 1, 1]))
+    fov = math.radians(fov_from_focal(float(first.intrinsics[0, 1, 1]), first.height))
     return Exhibit(config.prompt, differing(config), config.steps, (x, y, z), (0.0, 0.0, 0.0), fov)
 
 

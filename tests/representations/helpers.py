@@ -11,7 +11,7 @@ from torch import Tensor
 
 from representations.cameras import orbit
 from representations.interface import Cameras
-from representations.ops import Ops, Splats, Splatted
+from representations.ops.splats import SplatOps, Splats, Splatted
 
 
 def seeded(seed: int) -> torch.Generator:
@@ -72,7 +72,9 @@ class Outcome(NamedTuple):
     gradients: dict[str, Tensor]
 
 
-def run(ops: Ops, splats: Splats, features: Tensor, cameras: Cameras, seed: int = 5) -> Outcome:
+def run(
+    ops: SplatOps, splats: Splats, features: Tensor, cameras: Cameras, seed: int = 5
+) -> Outcome:
     """Draw and pull back fixed random gradients on everything that has one."""
     leaves = {name: t.detach().clone().requires_grad_() for name, t in splats._asdict().items()}
     features = features.detach().clone().requires_grad_()

@@ -11,8 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from representations.ops import ray_cpu, ray_reference, triton_launch
-from representations.ops.ray_types import Composited, MarchSpec, Rays, Samples
+from representations.ops import triton_launch
+from representations.ops.fields import ray_cpu, ray_reference
+from representations.ops.fields.ray_types import Composited, MarchSpec, Rays, Samples
 
 from .helpers import seeded
 
@@ -30,7 +31,7 @@ BACKENDS = {
 
 
 if triton_launch.available() and not torch.cuda.is_available():  # else kernels want the card
-    from representations.ops import ray_triton
+    from representations.ops.fields import ray_triton
 
     BACKENDS["triton, interpreted"] = Backend(ray_triton, torch.float32, 1e-6)
 

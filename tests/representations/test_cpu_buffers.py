@@ -12,9 +12,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from representations.ops import cpu_buffers, hash_cpu
+from representations.ops import cpu_buffers
 from representations.ops.cpu_buffers import SMALLEST, borrow
-from representations.ops.hash_grid import HashGridSpec
+from representations.ops.fields import hash_cpu
+from representations.ops.fields.hash_grid import HashGridSpec
 
 LARGE = (SMALLEST // 8, 2)
 

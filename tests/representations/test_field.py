@@ -21,7 +21,7 @@ from representations.instant_ngp import (
 )
 from representations.instant_ngp.field import Field
 from representations.instant_ngp.occupancy import OccupancyGrid
-from representations.ops import select
+from representations.ops.fields import field_ops
 
 from .helpers import cameras_around, seeded, slope_along
 
@@ -38,7 +38,7 @@ BLOBS = [
 def field(density: DensityConfig = BLOBS[0], spread: float = 0.5, **settings: object) -> Field:
     """A float64 field whose table says something, on the reference back-end."""
     config = InstantNGPConfig(radius=1.0, grid=GRID, density=density, **settings)  # type: ignore[arg-type]
-    made = Field(config, select("cpu", "reference"), seeded(0)).double()
+    made = Field(config, field_ops("cpu", "reference"), seeded(0)).double()
     with torch.no_grad():
         noise = torch.randn(made.table.shape, generator=seeded(1), dtype=torch.float64)
         made.table.copy_(spread * noise)

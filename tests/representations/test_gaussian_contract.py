@@ -8,7 +8,7 @@ from scipy.spatial.transform import Rotation
 
 from representations.gaussians import DensifyConfig, GaussianConfig, GaussianRenderer, InitConfig
 from representations.gaussians.harmonics import rotate_rest
-from representations.ops.reference import rotation_matrices
+from representations.ops.splats.reference import rotation_matrices
 
 from .contract import RendererContract
 

@@ -14,8 +14,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from representations.ops import hash_cpu, hash_grid, hash_kernels, triton_launch
-from representations.ops.hash_grid import HashGridSpec
+from representations.ops import triton_launch
+from representations.ops.fields import hash_cpu, hash_grid, hash_kernels
+from representations.ops.fields.hash_grid import HashGridSpec
 
 from .helpers import relative_l2, seeded
 
@@ -335,7 +336,7 @@ needs_interpreter = pytest.mark.skipif(
 @needs_interpreter
 @pytest.mark.parametrize("name", SPECS)
 def test_triton_interpreted_agrees_with_the_reference(name: str):
-    from representations.ops import hash_triton
+    from representations.ops.fields import hash_triton
 
     compare(hash_triton, SPECS[name], 60, None)
 
@@ -343,14 +344,14 @@ def test_triton_interpreted_agrees_with_the_reference(name: str):
 @needs_interpreter
 @pytest.mark.parametrize(("count", "active"), [(0, None), (1, 3), (257, 1)])
 def test_triton_takes_any_number_of_points_and_levels(count: int, active: int | None):
-    from representations.ops import hash_triton
+    from representations.ops.fields import hash_triton
 
     compare(hash_triton, SPECS["dense, then hashed"], count, active)
 
 
 @needs_interpreter
 def test_triton_does_not_mind_strides():
-    from representations.ops import hash_triton
+    from representations.ops.fields import hash_triton
 
     spec = SPECS["dense, then hashed"]
     x = points(spec, 20).float()
@@ -366,7 +367,7 @@ def test_triton_does_not_mind_strides():
 @pytest.mark.parametrize("active", [None, 1])
 @pytest.mark.parametrize("name", SPECS)
 def test_cuda_agrees_with_the_reference(name: str, active: int | None):
-    from representations.ops import hash_cuda
+    from representations.ops.fields import hash_cuda
 
     compare(hash_cuda, SPECS[name], 400, active, "cuda")
 

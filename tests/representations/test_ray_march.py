@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from representations.ops import ray_cpu, ray_reference
-from representations.ops.ray_types import MAX_STEPS, MarchSpec, Rays, Samples
+from representations.ops.fields import ray_cpu, ray_reference
+from representations.ops.fields.ray_types import MAX_STEPS, MarchSpec, Rays, Samples
 
 from .ray_scenes import BACKENDS, each_backend, random_march, rays_of
 

@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from representations.ops import ray_cpu, ray_cuda, ray_reference
-from representations.ops.ray_types import STOP, Rays, Samples
+from representations.ops.fields import ray_cpu, ray_cuda, ray_reference
+from representations.ops.fields.ray_types import STOP, Rays, Samples
 
 from .helpers import relative_l2, seeded
 from .ray_scenes import (

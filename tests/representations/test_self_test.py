@@ -6,16 +6,17 @@ from __future__ import annotations
 import pytest
 import torch
 
-from representations.ops import Splatted, select, self_test
-from representations.ops.hash_grid import Encoded
+from representations.ops import self_test
+from representations.ops.fields.hash_grid import Encoded
 from representations.ops.self_test import Difference
+from representations.ops.splats import Splatted, splat_ops
 
 CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize("name", ["cpu", "reference"])
 def test_sound_backends_pass(name: str) -> None:
-    ops = select("cpu", name)
+    ops = splat_ops("cpu", name)
     found = [
         self_test.splatting(ops.splat, CPU, count=200, size=48),
         self_test.encoding(ops.encode, CPU),
@@ -30,7 +31,7 @@ def test_sound_backends_pass(name: str) -> None:
 
 
 def test_slopes_that_are_wrong_are_found() -> None:
-    real = select("cpu").encode_jacobian
+    real = splat_ops("cpu").encode_jacobian
 
     def mirrored(table, x, spec, active=None):  # type: ignore[no-untyped-def]
         features, jacobian = real(table, x, spec, active)
@@ -40,7 +41,7 @@ def test_slopes_that_are_wrong_are_found() -> None:
 
 
 def wrong(change):  # type: ignore[no-untyped-def]
-    real = select("cpu").splat
+    real = splat_ops("cpu").splat
 
     def splat(splats, features, cameras) -> Splatted:  # type: ignore[no-untyped-def]
         return change(real(splats, features, cameras))

@@ -11,6 +11,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from representations.cloud import SplatCloud
 from representations.export import (
     Layout,
     SplatFileError,
@@ -22,10 +23,9 @@ from representations.export import (
 from representations.export.axes import FRAMES, rotate_from_file, rotate_to_file, to_file_matrix
 from representations.export.ply import property_names
 from representations.gaussians import GaussianConfig, GaussianRenderer, InitConfig, initialise
-from representations.gaussians.cloud import SplatCloud
 from representations.gaussians.harmonics import basis_rest, evaluate_rest
 from representations.interface import Cameras
-from representations.ops.reference import rotation_matrices
+from representations.ops.splats.reference import rotation_matrices
 
 from .helpers import cameras_around, seeded
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from representations.interface import Cameras
-from representations.ops import Splats, select
+from representations.ops.splats import Splats, splat_ops
 
 from .helpers import (
     Outcome,
@@ -40,9 +40,9 @@ def both(scene: str) -> tuple[Outcome, Outcome]:
     splats, views, size, distance = SCENES[scene]
     cameras = cameras_around(views, size, distance)
     features = torch.rand(views, len(splats.means), 3, generator=seeded(9))
-    fast = run(select("cpu"), splats, features, cameras)
+    fast = run(splat_ops("cpu"), splats, features, cameras)
     exact = run(
-        select("cpu", "reference"),
+        splat_ops("cpu", "reference"),
         Splats(*(t.double() for t in splats)),
         features.double(),
         in_dtype(cameras, torch.float64),
@@ -91,7 +91,7 @@ def test_the_numbers_do_not_depend_on_threads():
     outcomes = []
     for count in (1, 2):
         torch.set_num_threads(count)
-        outcomes.append(run(select("cpu"), splats, features, cameras))
+        outcomes.append(run(splat_ops("cpu"), splats, features, cameras))
     for a, b in zip(outcomes[0].splatted, outcomes[1].splatted, strict=True):
         assert torch.equal(a, b)
     for name, gradient in outcomes[0].gradients.items():
@@ -101,7 +101,7 @@ def test_the_numbers_do_not_depend_on_threads():
 def test_two_runs_are_identical():
     splats, cameras = random_splats(200, 13), cameras_around(1)
     features = torch.rand(1, 200, 3, generator=seeded(14))
-    a, b = (run(select("cpu"), splats, features, cameras) for _ in range(2))
+    a, b = (run(splat_ops("cpu"), splats, features, cameras) for _ in range(2))
     assert all(torch.equal(a.gradients[name], b.gradients[name]) for name in a.gradients)
 
 
@@ -116,11 +116,11 @@ def test_screen_gradient_is_the_derivative_by_shifting_the_principal_point():
         moved = in_dtype(cameras, torch.float64)
         moved.intrinsics[:, 0, 2] += shift_px
         double = Splats(*(t.double() for t in splats))
-        out = select("cpu", "reference").splat(double, features.double(), moved)
+        out = splat_ops("cpu", "reference").splat(double, features.double(), moved)
         return float((out.features * target).sum())
 
     leaves = Splats(*(t.clone().requires_grad_() for t in splats))
-    out = select("cpu").splat(leaves, features, cameras)
+    out = splat_ops("cpu").splat(leaves, features, cameras)
     out.means2d.retain_grad()
     (out.features * target.float()).sum().backward()
     step = 1e-4
@@ -135,10 +135,10 @@ def test_cuda_agrees_with_the_reference(scene):
     cameras = cameras_around(views, size, distance)
     features = torch.rand(views, len(splats.means), 3, generator=seeded(9))
     fast = run(
-        select("cuda"), Splats(*(t.cuda() for t in splats)), features.cuda(), cameras.to("cuda")
+        splat_ops("cuda"), Splats(*(t.cuda() for t in splats)), features.cuda(), cameras.to("cuda")
     )
     exact = run(
-        select("cpu", "reference"),
+        splat_ops("cpu", "reference"),
         Splats(*(t.double() for t in splats)),
         features.double(),
         Cameras(cameras.world_to_cam.double(), cameras.intrinsics.double(), *size[::-1]),

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from representations.interface import Cameras
-from representations.ops import Splats, constants, reference, select
+from representations.ops import constants
+from representations.ops.splats import Splats, reference, splat_ops
 
 from .helpers import (
     cameras_around,
@@ -38,7 +39,7 @@ def test_one_round_splat_on_the_axis_is_the_textbook_gaussian(backend):
     # On the axis the Jacobian is focal / z times the identity: variance = (f s / z)^2 + blur.
     cameras = on_axis_camera(33, 40.0, torch.float32)
     s, z, o = 0.2, 4.0, 0.8
-    out = select("cpu", backend).splat(
+    out = splat_ops("cpu", backend).splat(
         splats_at([[0, 0, z]], s, o), torch.tensor([[[2.0, -1.0]]]), cameras
     )
     variance = (40.0 * s / z) ** 2 + constants.BLUR_PX2
@@ -59,7 +60,7 @@ def test_two_splats_compose_front_to_back_whatever_their_order_in_memory(backend
     cameras = on_axis_camera(9, 20.0, torch.float32)
     near, far = 0.3, 0.6
     splats = splats_at([[0, 0, 5.0], [0, 0, 2.0]], 0.5, torch.tensor([far, near]))
-    out = select("cpu", backend).splat(splats, torch.tensor([[[1.0, 0.0], [0.0, 1.0]]]), cameras)
+    out = splat_ops("cpu", backend).splat(splats, torch.tensor([[[1.0, 0.0], [0.0, 1.0]]]), cameras)
     centre = out.features[0, :, 4, 4]
     # near first: weights 0.3 and 0.6 * 0.7, so alpha = 1 - 0.7 * 0.4
     torch.testing.assert_close(centre, torch.tensor([0.42, 0.3]), atol=1e-6, rtol=0)
@@ -73,7 +74,7 @@ def test_opaque_splats_are_cut_at_the_maximum_and_hide_what_follows(backend):
     splats = splats_at([[0, 0, 2.0], [0, 0, 3.0], [0, 0, 4.0]], 0.5, 1.0)
     features = torch.eye(3)[None]
     opacity = splats.opacity.requires_grad_()
-    out = select("cpu", backend).splat(splats._replace(opacity=opacity), features, cameras)
+    out = splat_ops("cpu", backend).splat(splats._replace(opacity=opacity), features, cameras)
     weights = out.features[0, :, 4, 4]
     # The second would leave 1e-6 <= 1e-4 of the light: excluded, and everything behind it.
     torch.testing.assert_close(weights, torch.tensor([0.999, 0.0, 0.0]), atol=1e-6, rtol=0)
@@ -96,7 +97,7 @@ def test_moving_scene_and_camera_together_changes_nothing(backend):
     motion = torch.eye(4)
     motion[:3, :3], motion[:3, 3] = rotation, shift
     followed = Cameras(cameras.world_to_cam @ torch.linalg.inv(motion), cameras.intrinsics, 32, 32)
-    ops = select("cpu", backend)
+    ops = splat_ops("cpu", backend)
     a, b = ops.splat(splats, features, cameras), ops.splat(moved, features, followed)
     # float32 rounding may move single pixels across the 1/255 threshold.
     assert float((a.features - b.features).abs().mean()) < 2e-6
@@ -122,7 +123,7 @@ def multiply(p, q):
 def test_a_batch_equals_its_single_views(backend):
     splats, cameras = random_splats(80, seed=3), cameras_around(3, (24, 40))
     features = torch.rand(3, 80, 4, generator=seeded(4))
-    ops = select("cpu", backend)
+    ops = splat_ops("cpu", backend)
     batch = ops.splat(splats, features, cameras)
     for b in range(3):
         single = ops.splat(splats, features[b : b + 1], cameras[b : b + 1])
@@ -185,7 +186,7 @@ def test_what_cannot_be_drawn_leaves_no_trace_and_no_nan(backend):
     opacity = splats.opacity.clone()
     opacity[3] = 0.5 / 255
     leaves = [t.clone().requires_grad_() for t in (means, *splats[1:3], opacity)]
-    out = select("cpu", backend).splat(Splats(*leaves), torch.ones(1, 6, 1), camera)
+    out = splat_ops("cpu", backend).splat(Splats(*leaves), torch.ones(1, 6, 1), camera)
     assert (out.radii[0, :4] == 0).all()
     assert (out.radii[0, 4:] > 0).all()
     (out.features.sum() + out.depth.sum()).backward()
@@ -196,7 +197,7 @@ def test_what_cannot_be_drawn_leaves_no_trace_and_no_nan(backend):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_no_splats_and_odd_sizes(backend):
-    ops = select("cpu", backend)
+    ops = splat_ops("cpu", backend)
     cameras = cameras_around(2, (5, 11))
     empty = Splats(torch.zeros(0, 3), torch.zeros(0, 4), torch.zeros(0, 3), torch.zeros(0))
     out = ops.splat(empty, torch.zeros(2, 0, 3), cameras)
@@ -208,18 +209,18 @@ def test_no_splats_and_odd_sizes(backend):
 
 def test_select_teaches():
     with pytest.raises(ValueError, match="choose one of reference, cpu, cuda"):
-        select("cpu", "opencl")
-    assert select("cpu").name == "cpu"
-    assert select(torch.device("cpu"), "reference").name == "reference"
+        splat_ops("cpu", "opencl")
+    assert splat_ops("cpu").name == "cpu"
+    assert splat_ops(torch.device("cpu"), "reference").name == "reference"
     if not torch.cuda.is_available():
         with pytest.raises(RuntimeError, match="is_available"):
-            select("cpu", "cuda")
+            splat_ops("cpu", "cuda")
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_wrong_shapes_are_named(backend):
     splats, cameras = random_splats(5), cameras_around(2)
-    ops = select("cpu", backend)
+    ops = splat_ops("cpu", backend)
     with pytest.raises(ValueError, match=r"opacity has shape \(5, 1\)"):
         ops.splat(splats._replace(opacity=splats.opacity[:, None]), torch.ones(2, 5, 3), cameras)
     with pytest.raises(ValueError, match="features has shape"):
@@ -229,6 +230,6 @@ def test_wrong_shapes_are_named(backend):
 def test_numba_refuses_other_dtypes():
     splats = Splats(*(t.double() for t in random_splats(3)))
     with pytest.raises(ValueError, match="float32 on the cpu"):
-        select("cpu").splat(
+        splat_ops("cpu").splat(
             splats, torch.ones(1, 3, 1).double(), in_dtype(cameras_around(1), torch.float64)
         )

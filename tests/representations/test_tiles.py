@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from representations.ops.constants import ALPHA_MIN
-from representations.ops.cpu_tiles import SLACK, TILE, bin_tiles
+from representations.ops.splats.cpu_tiles import SLACK, TILE, bin_tiles
 
 COUNT = 300
 

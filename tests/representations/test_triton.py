@@ -22,7 +22,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from representations.ops import triton_kernels as kernels
+from representations.ops.fields import triton_kernels as kernels
 
 WHOLE = {"shapes", "offsets", "counts", "ray"}
 REAL = {"radius", "scale", "step"}

@@ -12,9 +12,9 @@ import torch
 from PIL import Image
 
 from representations.cameras import look_at, orbit, pinhole
+from representations.cloud import SplatCloud
 from representations.export.axes import to_file_matrix
 from representations.gaussians import GaussianConfig, GaussianRenderer, InitConfig, RatesConfig
-from representations.gaussians.cloud import SplatCloud
 from representations.interface import Cameras
 from representations.ops.constants import SH_DC
 

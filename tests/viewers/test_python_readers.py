@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
+from representations.cloud import SplatCloud
 from representations.export import Layout, packed, write_ply
-from representations.gaussians.cloud import SplatCloud
 
 from . import scenes
 

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 import torch
 
+from representations.cloud import SplatCloud
 from representations.export.axes import rotate_to_file
-from representations.gaussians.cloud import SplatCloud
 from representations.ops.constants import SH_DC
 
 from . import scenes

@@ -18,8 +18,8 @@ import math
 import numpy as np
 from numba import prange
 
-from .constants import ALPHA_MIN
-from .cpu_jit import jit
+from ..constants import ALPHA_MIN
+from ..cpu_jit import jit
 
 TILE = 8
 """Pixels along an edge: a row is one 256-bit vector of float32. 10,000 splats at 128^2 took 14.5 ms

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import torch
 
-from ..interface import Cameras
-from .constants import BLUR_PX2, NEAR_PLANE
-from .types import Splats, Splatted, require_float32
+from ...interface import Cameras
+from ..constants import BLUR_PX2, NEAR_PLANE
+from ..dtypes import require_float32
+from .types import Splats, Splatted
 
 
 def splat(splats: Splats, features: torch.Tensor, cameras: Cameras) -> Splatted:
-    """Draw; see :data:`~representations.ops.types.Splat`."""
+    """Draw; see :data:`~representations.ops.splats.types.Splat`."""
     try:
         from gsplat import rasterization
     except ImportError as error:

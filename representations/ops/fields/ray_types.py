@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..checks import readable
+from ...checks import readable
 
 STOP = 1e-4
 """A sample that less than this share of the light reaches contributes nothing: what is lost is

@@ -2,8 +2,8 @@
 # mypy: allow-untyped-defs
 """Projection of 3D Gaussians to the screen and its gradient, in numba, one splat at a time.
 
-The same formulas as :func:`representations.ops.reference.project`. In the backward pass a thread
-owns a splat and walks over the views, so sums over views have a fixed order.
+The same formulas as :func:`representations.ops.splats.reference.project`. In the backward pass a
+thread owns a splat and walks over the views, so sums over views have a fixed order.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import math
 import numpy as np
 from numba import prange
 
-from .constants import ALPHA_MIN, BLUR_PX2, EXTENT_SIGMAS, FRUSTUM_MARGIN, NEAR_PLANE
-from .cpu_jit import jit
+from ..constants import ALPHA_MIN, BLUR_PX2, EXTENT_SIGMAS, FRUSTUM_MARGIN, NEAR_PLANE
+from ..cpu_jit import jit
 
 BLOCKS = 64
 """Groups of splats that share their scratch memory, dealt out to the threads."""

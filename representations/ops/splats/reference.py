@@ -14,8 +14,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..interface import Cameras
-from .constants import (
+from ...cameras import rotation_matrices
+from ...interface import Cameras
+from ..constants import (
     ALPHA_MAX,
     ALPHA_MIN,
     BLUR_PX2,
@@ -35,26 +36,6 @@ class Projection(NamedTuple):
     conics: Tensor  # [B, N, 3] xx, xy, yy of the inverse covariance
     depths: Tensor  # [B, N] z in the camera frame
     radii: Tensor  # [B, N, 2] int32, half extent per axis, 0 = not drawn
-
-
-def rotation_matrices(quat_wxyz: Tensor) -> Tensor:
-    """Rotation matrices [..., 3, 3] of quaternions [..., 4] of any non-zero length."""
-    w, x, y, z = torch.nn.functional.normalize(quat_wxyz, dim=-1).unbind(-1)
-    entries = torch.stack(
-        [
-            1 - 2 * (y * y + z * z),
-            2 * (x * y - w * z),
-            2 * (x * z + w * y),
-            2 * (x * y + w * z),
-            1 - 2 * (x * x + z * z),
-            2 * (y * z - w * x),
-            2 * (x * z - w * y),
-            2 * (y * z + w * x),
-            1 - 2 * (x * x + y * y),
-        ],
-        dim=-1,
-    )
-    return entries.reshape(*quat_wxyz.shape[:-1], 3, 3)
 
 
 def project(splats: Splats, cameras: Cameras) -> Projection:
@@ -176,7 +157,7 @@ def _draw(
 
 
 def splat(splats: Splats, features: Tensor, cameras: Cameras) -> Splatted:
-    """Draw; see :data:`~representations.ops.types.Splat`. Differentiable in the cameras too."""
+    """Draw; see :data:`~.types.Splat`. Differentiable in the cameras too."""
     splats.check(features, cameras)
     projection = project(splats, cameras)
     means2d = projection.means2d

@@ -16,9 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import hash_grid, triton_launch
+from .. import triton_launch
+from ..dtypes import require_float32
+from . import hash_grid
 from .hash_grid import Encoded, HashGridSpec
-from .types import require_float32
 
 
 @lru_cache(maxsize=1)
@@ -71,7 +72,7 @@ def _kernels() -> ModuleType:
 
 
 def encode(table: Tensor, x: Tensor, spec: HashGridSpec, active: int | None = None) -> Tensor:
-    """Look points up; see :class:`~representations.ops.hash_grid.Encode`."""
+    """Look points up; see :class:`~representations.ops.fields.hash_grid.Encode`."""
     require_float32("cuda", table=table, x=x)
     if len(x) == 0 or _tinycudann() is None:
         out: Tensor = _kernels().encode(table, x, spec, active)
@@ -88,7 +89,7 @@ def encode(table: Tensor, x: Tensor, spec: HashGridSpec, active: int | None = No
 def encode_jacobian(
     table: Tensor, x: Tensor, spec: HashGridSpec, active: int | None = None
 ) -> Encoded:
-    """Look points up; see :class:`~representations.ops.hash_grid.EncodeJacobian`."""
+    """Look points up; see :class:`~representations.ops.fields.hash_grid.EncodeJacobian`."""
     require_float32("cuda", table=table, x=x)
     out: Encoded = _kernels().encode_jacobian(table, x, spec, active)
     return out

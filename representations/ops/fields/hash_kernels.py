@@ -19,7 +19,7 @@ from llvmlite import ir
 from numba import prange
 from numba.extending import intrinsic
 
-from .cpu_jit import jit
+from ..cpu_jit import jit
 from .hash_grid import PRIMES
 
 BLOCK = 32768

@@ -13,10 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..interface import Cameras
+from ...interface import Cameras
+from ..cpu_jit import array, threads
+from ..dtypes import require_float32
 from . import cpu_project, cpu_raster, cpu_tiles
-from .cpu_jit import array, threads
-from .types import Splats, Splatted, require_float32
+from .types import Splats, Splatted
 
 
 class _Project(torch.autograd.Function):
@@ -97,7 +98,7 @@ class _Rasterise(torch.autograd.Function):
 
 
 def splat(splats: Splats, features: Tensor, cameras: Cameras) -> Splatted:
-    """Draw; see :data:`~representations.ops.types.Splat`."""
+    """Draw; see :data:`~representations.ops.splats.types.Splat`."""
     splats.check(features, cameras)
     require_float32("cpu", **splats._asdict(), features=features)
     means2d, conics, depths, radii = _Project.apply(

@@ -21,9 +21,9 @@ from numba import prange
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .cpu_jit import array, jit, threads
+from ..cpu_jit import array, jit, threads
+from ..dtypes import require_float32
 from .ray_types import STOP, Composited, MarchSpec, Rays, Samples
-from .types import require_float32
 
 _HALF, _ZERO = np.float32(0.5), np.float32(0.0)
 _INF = np.float32(np.inf)
@@ -187,7 +187,7 @@ def _backward(offsets, start, end, features, weights, after, d_total, d_opacity)
 
 
 def march(rays: Rays, occupied: Tensor, spec: MarchSpec, jitter: Tensor) -> Samples:
-    """Cut rays into intervals; see :func:`representations.ops.ray_reference.march`."""
+    """Cut rays into intervals; see :func:`representations.ops.fields.ray_reference.march`."""
     require_float32("cpu", origins=rays.origins, directions=rays.directions, jitter=jitter)
     rays.check(occupied, jitter)
     scale = occupied.shape[0] / (2.0 * spec.radius)
@@ -226,7 +226,7 @@ class _Composite(torch.autograd.Function):
 
 
 def composite(sigma: Tensor, features: Tensor, samples: Samples, rays_count: int) -> Composited:
-    """Add up along rays; see :func:`representations.ops.ray_reference.composite`.
+    """Add up along rays; see :func:`representations.ops.fields.ray_reference.composite`.
 
     Differentiable once.
     """

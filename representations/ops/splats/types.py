@@ -6,10 +6,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
-from ..interface import Cameras
+from ...interface import Cameras
 
 
 class Splats(NamedTuple):
@@ -52,19 +51,3 @@ class Splatted(NamedTuple):
 
 Splat = Callable[[Splats, Tensor, Cameras], Splatted]
 """``splat(splats, features [B, N, C], cameras)``, differentiable in splats and features."""
-
-
-def require_float32(device_type: str, **tensors: Tensor) -> None:
-    """Raise a ValueError about the first tensor that a back-end for ``device_type`` ("cpu" or
-    "cuda", also the back-end's name) cannot take."""
-    way_out = {
-        "cpu": 'convert it, or select(device, "reference")',
-        "cuda": "convert it with .to(device, torch.float32)",
-    }[device_type]
-    place = {"cpu": "the cpu", "cuda": "a cuda device"}[device_type]
-    for name, tensor in tensors.items():
-        if tensor.dtype != torch.float32 or tensor.device.type != device_type:
-            raise ValueError(
-                f'back-end "{device_type}" takes float32 on {place}, got {name} in '
-                f"{tensor.dtype} on {tensor.device}: {way_out}"
-            )

@@ -17,8 +17,8 @@ from __future__ import annotations
 import numpy as np
 from numba import prange
 
-from .constants import ALPHA_MAX, ALPHA_MIN, TRANSMITTANCE_MIN
-from .cpu_jit import jit
+from ..constants import ALPHA_MAX, ALPHA_MIN, TRANSMITTANCE_MIN
+from ..cpu_jit import jit
 from .cpu_tiles import TILE
 
 AREA = TILE * TILE

@@ -14,9 +14,10 @@ from types import ModuleType
 
 from torch import Tensor
 
-from . import ray_reference, triton_launch
+from .. import triton_launch
+from ..dtypes import require_float32
+from . import ray_reference
 from .ray_types import Composited, MarchSpec, Rays, Samples
-from .types import require_float32
 
 
 def _kernels() -> ModuleType:
@@ -28,14 +29,14 @@ def _kernels() -> ModuleType:
 
 
 def march(rays: Rays, occupied: Tensor, spec: MarchSpec, jitter: Tensor) -> Samples:
-    """Cut rays into intervals; see :func:`representations.ops.ray_reference.march`."""
+    """Cut rays into intervals; see :func:`representations.ops.fields.ray_reference.march`."""
     require_float32("cuda", origins=rays.origins, directions=rays.directions, jitter=jitter)
     found: Samples = _kernels().march(rays, occupied, spec, jitter)
     return found
 
 
 def composite(sigma: Tensor, features: Tensor, samples: Samples, rays_count: int) -> Composited:
-    """Add up along rays; see :func:`representations.ops.ray_reference.composite`."""
+    """Add up along rays; see :func:`representations.ops.fields.ray_reference.composite`."""
     require_float32("cuda", sigma=sigma, features=features, start=samples.start, end=samples.end)
     added: Composited = _kernels().composite(sigma, features, samples, rays_count)
     return added

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ..triton_launch import blocks, on
 from . import triton_kernels as kernels
 from .hash_grid import Encoded, HashGridSpec
-from .triton_launch import blocks, on
 
 BLOCK = 256  # points of a program
 
@@ -79,7 +79,7 @@ class _Encode(torch.autograd.Function):
 
 
 def encode(table: Tensor, x: Tensor, spec: HashGridSpec, active: int | None = None) -> Tensor:
-    """Look points up; see :class:`~representations.ops.hash_grid.Encode`."""
+    """Look points up; see :class:`~representations.ops.fields.hash_grid.Encode`."""
     out: Tensor = _Encode.apply(table, x, spec, spec.check(table, x, active), False)[0]
     return out
 
@@ -87,6 +87,6 @@ def encode(table: Tensor, x: Tensor, spec: HashGridSpec, active: int | None = No
 def encode_jacobian(
     table: Tensor, x: Tensor, spec: HashGridSpec, active: int | None = None
 ) -> Encoded:
-    """Look points up; see :class:`~representations.ops.hash_grid.EncodeJacobian`."""
+    """Look points up; see :class:`~representations.ops.fields.hash_grid.EncodeJacobian`."""
     used = spec.check(table, x, active)
     return Encoded(*_Encode.apply(table, x.detach(), spec, used, True))

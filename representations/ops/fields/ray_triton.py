@@ -13,17 +13,17 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ..triton_launch import blocks, on
 from . import ray_reference
 from . import triton_kernels as kernels
 from .ray_types import Composited, MarchSpec, Rays, Samples
-from .triton_launch import blocks, on
 
 BLOCK = 128  # rays of a program
 
 
 @torch.no_grad()
 def march(rays: Rays, occupied: Tensor, spec: MarchSpec, jitter: Tensor) -> Samples:
-    """Cut rays into intervals; see :func:`representations.ops.ray_reference.march`.
+    """Cut rays into intervals; see :func:`representations.ops.fields.ray_reference.march`.
 
     Once to count and once to write: no more memory than the samples themselves take.
     """
@@ -83,12 +83,12 @@ def _scan(value: Tensor, offsets: Tensor, backward: bool) -> Tensor:
 
 
 def in_front(value: Tensor, samples: Samples) -> Tensor:
-    """See :func:`representations.ops.ray_reference.in_front`; no memory for rays as long as the
-    longest one."""
+    """See :func:`~representations.ops.fields.ray_reference.in_front`; no memory for rays as long as
+    the longest one."""
     out: Tensor = _InFront.apply(value, samples.offsets)
     return out
 
 
 def composite(sigma: Tensor, features: Tensor, samples: Samples, rays_count: int) -> Composited:
-    """Add up along rays; see :func:`representations.ops.ray_reference.composite`."""
+    """Add up along rays; see :func:`representations.ops.fields.ray_reference.composite`."""
     return ray_reference.composite(sigma, features, samples, rays_count, in_front)

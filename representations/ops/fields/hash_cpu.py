@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ..cpu_buffers import borrow
+from ..cpu_jit import array, threads
+from ..dtypes import require_float32
 from . import hash_kernels
-from .cpu_buffers import borrow
-from .cpu_jit import array, threads
 from .hash_grid import Encoded, HashGridSpec
-from .types import require_float32
 
 
 def _whole(values: np.ndarray, features: int) -> np.ndarray:
@@ -110,7 +110,7 @@ def _check(table: Tensor, x: Tensor, spec: HashGridSpec, active: int | None) -> 
 
 
 def encode(table: Tensor, x: Tensor, spec: HashGridSpec, active: int | None = None) -> Tensor:
-    """Look points up; see :class:`~representations.ops.hash_grid.Encode`."""
+    """Look points up; see :class:`~representations.ops.fields.hash_grid.Encode`."""
     out: Tensor = _Encode.apply(table, x, spec, _check(table, x, spec, active), False)[0]
     return out
 
@@ -118,6 +118,6 @@ def encode(table: Tensor, x: Tensor, spec: HashGridSpec, active: int | None = No
 def encode_jacobian(
     table: Tensor, x: Tensor, spec: HashGridSpec, active: int | None = None
 ) -> Encoded:
-    """Look points up; see :class:`~representations.ops.hash_grid.EncodeJacobian`."""
+    """Look points up; see :class:`~representations.ops.fields.hash_grid.EncodeJacobian`."""
     used = _check(table, x, spec, active)
     return Encoded(*_Encode.apply(table, x.detach(), spec, used, True))

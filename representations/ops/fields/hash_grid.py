@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..checks import readable, require
+from ...checks import readable, require
 
 PRIMES = (1, 2654435761, 805459861)
 """Factors of the hash by axis. The first is 1 so that neighbours along x stay close in memory."""

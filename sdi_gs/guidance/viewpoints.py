@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From where a picture was taken: all that guidance knows of a camera."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from representations.cameras import camera_to_world, look_at, spherical_to_position
+from representations.interface import Cameras
+
+
+@dataclass(frozen=True)
+class Viewpoints:
+    """B points of view, on the CPU. The world is that of :mod:`representations.cameras`: z is up,
+    the front of an object faces +x, and azimuth grows counter-clockwise seen from above."""
+
+    azimuth_deg: Tensor  # [B]; 0 sees the front; any turn
+    elevation_deg: Tensor  # [B] in [-90, 90], above the horizon
+    distance: Tensor  # [B] world units from the origin
+    camera_to_world: (
+        Tensor  # [B, 4, 4] of the camera itself: columns right, up, backwards, position
+    )
+
+    def __len__(self) -> int:
+        return len(self.azimuth_deg)
+
+    def __getitem__(self, index: slice) -> Viewpoints:
+        return Viewpoints(
+            self.azimuth_deg[index],
+            self.elevation_deg[index],
+            self.distance[index],
+            self.camera_to_world[index],
+        )
+
+    @staticmethod
+    def orbit(
+        azimuth_deg: Tensor, elevation_deg: Tensor, distance: Tensor | None = None
+    ) -> Viewpoints:
+        """Cameras on a sphere that look at the origin, z up. Every argument is [B]; the distance
+        is 1 world unit where none is given."""
+        if distance is None:
+            distance = torch.ones_like(azimuth_deg)
+        position = spherical_to_position(azimuth_deg, elevation_deg, distance)
+        pose = camera_to_world(look_at(position, torch.zeros_like(position)))
+        return Viewpoints(azimuth_deg, elevation_deg, distance, pose)
+
+    @staticmethod
+    def of(cameras: Cameras) -> Viewpoints:
+        """Where ``cameras`` stand, as directions from the origin."""
+        pose = camera_to_world(cameras.world_to_cam.cpu())
+        x, y, z = pose[:, :3, 3].unbind(-1)
+        distance = pose[:, :3, 3].norm(dim=-1)
+        return Viewpoints(
+            torch.atan2(y, x).rad2deg(),
+            torch.atan2(z, torch.hypot(x, y)).rad2deg(),
+            distance,
+            pose,
+        )
