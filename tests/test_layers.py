@@ -28,7 +28,7 @@ FLOORS = (
     ("sdi_gs.config",),
     ("sdi_gs.trainer", "sdi_gs.views"),
     ("sdi_gs.guidance",),
-    ("sdi_gs.mini", "sdi_gs.strict", "sdi_gs.team"),
+    ("sdi_gs.mini", "sdi_gs.plugins", "sdi_gs.strict", "sdi_gs.team"),
     ("sdi_gs.diffusion", "representations", "sdi_gs.ramp", "sdi_gs.errors", "sdi_gs.stopwatch"),
     ("sdi_gs",),
 )
@@ -135,7 +135,7 @@ def test_the_walk_sees_what_it_should() -> None:
     assert "representations.gaussians.config" in IMPORTS["sdi_gs.config"]  # at the top
     assert "sdi_gs.diffusion.stable" in IMPORTS["sdi_gs.build"]  # inside a function, relative
     assert "sdi_gs.artefacts.checkpoint" in IMPORTS["sdi_gs.run"]  # from . import name
-    assert "representations.ops" in IMPORTS["representations.gaussians.renderer"]  # two dots
+    assert "representations.ops.splats" in IMPORTS["representations.gaussians.renderer"]  # two dots
     assert "representations.gaussians.config" in reached("sdi_gs.build")  # through sdi_gs.config
 
 
