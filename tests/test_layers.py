@@ -19,6 +19,7 @@ FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("
 FLOORS = (
     ("sdi_gs.__main__",),
     ("sdi_gs.cli",),
+    ("sdi_gs.api",),
     ("sdi_gs.experiments", "sdi_gs.watch"),
     ("sdi_gs.evaluation", "sdi_gs.convert"),
     ("sdi_gs.run",),

@@ -55,7 +55,7 @@ class Clip:
         folder = Path(source).expanduser()
         if looks_like_path and not folder.is_dir():
             raise UserError(
-                f"--clip {source}: no such folder. A CLIP folder holds config.json, "
+                f"clip={source}: no such folder. A CLIP folder holds config.json, "
                 f"model.safetensors and the tokenizer's files, as {PUBLISHED} does"
             )
         where = str(folder) if folder.is_dir() else source
@@ -70,7 +70,7 @@ class Clip:
                 str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             )
             raise UserError(
-                f"--clip {source} cannot be loaded as a CLIPModel: {first}. Name a folder with "
+                f"clip={source} cannot be loaded as a CLIPModel: {first}. Name a folder with "
                 f"config.json, model.safetensors, tokenizer and preprocessor files; without "
                 f"network, fetch {PUBLISHED} on another machine first"
             ) from error

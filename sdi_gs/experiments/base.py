@@ -101,7 +101,7 @@ class Experiment(NamedTuple):
 def bench(denoiser: Denoiser, config: Config, samples: int) -> Bench:
     """Draw ``samples`` front views of the prompt with DDIM; they are what is measured on."""
     if samples < 1:
-        raise UserError(f"--samples {samples}: allowed is 1 or more")
+        raise UserError(f"samples={samples}: allowed is 1 or more")
     prompts = PromptSet(denoiser, config.prompt, config.negative_prompt, config.prompts)
     zeros = torch.zeros(samples)
     conditions = prompts.conditions(Viewpoints.orbit(zeros, zeros))

@@ -38,7 +38,7 @@ from .live import MOVING_EVERY, SHARE, STILL_EVERY, Budget, Controls, Limits, Lo
 if TYPE_CHECKING:
     import viser
 
-    from .progress import Live, Plain, Silent
+    from .progress import Terminal
 
 HOST = "127.0.0.1"  # of this machine only; a page that can pause a run is not for everybody
 INSTALL = ".venv/bin/pip install -e '.[viewer]'"
@@ -359,7 +359,7 @@ def view(path: Path, port: int, say: Callable[[str], None]) -> None:
 class Audience:
     """A terminal and a page, as one watcher. A page that breaks is given up; the run goes on."""
 
-    def __init__(self, terminal: Silent | Plain | Live, port: int) -> None:
+    def __init__(self, terminal: Terminal, port: int) -> None:
         self.terminal = terminal
         self.page = Page(port)
         self._live: LiveRun | None = LiveRun(self.page, terminal.say)
