@@ -29,7 +29,8 @@ FLOORS = (
     ("sdi_gs.trainer", "sdi_gs.views"),
     ("sdi_gs.guidance",),
     ("sdi_gs.mini", "sdi_gs.strict", "sdi_gs.team"),
-    ("sdi_gs.diffusion", "representations", "sdi_gs.ramp", "sdi_gs.errors", "sdi_gs.stopwatch"),
+    ("sdi_gs.diffusion", "representations", "sdi_gs.ramp", "sdi_gs.stopwatch"),
+    ("sdi_gs.errors",),
     ("sdi_gs",),
 )
 """From the roof down. A room (a module, or a folder with all that is in it) imports from itself and
