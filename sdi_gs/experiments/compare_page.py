@@ -7,8 +7,9 @@ import html
 from collections.abc import Sequence
 
 from ..artefacts.run_folder import STAGES
-from ..pages.parts import Column, aligned, columns, document, film, measured, or_dash
+from ..pages.parts import columns, document, film
 from ..pages.plots import Line, bars, plot
+from ..pages.text import Column, drop_unmeasured, or_dash, text_table
 from .compare import Plan, Row
 
 COLUMNS: tuple[Column[Row], ...] = (
@@ -39,7 +40,7 @@ NOTE = (
 
 def table(rows: Sequence[Row]) -> str:
     """Aligned text; a column of dashes only is left out."""
-    return aligned(measured(COLUMNS, rows))
+    return text_table(drop_unmeasured(COLUMNS, rows))
 
 
 def page(plan: Plan, rows: Sequence[Row], machine: str) -> str:

@@ -23,8 +23,9 @@ from ..artefacts.run_folder import slug
 from ..config import Config
 from ..errors import RunFailure, UserError
 from ..evaluation.protocol import Judge
-from ..pages.parts import Column, aligned, document, lines, measured, or_dash, picture
+from ..pages.parts import document, lines, picture
 from ..pages.plots import bars, standalone
+from ..pages.text import Column, drop_unmeasured, or_dash, text_table
 from ..run import Interrupted
 from . import study
 from .chains import Variant
@@ -216,13 +217,13 @@ NOTE = (
 
 def text(entries: Sequence[Entry]) -> str:
     """The table for a terminal; a column of dashes only is left out."""
-    return aligned(measured(COLUMNS, entries))
+    return text_table(drop_unmeasured(COLUMNS, entries))
 
 
 def page(title: str, entries: Sequence[Entry], shown: Sequence[Shown], machine: str) -> str:
     """The HTML page: the table, and below it a picture of every run, a line per variant and a
     column per sentence and seed. Pictures are named relative to the page's folder."""
-    head, *body = zip(*measured(COLUMNS, entries), strict=True)
+    head, *body = drop_unmeasured(COLUMNS, entries)
     numbers = lines(body, head=head)
     gallery: dict[str, list[str]] = {}
     for run, row in shown:

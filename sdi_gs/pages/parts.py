@@ -7,15 +7,13 @@ from __future__ import annotations
 import base64
 import html
 import io
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TypeVar
 
 from representations.files import write_bytes
 
 from ..errors import UserError
-
-T = TypeVar("T")
+from .text import Column, T
 
 MARK = '<meta name="generator" content="sdi-gs">'
 """Tells a page of ours from a file of somebody else, which is never replaced."""
@@ -38,10 +36,6 @@ svg { margin-right: 1rem; max-width: 100%; height: auto }
 TYPES = {".mp4": "video/mp4", ".gif": "image/gif", ".png": "image/png", ".jpg": "image/jpeg"}
 
 
-Column = tuple[str, Callable[[T], str]]
-"""The heading of a measure, and its text for a run."""
-
-
 def document(title: str, body: str) -> str:
     """A whole page. ``title`` is plain text, ``body`` is HTML."""
     return (
@@ -56,26 +50,6 @@ def columns(titles: Sequence[Column[T]], rows: Sequence[T]) -> str:
     """A table with a column per run: measures are many and runs are few, and a page is read
     downwards."""
     return lines((title, *(cell(row) for row in rows)) for title, cell in titles)
-
-
-def or_dash(value: float | None, form: str, factor: float = 1.0) -> str:
-    """A number in the format ``form``, times ``factor``; a dash for what nobody measured."""
-    return "-" if value is None else format(factor * value, form)
-
-
-def measured(titles: Sequence[Column[T]], rows: Sequence[T]) -> list[list[str]]:
-    """Columns of text, headings first; those that nobody measured are left out."""
-    grid = [[title, *(cell(row) for row in rows)] for title, cell in titles]
-    return [column for column in grid if any(text != "-" for text in column[1:])]
-
-
-def aligned(grid: Sequence[Sequence[str]]) -> str:
-    """Columns of text side by side, for a terminal."""
-    widths = [max(map(len, column)) for column in grid]
-    return "\n".join(
-        "  ".join(text.rjust(width) for text, width in zip(line, widths, strict=True))
-        for line in zip(*grid, strict=True)
-    )
 
 
 def lines(cells: Iterable[Sequence[str]], kind: str = "", head: Sequence[str] = ()) -> str:

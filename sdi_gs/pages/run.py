@@ -23,6 +23,7 @@ from ..differences import between, differing
 from ..errors import UserError
 from . import parts
 from .plots import Line, bars, plot
+from .text import Column
 
 POINTS = 200  # of a curve, at most
 PREVIEWS = 8  # contact sheets from the time of training, at most
@@ -179,7 +180,7 @@ def many(found: Sequence[Facts]) -> str:
     prompts = list(dict.fromkeys(facts.config.prompt for facts in found))
     title = prompts[0] if len(prompts) == 1 else f"{len(found)} runs compared"
     shown = [html.escape(label) for label in labels]
-    names: tuple[parts.Column[Facts], ...] = (
+    names: tuple[Column[Facts], ...] = (
         ("run", lambda facts: labels[found.index(facts)]),
         ("prompt", lambda facts: facts.config.prompt),
         ("status", lambda facts: facts.status()),
@@ -300,7 +301,7 @@ def _size(facts: Facts) -> str:
     return f"{last['size']:,} {last['unit']}"
 
 
-MEASURES: tuple[parts.Column[Facts], ...] = (
+MEASURES: tuple[Column[Facts], ...] = (
     ("steps", lambda f: f"{f.steps_done:,}"),
     ("seconds", lambda f: "-" if f.seconds is None else f"{f.seconds:.1f}"),
     ("a step", _step),
