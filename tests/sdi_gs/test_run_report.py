@@ -196,7 +196,7 @@ def test_a_report_that_fails_loses_nothing(
     def broken(path: Path) -> None:
         raise ZeroDivisionError("on purpose")
 
-    monkeypatch.setattr(run_report, "write_one", broken)
+    monkeypatch.setattr("sdi_gs.run.write_one", broken)
     out = tmp_path / "r"
     said = sdi_gs("generate", PROMPT, "--config", fast, "--out", out)
     assert said.code == 0, said.err
