@@ -75,6 +75,7 @@ RESERVED = {
     "gsply": ("representations.export.packed",),
     "numba": ("representations.ops", "sdi_gs.build", "sdi_gs.doctor"),
     "typer": ("sdi_gs.cli",),
+    "jinja2": ("sdi_gs.pages.render",),
 }  # fmt: skip
 
 
