@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..errors import RunFailure, UserError, leading
+from ..errors import RunFailure, UserError, first_line, leading
 from . import evaluate, studies, watch
 from .arguments import (
     ASSIGNMENT,
@@ -336,8 +336,8 @@ def _unexpected(error: Exception) -> tuple[int, str]:
     kind = type(error).__name__
     if kind == "Abort":
         return INTERRUPTED, "interrupted"
-    first = (str(error).strip().splitlines() or ["no message"])[0]
-    return 1, f"internal error: {kind}: {first} (the traceback is shown with --debug)"
+    said = first_line(error, "no message")
+    return 1, f"internal error: {kind}: {said} (the traceback is shown with --debug)"
 
 
 if __name__ == "__main__":
