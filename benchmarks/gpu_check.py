@@ -16,7 +16,6 @@ Nothing is fetched. Writes gpu_check.json and gpu_check.html and exits with 1 if
 from __future__ import annotations
 
 import argparse
-import html
 import importlib.util
 import json
 import platform
@@ -214,7 +213,7 @@ def machine_facts(device: str) -> dict[str, str]:
 
 
 def page(facts: dict[str, str], found: dict[str, Any]) -> str:
-    from sdi_gs.pages import parts
+    from sdi_gs.pages import render
 
     def flat(value: Any, name: str = "") -> list[tuple[str, str]]:
         if isinstance(value, dict):
@@ -223,14 +222,18 @@ def page(facts: dict[str, str], found: dict[str, Any]) -> str:
             return [row for k, inner in enumerate(value) for row in flat(inner, f"{name} {k}")]
         return [(name.strip(), f"{value:.4g}" if isinstance(value, float) else str(value))]
 
-    body = ["<h1>gpu-check</h1>", parts.lines(list(facts.items()), "facts")]
-    for name, result in found.items():
-        state = "passed" if result["passed"] else "FAILED"
-        body.append(f"<h2>{name}: {state}, {result['seconds']} s</h2>")
-        if not result["passed"]:
-            body.append(f'<p class="warning">{html.escape(result["why"])}</p>')
-        body.append(parts.lines(flat(result.get("figures", {})), "facts"))
-    return parts.document("gpu-check", "\n".join(body))
+    sections = [
+        {
+            "heading": f"{name}: {'passed' if result['passed'] else 'FAILED'}, "
+            f"{result['seconds']} s",
+            "warning": "" if result["passed"] else result["why"],
+            "lines": flat(result.get("figures", {})),
+        }
+        for name, result in found.items()
+    ]
+    return render.page(
+        "facts", {"title": "gpu-check", "facts": list(facts.items()), "sections": sections}
+    )
 
 
 def main(arguments: list[str] | None = None) -> int:

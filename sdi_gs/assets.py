@@ -40,39 +40,39 @@ class SplatOptions:
 
     def __post_init__(self) -> None:
         if self.up is not None and self.up not in UPS:
-            raise UserError(f"--up {self.up}: {nearest(self.up, UPS)}")
+            raise UserError(f"up={self.up}: {nearest(self.up, UPS)}")
         if self.sh_degree is not None and not 0 <= self.sh_degree <= 3:
             raise UserError(
-                f"--sh-degree {self.sh_degree}: allowed are 0 (one colour per splat) to 3; leave "
+                f"sh_degree={self.sh_degree}: allowed are 0 (one colour per splat) to 3; leave "
                 "it out to keep what was trained"
             )
         if self.min_opacity is not None and not 0.0 <= self.min_opacity <= 1.0:
             raise UserError(
-                f"--min-opacity {self.min_opacity}: allowed are 0 (every splat) to 1; leave it "
+                f"min_opacity={self.min_opacity}: allowed are 0 (every splat) to 1; leave it "
                 "out for 1/255"
             )
 
     def given(self) -> list[str]:
         """The options that were asked for, as they are typed."""
-        asked = {"--up": self.up, "--sh-degree": self.sh_degree, "--min-opacity": self.min_opacity}
-        return [name for name, value in asked.items() if value is not None]
+        asked = {"up": self.up, "sh_degree": self.sh_degree, "min_opacity": self.min_opacity}
+        return [f"{name}={value}" for name, value in asked.items() if value is not None]
 
     def check(self, kind: str) -> None:
         """Refuse what a file of that format cannot hold."""
         given = self.given()
         if kind in MESH_FORMATS and given:
             raise UserError(
-                f"{', '.join(given)}: for splats, and --format {kind} writes triangles, y up and "
+                f"{', '.join(given)}: for splats, and kind={kind} writes triangles, y up and "
                 f"front towards +z; leave it out, or choose one of {', '.join(SPLAT_FORMATS)}"
             )
         if kind == "splat" and self.sh_degree:
             raise UserError(
-                f"--sh-degree {self.sh_degree}: a .splat file holds one colour per splat; leave it "
-                "out, or write --format ply or spz"
+                f"sh_degree={self.sh_degree}: a .splat file holds one colour per splat; leave it "
+                "out, or write kind=ply or spz"
             )
         if kind == "html" and self.up in ("y", "z"):
             raise UserError(
-                f"--up {self.up}: the html page stands its splats upright by itself; leave it out"
+                f"up={self.up}: the html page stands its splats upright by itself; leave it out"
             )
 
     def layout(self) -> Layout:
@@ -95,19 +95,19 @@ class MeshOptions:
     def __post_init__(self) -> None:
         if not 8 <= self.resolution <= 1024:
             raise UserError(
-                f"--resolution {self.resolution}: allowed are 8 to 1024 lattice points along an "
-                "axis; write --resolution 128"
+                f"resolution={self.resolution}: allowed are 8 to 1024 lattice points along an "
+                "axis; write resolution=128"
             )
         if self.threshold is not None and not self.threshold > 0.0:
             raise UserError(
-                f"--threshold {self.threshold}: a density is above 0; leave it out to have it "
+                f"threshold={self.threshold}: a density is above 0; leave it out to have it "
                 "measured"
             )
         if self.mesher not in MESHERS:
-            raise UserError(f"--mesher {self.mesher}: {nearest(self.mesher, MESHERS)}")
+            raise UserError(f"mesher={self.mesher}: {nearest(self.mesher, MESHERS)}")
         if self.mesher == "open3d" and self.threshold is not None:
             raise UserError(
-                "--threshold is the density of a field's surface, and --mesher open3d fuses depth "
+                "threshold is the density of a field's surface, and mesher=open3d fuses depth "
                 "pictures, which have none: leave one of the two out"
             )
 
@@ -115,6 +115,20 @@ class MeshOptions:
 def final_format(shape: Renderer) -> str:
     """What a finished run leaves: splats where there are splats, else a mesh."""
     return "ply" if isinstance(shape, HasSplats) else "glb"
+
+
+def kind_of(path: Path, shape: Renderer) -> str:
+    """The format that the ending of ``path`` names. UserError for an unknown one."""
+    name = path.name.lower()
+    if name.endswith(".compressed.ply"):
+        return "ply-compressed"
+    suffix = path.suffix.lower().lstrip(".")
+    if suffix == "ply":
+        return "ply" if isinstance(shape, HasSplats) else "mesh-ply"
+    if suffix not in FORMATS:
+        known = ", ".join(f".{ending(kind)}" for kind in FORMATS if kind != "mesh-ply")
+        raise UserError(f"{path}: no format ends in '{path.suffix}'; known here: {known}")
+    return suffix
 
 
 def ending(kind: str) -> str:
@@ -148,12 +162,12 @@ def export(
     """Write the shape as ``kind``; what the file holds, in words. UserError when it cannot be."""
     splats = splats or SplatOptions()
     if kind not in FORMATS:
-        raise UserError(f"--format {kind}: {nearest(kind, FORMATS)}")
+        raise UserError(f"kind={kind}: {nearest(kind, FORMATS)}")
     splats.check(kind)
     if kind in SPLAT_FORMATS:
         if not isinstance(shape, HasSplats):
             raise UserError(
-                f"--format {kind}: this shape has no splats; write --format glb for a mesh, "
+                f"kind={kind}: this shape has no splats; write kind=glb for a mesh, "
                 "or make splats of it with 'sdi-gs convert RUN --to gaussians'"
             )
         with below("export"):

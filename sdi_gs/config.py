@@ -236,7 +236,7 @@ def with_guidance(tree: dict[str, Any], name: str) -> dict[str, Any]:
     the small model, whose scales and words are not Stable Diffusion's.
     """
     if name not in guidances():
-        raise ConfigError(f"--guidance {name}: {nearest(name, guidances())}")
+        raise ConfigError(f"guidance={name}: {nearest(name, guidances())}")
     foreign = _foreign_methods().get(name)
     if foreign is not None:
         return overlay(tree, {foreign[0]: {"kind": name}})
@@ -261,13 +261,12 @@ def find(name_or_path: str) -> Path:
     if path.is_file():
         return path
     if path.suffix in (".yaml", ".yml") or len(path.parts) > 1:
-        raise ConfigError(f"--config {name_or_path}: no such file")
+        raise ConfigError(f"{name_or_path}: no such file")
     preset = presets_dir() / f"{name_or_path}.yaml"
     if preset.is_file():
         return preset
     raise ConfigError(
-        f"--config {name_or_path}: no preset and no file of that name; "
-        f"{nearest(name_or_path, presets())}"
+        f"{name_or_path!r} is no preset and no file; {nearest(name_or_path, presets())}"
     )
 
 

@@ -43,7 +43,7 @@ class ConvertOptions:
     def __post_init__(self) -> None:
         for name, lowest in (("splats", 1), ("steps", 0), ("batch", 1), ("resolution", 8)):
             if getattr(self, name) < lowest:
-                raise UserError(f"--{name} {getattr(self, name)}: allowed is {lowest} or more")
+                raise UserError(f"{name}={getattr(self, name)}: allowed is {lowest} or more")
 
 
 def all_around(views: ViewPolicy) -> ViewPolicy:

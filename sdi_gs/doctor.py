@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 
 from .config import Config, load
-from .errors import UserError
+from .errors import UserError, first_line
 
 
 class Finding(NamedTuple):
@@ -157,7 +157,7 @@ def render() -> list[Finding]:
         picture.rgb.mean().backward()
         finite = bool(torch.isfinite(picture.rgb).all())
     except (UserError, RuntimeError, ImportError) as error:
-        return [Finding("render", "BAD", _first_line(error))]
+        return [Finding("render", "BAD", first_line(error))]
     spent = time.perf_counter() - began
     detail = f"64 splats at 32 x 32 forward and backward in {spent:.2f} s on the cpu"
     return [Finding("render", "ok" if finite else "BAD", detail)]
@@ -175,7 +175,7 @@ def denoise() -> list[Finding]:
         eps = model.predict_noise(z, torch.tensor([500]), model.embed(["a red mug"]))
         spent = time.perf_counter() - began - loaded
     except (UserError, RuntimeError, ImportError) as error:
-        return [Finding("denoise", "BAD", _first_line(error))]
+        return [Finding("denoise", "BAD", first_line(error))]
     finite = bool(torch.isfinite(eps).all())
     detail = f"mini answers in {spent:.2f} s on the cpu, after {loaded:.1f} s of loading"
     return [Finding("denoise", "ok" if finite else "BAD", detail)]
@@ -225,7 +225,3 @@ def _version(package: str) -> str:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return "not installed"
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

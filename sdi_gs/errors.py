@@ -28,6 +28,13 @@ def leading() -> bool:
     return int(os.environ.get("RANK", "0")) == 0
 
 
+def first_line(error: BaseException, otherwise: str = "") -> str:
+    """The first line of an error's message. An error without a message gives ``otherwise``, or the
+    name of its class."""
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip() if lines else otherwise or type(error).__name__
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """A sentence that helps after a misspelt name: the nearest known one, then all of them."""
     names = list(known)

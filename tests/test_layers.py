@@ -19,6 +19,7 @@ FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("
 FLOORS = (
     ("sdi_gs.__main__",),
     ("sdi_gs.cli",),
+    ("sdi_gs.api",),
     ("sdi_gs.experiments", "sdi_gs.watch"),
     ("sdi_gs.evaluation", "sdi_gs.convert"),
     ("sdi_gs.run",),
@@ -28,8 +29,9 @@ FLOORS = (
     ("sdi_gs.config",),
     ("sdi_gs.trainer", "sdi_gs.views"),
     ("sdi_gs.guidance",),
-    ("sdi_gs.mini", "sdi_gs.plugins", "sdi_gs.strict", "sdi_gs.team"),
-    ("sdi_gs.diffusion", "representations", "sdi_gs.ramp", "sdi_gs.errors", "sdi_gs.stopwatch"),
+    ("sdi_gs.backgrounds", "sdi_gs.mini", "sdi_gs.plugins", "sdi_gs.strict", "sdi_gs.team"),
+    ("sdi_gs.diffusion", "representations", "sdi_gs.ramp", "sdi_gs.stopwatch"),
+    ("sdi_gs.errors",),
     ("sdi_gs",),
 )
 """From the roof down. A room (a module, or a folder with all that is in it) imports from itself and
@@ -74,6 +76,7 @@ RESERVED = {
     "gsply": ("representations.export.packed",),
     "numba": ("representations.ops", "sdi_gs.build", "sdi_gs.doctor"),
     "typer": ("sdi_gs.cli",),
+    "jinja2": ("sdi_gs.pages.render",),
 }  # fmt: skip
 
 

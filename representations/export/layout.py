@@ -38,7 +38,7 @@ class Layout:
         if not bool(keep.any()):
             raise ValueError(
                 f"nothing to export: of {len(cloud)} splats none is finite and of opacity "
-                f"{self.min_opacity:.3g} or more; write a smaller --min-opacity, or train longer"
+                f"{self.min_opacity:.3g} or more; write a smaller min_opacity, or train longer"
             )
         kept = cloud.map(lambda tensor: tensor[keep])
         if self.sh_degree is not None:

@@ -39,7 +39,7 @@ class Mesh:
         if len(self.faces) == 0:
             raise MeshError(
                 "the mesh has no faces: there is no surface at this level; train longer, or choose "
-                "another --threshold"
+                "another threshold"
             )
         if not bool(np.isfinite(self.vertices).all()):
             raise MeshError("the mesh has vertices that are not finite")

@@ -122,7 +122,7 @@ def marching_cubes(
     if not low < level < high:
         raise MeshError(
             f"no surface at threshold {level:.4g}: the field lies between {low:.4g} and {high:.4g}"
-            " everywhere; choose a --threshold between them"
+            " everywhere; choose a threshold between them"
         )
     # A border of the lowest value closes what touches the edge of the cube.
     padded = np.pad(values, 1, constant_values=min(low, level - 1.0))

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from representations.files import write_bytes
 
-from ..errors import UserError
+from ..errors import UserError, first_line
 
 FORMAT = "sdi-gs checkpoint"
 VERSION = 1
@@ -72,9 +72,8 @@ def load(path: Path) -> Checkpoint:
     except FileNotFoundError:
         raise CheckpointError(f"{path} does not exist") from None
     except Exception as error:  # damaged bytes make an unpickler fail in any way there is
-        first_line = str(error).partition("\n")[0]
         raise CheckpointError(
-            f"{path} is not a complete sdi-gs checkpoint ({first_line})"
+            f"{path} is not a complete sdi-gs checkpoint ({first_line(error)})"
         ) from None
     if not isinstance(payload, dict) or payload.get("format") != FORMAT:
         raise CheckpointError(f"{path} was not written by sdi-gs")

@@ -44,10 +44,13 @@ def contact_sheet(images: Tensor, columns: int | None = None) -> Image.Image:
 
 
 def save_png(image: Image.Image, path: Path) -> Path:
+    return write_bytes(path, png_bytes(image))
+
+
+def png_bytes(image: Image.Image) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, format="PNG")
-    write_bytes(path, buffer.getbuffer())
-    return path
+    return buffer.getvalue()
 
 
 def save_film(frames: Tensor, path: Path, fps: int) -> Path:

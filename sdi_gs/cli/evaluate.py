@@ -91,6 +91,8 @@ def _write(out: Path, done: Sequence[Evaluation]) -> None:
 
 def text(done: Sequence[Evaluation]) -> str:
     """One column per run, one line per measure; what could not be measured is a dash."""
+    from ..pages.text import text_table
+
     lines: list[list[str]] = [["run", *(Path(e.run).name for e in done)]]
 
     def add(name: str, values: list[object]) -> None:
@@ -114,14 +116,7 @@ def text(done: Sequence[Evaluation]) -> str:
         add(f"3D - 2D: {name}", [None if gap is None else gap.get(name) for gap in gaps])
     add("seconds", [e.seconds for e in done])
     add("peak MB", [e.peak_memory_mb for e in done])
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if column == 0 else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
-        )
-        for line in lines
-    )
+    return text_table(lines, left=1)
 
 
 def _judged(judged: Sequence[Judged | None]) -> list[tuple[str, list[object]]]:

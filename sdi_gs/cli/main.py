@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..errors import RunFailure, UserError, leading
+from ..errors import RunFailure, UserError, first_line, leading
 from . import evaluate, studies, watch
 from .arguments import (
     ASSIGNMENT,
@@ -103,21 +104,15 @@ def generate(
 ) -> None:
     """Make a 3D asset from a sentence."""
     prompt, settings = split_words(words or [])
-    if prompt is not None:
-        settings.append(f"prompt={prompt}")
-    if seed is not None:
-        settings.append(f"seed={seed}")
-    if steps is not None:
-        settings.append(f"steps={steps}")
     if tensorboard:
         settings.append("output.tensorboard=true")
     if init is not None:
         settings = [*init_settings(init), *settings]
     watch.check_port(view, port)
 
-    from ..config import load
+    from ..api import configure
 
-    chosen = load(config, settings, guidance)
+    chosen = configure(prompt, config, guidance=guidance, seed=seed, steps=steps, settings=settings)
 
     from .. import run
 
@@ -194,33 +189,24 @@ def export(
 ) -> None:
     """Write the shape of a run, or the splats of a .ply or .splat file, for other programs."""
     from .. import assets
+    from ..api import open_asset
     from ..errors import nearest
-    from ..look import reopen
-    from ..splat_files import open_splats
-    from ..views import ViewPolicy
 
     if kind is not None and kind not in assets.FORMATS:
-        raise UserError(f"--format {kind}: {nearest(kind, assets.FORMATS)}")
+        raise UserError(f"kind={kind}: {nearest(kind, assets.FORMATS)}")
     options = assets.MeshOptions(resolution, threshold, mesher)
     splats = assets.SplatOptions(up, sh_degree, min_opacity)
     if kind is not None:
         splats.check(kind)
     if out is not None and out.exists() and (out.is_dir() or not force):
         raise UserError(f"--out {out} exists; name a new file, or replace a file with --force")
-    if run.is_file():
-        if kind is None:
-            raise UserError(f"{run} is a file: say what to make of it, for example --format spz")
-        shape, views = open_splats(run).renderer, ViewPolicy()
-    else:
-        _, config, shape, _ = reopen(run)
-        views = config.views
-    kind = kind or assets.final_format(shape)
+    if run.is_file() and kind is None:
+        raise UserError(f"{run} is a file: say what to make of it, for example --format spz")
+    asset = open_asset(run)
+    kind = kind or assets.final_format(asset.renderer)
     splats.check(kind)
     path = out if out is not None else assets.default_path(run, kind, splats)
-    try:
-        holds = assets.export(shape, path, kind, views, options, splats)
-    except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror or error}") from error
+    holds = asset.save(path, kind, mesh=options, splats=splats)
     typer.echo(f"{path}  ({holds}, {path.stat().st_size:,} bytes)")
 
 
@@ -324,8 +310,22 @@ def main(arguments: list[str] | None = None) -> int:
             raise
         code, message = _unexpected(error)
     if leading():
-        typer.echo(f"sdi-gs: {message}", err=True)
+        typer.echo(f"sdi-gs: {as_flags(message, arguments)}", err=True)
     return code
+
+
+def as_flags(message: str, arguments: list[str]) -> str:
+    """A message that names options as Python does (``sh_degree=9``), as the command line writes
+    them (``--sh-degree 9``): those of the verb that was typed."""
+    command: Any = typer.main.get_command(app)
+    for word in arguments:
+        command = getattr(command, "commands", {}).get(word, command)
+    for parameter in command.params:
+        flags = [flag for flag in parameter.opts if flag.startswith("--")]
+        if flags:
+            name = re.escape(parameter.name)
+            message = re.sub(rf"(?<![\w.'\"-]){name}=(?=[^\s;,])", f"{flags[0]} ", message)
+    return message
 
 
 def _unexpected(error: Exception) -> tuple[int, str]:
@@ -336,8 +336,8 @@ def _unexpected(error: Exception) -> tuple[int, str]:
     kind = type(error).__name__
     if kind == "Abort":
         return INTERRUPTED, "interrupted"
-    first = (str(error).strip().splitlines() or ["no message"])[0]
-    return 1, f"internal error: {kind}: {first} (the traceback is shown with --debug)"
+    said = first_line(error, "no message")
+    return 1, f"internal error: {kind}: {said} (the traceback is shown with --debug)"
 
 
 if __name__ == "__main__":

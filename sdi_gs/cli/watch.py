@@ -11,7 +11,7 @@ import typer
 from ..errors import UserError, leading
 
 if TYPE_CHECKING:
-    from ..watch.progress import Live, Plain, Silent
+    from ..watch.progress import Terminal
     from ..watch.viewer import Audience
 
 PORT = 8080
@@ -28,7 +28,7 @@ def check_port(view: bool, port: int | None) -> None:
         raise UserError(f"--port {port} is the port of the page in the browser: add --view")
 
 
-def watcher(view: bool, port: int | None) -> Silent | Plain | Live | Audience:
+def watcher(view: bool, port: int | None) -> Terminal | Audience:
     """What shows a run to a person: the terminal, and with ``view`` a page as well."""
     from ..watch.progress import watcher as terminal
 

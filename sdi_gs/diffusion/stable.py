@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..errors import first_line
 from .base import Condition
 from .lora import LoraLearner
 from .schedule import eps_of_v, require_signal, with_signal
@@ -165,7 +166,7 @@ def _load_parts(source: str, dtype: torch.dtype) -> dict[str, Any]:
         }
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise ModelError(
-            f"the model in {folder} does not load: {_first_line(error)} -- all parts are needed in "
+            f"the model in {folder} does not load: {first_line(error)} -- all parts are needed in "
             "diffusers layout, with .safetensors weights"
         ) from error
 
@@ -211,17 +212,13 @@ def _from_hub(name: str) -> str:
     except Exception as error:
         raise ModelError(
             f"model {name!r} is not in the local cache and cannot be fetched "
-            f"({_first_line(error)}); download it where there is a network "
+            f"({first_line(error)}); download it where there is a network "
             f"(hf download {name} --local-dir DIR) and pass the folder as model.source=DIR, "
             "or use model.source=mini, which ships with the package"
         ) from error
     finally:
         logger.setLevel(level)
     return str(snapshot_download(name, **wanted))
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _quiet() -> None:

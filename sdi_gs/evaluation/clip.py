@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..artefacts.media import to_uint8
-from ..errors import UserError
+from ..errors import UserError, first_line
 
 IQA = {
     "quality": ("Good photo.", "Bad photo."),
@@ -55,7 +55,7 @@ class Clip:
         folder = Path(source).expanduser()
         if looks_like_path and not folder.is_dir():
             raise UserError(
-                f"--clip {source}: no such folder. A CLIP folder holds config.json, "
+                f"clip={source}: no such folder. A CLIP folder holds config.json, "
                 f"model.safetensors and the tokenizer's files, as {PUBLISHED} does"
             )
         where = str(folder) if folder.is_dir() else source
@@ -66,13 +66,10 @@ class Clip:
             tokenizer = CLIPTokenizer.from_pretrained(where)
             processor = CLIPImageProcessor.from_pretrained(where)
         except (OSError, ValueError, TypeError, KeyError) as error:
-            first = (
-                str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            )
             raise UserError(
-                f"--clip {source} cannot be loaded as a CLIPModel: {first}. Name a folder with "
-                f"config.json, model.safetensors, tokenizer and preprocessor files; without "
-                f"network, fetch {PUBLISHED} on another machine first"
+                f"clip={source} cannot be loaded as a CLIPModel: {first_line(error)}. Name a "
+                "folder with config.json, model.safetensors, tokenizer and preprocessor files; "
+                f"without network, fetch {PUBLISHED} on another machine first"
             ) from error
         finally:
             if bars:

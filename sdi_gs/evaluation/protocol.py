@@ -47,9 +47,9 @@ class EvaluationOptions:
 
     def __post_init__(self) -> None:
         if self.views < 5:
-            raise UserError(f"--views {self.views}: the protocol needs at least 5")
+            raise UserError(f"views={self.views}: the protocol needs at least 5")
         if self.samples < 1:
-            raise UserError(f"--samples {self.samples}: allowed is 1 or more; or write --no-flat")
+            raise UserError(f"samples={self.samples}: allowed is 1 or more; or write --no-flat")
 
 
 @dataclass(frozen=True)

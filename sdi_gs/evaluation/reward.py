@@ -27,14 +27,14 @@ class Reward:
         """``folder`` holds ImageReward.pt and med_config.json, as THUDM/ImageReward does."""
         if not (folder / WEIGHTS).is_file():
             raise UserError(
-                f"--image-reward {folder}: no {WEIGHTS} in it. It is a local copy of "
+                f"image_reward={folder}: no {WEIGHTS} in it. It is a local copy of "
                 "THUDM/ImageReward, with ImageReward.pt and med_config.json"
             )
         try:
             import ImageReward
         except ImportError as error:
             raise UserError(
-                f"--image-reward needs the package image-reward, which cannot be imported here "
+                f"image_reward needs the package image-reward, which cannot be imported here "
                 f"({error}); pip install image-reward, in an environment of its own if it asks "
                 "for an older transformers, or leave the option out"
             ) from error

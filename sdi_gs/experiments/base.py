@@ -6,7 +6,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,6 +28,7 @@ from ..guidance.sampling import STREAM, ddim_sample, pure_noise
 from ..guidance.times import Times
 from ..guidance.viewpoints import Viewpoints
 from ..pages.plots import Line, plot, standalone
+from ..pages.text import text_table
 from ..ramp import Progress
 
 SAMPLING_STEPS = 30  # of DDIM, where an experiment needs pictures of the model itself
@@ -101,7 +102,7 @@ class Experiment(NamedTuple):
 def bench(denoiser: Denoiser, config: Config, samples: int) -> Bench:
     """Draw ``samples`` front views of the prompt with DDIM; they are what is measured on."""
     if samples < 1:
-        raise UserError(f"--samples {samples}: allowed is 1 or more")
+        raise UserError(f"samples={samples}: allowed is 1 or more")
     prompts = PromptSet(denoiser, config.prompt, config.negative_prompt, config.prompts)
     zeros = torch.zeros(samples)
     conditions = prompts.conditions(Viewpoints.orbit(zeros, zeros))
@@ -146,12 +147,8 @@ def table(result: Result) -> str:
     lines = result.lines()
     xs = sorted({x for line in lines for x, _ in line.points})
     by_x: list[dict[float, float]] = [dict(line.points) for line in lines]
-    rows: Sequence[Sequence[str]] = [
+    rows = [
         [result.x, *(line.label for line in lines)],
         *([f"{x:g}", *(f"{values[x]:.4g}" if x in values else "-" for values in by_x)] for x in xs),
     ]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return "\n".join(
-        "  ".join(text.rjust(width) for text, width in zip(row, widths, strict=True))
-        for row in rows
-    )
+    return text_table(rows)

@@ -55,13 +55,13 @@ class Plan:
 
     def __post_init__(self) -> None:
         if self.family not in PRESETS:
-            raise UserError(f"--family {self.family}: {nearest(self.family, PRESETS)}")
+            raise UserError(f"family={self.family}: {nearest(self.family, PRESETS)}")
         set_plugins({}, self.settings)
         for name in self.guidances:
             if name not in guidances():
-                raise UserError(f"--guidances {name}: {nearest(name, guidances())}")
+                raise UserError(f"guidances={name}: {nearest(name, guidances())}")
         if self.seeds < 1:
-            raise UserError(f"--seeds {self.seeds}: allowed is 1 or more")
+            raise UserError(f"seeds={self.seeds}: allowed is 1 or more")
         if not self.representations or not self.guidances:
             raise UserError("nothing to compare: name a representation and a guidance")
 

@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from ..artefacts.run_folder import STAGES
-from ..pages.parts import Column, aligned, columns, document, film, measured, or_dash
+from ..pages import render
 from ..pages.plots import Line, bars, plot
+from ..pages.text import Column, drop_unmeasured, or_dash, text_table
 from .compare import Plan, Row
 
 COLUMNS: tuple[Column[Row], ...] = (
@@ -39,19 +40,11 @@ NOTE = (
 
 def table(rows: Sequence[Row]) -> str:
     """Aligned text; a column of dashes only is left out."""
-    return aligned(measured(COLUMNS, rows))
+    return text_table(drop_unmeasured(COLUMNS, rows))
 
 
 def page(plan: Plan, rows: Sequence[Row], machine: str) -> str:
     """The whole HTML page; films and pictures are named relative to its folder."""
-    films = "".join(
-        film(
-            f"{row.run}/turntable.mp4",
-            f"{row.run}/preview.png",
-            f"{_label(row)}<br>{'-' if row.psnr_db is None else f'{row.psnr_db:.2f} dB'}",
-        )
-        for row in rows
-    )
     milliseconds = [
         (_label(row), {stage: 1e3 * row.seconds_per_step[stage] for stage in STAGES})
         for row in rows
@@ -65,16 +58,35 @@ def page(plan: Plan, rows: Sequence[Row], machine: str) -> str:
         for key, title in (("step", "steps"), ("seconds", "seconds of training"))
         if any(r.curve for r in rows)
     ]
-    return document(
-        f"{plan.prompt}: compared",
-        f"""<h1>{html.escape(plan.prompt)}</h1>
-<p class="note">{html.escape(machine)}</p>
-<section>{films}</section>
-{columns(COLUMNS, rows)}
-<p class="note">{html.escape(NOTE)}</p>
-<section>{"".join(curves)}{bars(milliseconds, "milliseconds of a step", "ms")}</section>""",
+    return render.page(
+        "compare",
+        {
+            "title": f"{plan.prompt}: compared",
+            "prompt": plan.prompt,
+            "machine": machine,
+            "films": [
+                Film(
+                    f"{row.run}/turntable.mp4",
+                    f"{row.run}/preview.png",
+                    (_label(row), "-" if row.psnr_db is None else f"{row.psnr_db:.2f} dB"),
+                )
+                for row in rows
+            ],
+            "columns": COLUMNS,
+            "rows": rows,
+            "note": NOTE,
+            "plots": [*curves, bars(milliseconds, "milliseconds of a step", "ms")],
+        },
     )
 
 
+class Film(NamedTuple):
+    """A turntable on the page."""
+
+    url: str
+    poster: str
+    caption: tuple[str, ...]
+
+
 def _label(row: Row) -> str:
-    return html.escape(f"{row.representation} / {row.guidance} / seed {row.seed}")
+    return f"{row.representation} / {row.guidance} / seed {row.seed}"

@@ -54,16 +54,16 @@ class FlatOptions:
     def __post_init__(self) -> None:
         for name, known in (("method", Method), ("space", Space), ("move", Move)):
             if getattr(self, name) not in get_args(known):
-                raise UserError(f"--{name} {getattr(self, name)}: "
+                raise UserError(f"{name}={getattr(self, name)}: "
                                 f"{nearest(getattr(self, name), get_args(known))}")  # fmt: skip
         if self.move == "assign" and self.space == "pixels":
-            raise UserError("--move assign: a target is latents; write --space latents")
+            raise UserError("move=assign: a target is latents; write space=latents")
         if self.method == "cached" and self.space == "pixels":
-            raise UserError("--guidance cached needs --space latents")
+            raise UserError("guidance=cached needs space=latents")
         if self.rate <= 0.0:
-            raise UserError(f"--rate {self.rate}: a learning rate is positive; write --rate 0.05")
+            raise UserError(f"rate={self.rate}: a learning rate is positive; write rate=0.05")
         if self.samples < 1:
-            raise UserError(f"--samples {self.samples}: allowed is 1 or more")
+            raise UserError(f"samples={self.samples}: allowed is 1 or more")
 
 
 class AsLatents:

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import html
 import io
 import json
 import statistics
@@ -16,6 +15,8 @@ from pathlib import Path
 from typing import NamedTuple
 from zlib import crc32
 
+from markupsafe import Markup
+
 from representations.files import write_bytes
 
 from ..artefacts import run_folder
@@ -23,8 +24,9 @@ from ..artefacts.run_folder import slug
 from ..config import Config
 from ..errors import RunFailure, UserError
 from ..evaluation.protocol import Judge
-from ..pages.parts import Column, aligned, document, lines, measured, or_dash, picture
+from ..pages import render
 from ..pages.plots import bars, standalone
+from ..pages.text import Column, drop_unmeasured, or_dash, text_table
 from ..run import Interrupted
 from . import study
 from .chains import Variant
@@ -216,37 +218,35 @@ NOTE = (
 
 def text(entries: Sequence[Entry]) -> str:
     """The table for a terminal; a column of dashes only is left out."""
-    return aligned(measured(COLUMNS, entries))
+    return text_table(drop_unmeasured(COLUMNS, entries))
 
 
 def page(title: str, entries: Sequence[Entry], shown: Sequence[Shown], machine: str) -> str:
     """The HTML page: the table, and below it a picture of every run, a line per variant and a
     column per sentence and seed. Pictures are named relative to the page's folder."""
-    head, *body = zip(*measured(COLUMNS, entries), strict=True)
-    numbers = lines(body, head=head)
-    gallery: dict[str, list[str]] = {}
+    head, *body = drop_unmeasured(COLUMNS, entries)
+    gallery: dict[str, list[Picture]] = {}
     for run, row in shown:
         line = f"{Path(run.cell.representation).stem} / {run.variant.label}"
-        gallery.setdefault(line, []).append(_figure(run, row))
-    pictures = "".join(
-        f"<h2>{html.escape(line)}</h2><section>{''.join(cells)}</section>"
-        for line, cells in gallery.items()
-    )
-    return document(
-        title,
-        f"""<h1>{html.escape(title)}</h1>
-<p class="note">{html.escape(machine)}</p>
-{numbers}
-<p class="note">{html.escape(NOTE)}</p>
-{"".join(plots(entries))}
-{pictures}""",
+        gallery.setdefault(line, []).append(_picture(run, row))
+    return render.page(
+        "table",
+        {
+            "title": title,
+            "machine": machine,
+            "head": head,
+            "body": body,
+            "note": NOTE,
+            "plots": plots(entries),
+            "gallery": gallery,
+        },
     )
 
 
-def plots(entries: Sequence[Entry]) -> list[str]:
+def plots(entries: Sequence[Entry]) -> list[Markup]:
     """Bars of quality and of time, as far as they were measured."""
 
-    def drawn(title: str, unit: str, values: Sequence[float | None]) -> str | None:
+    def drawn(title: str, unit: str, values: Sequence[float | None]) -> Markup | None:
         named = zip(entries, values, strict=True)
         rows = [(_label(entry), {title: value}) for entry, value in named if value is not None]
         return bars(rows, title, unit) if rows else None
@@ -260,7 +260,7 @@ def plots(entries: Sequence[Entry]) -> list[str]:
 
 
 def _label(entry: Entry) -> str:
-    return html.escape(f"{Path(entry.representation).stem} / {entry.variant}")
+    return f"{Path(entry.representation).stem} / {entry.variant}"
 
 
 def write(
@@ -280,11 +280,18 @@ def write(
     return [*paths, out / "table.json"]
 
 
-def _figure(run: Wanted, row: Row | None) -> str:
-    words = html.escape(run.config.prompt) + (f", seed {run.cell.seed}" if run.cell.seed else "")
+class Picture(NamedTuple):
+    """A run on the page; ``url`` is "" where there is nothing to see."""
+
+    url: str
+    caption: tuple[str, ...]
+
+
+def _picture(run: Wanted, row: Row | None) -> Picture:
+    words = run.config.prompt + (f", seed {run.cell.seed}" if run.cell.seed else "")
     if row is None:
-        return f"<figure><figcaption>{words}<br>failed</figcaption></figure>"
+        return Picture("", (words, "failed"))
     said = [or_dash(row.psnr_db, ".1f") + " dB"] if row.psnr_db is not None else []
     if row.judged is not None:
         said.append(f"recognised in {100 * row.judged.r_precision:.0f} % of views")
-    return picture(f"{row.run}/preview.png", f"{words}<br>{', '.join(said)}", width=256)
+    return Picture(f"{row.run}/preview.png", (words, ", ".join(said)))

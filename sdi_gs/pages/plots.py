@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Line plots as SVG: text that a browser draws and a diff shows, with no plotting library."""
+"""Line plots as SVG: text that a browser draws and a diff shows, with no plotting library.
+
+Each piece of SVG is a constant Markup whose ``format`` escapes what is put into it.
+"""
 
 from __future__ import annotations
 
@@ -7,28 +10,51 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from markupsafe import Markup
+
 DOTTED = 40  # a line of more points than this has no dot on each
 PALETTE = ("#1f6f8b", "#c8553d", "#588157", "#7b4b94", "#b08900", "#444444")
-WIDTH, HEIGHT, MARGIN = 460, 260, 46  # of a plot, pixels
+WIDTH, HEIGHT, MARGIN = 460, 260, 56  # of a plot, pixels
+
+LINE = Markup('<polyline points="{path}" fill="none" stroke="{color}"/>')
+DOT = Markup('<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{color}"/>')
+# A white rim keeps a label readable where it lies on a line.
+LABEL = Markup(
+    '<text x="{x}" y="{y}" text-anchor="end" fill="{color}" stroke="#fff" stroke-width="3" '
+    'paint-order="stroke">{text}</text>'
+)
+TEXT = Markup('<text x="{x}" y="{y}">{text}</text>')
+ANCHORED = Markup('<text x="{x}" y="{y}" text-anchor="{anchor}">{text}</text>')
+UPRIGHT = Markup(
+    '<text transform="translate({x},{y}) rotate(-90)" text-anchor="middle">{text}</text>'
+)
+AXES = Markup('<path d="M{left},20V{base}H{right}" fill="none" stroke="#999"/>')
+BAR = Markup('<rect x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height}" fill="{color}"/>')
+SVG = Markup(
+    '<svg width="{width}" height="{height}" viewBox="0 0 {width} {height}" '
+    'font-family="system-ui, sans-serif" font-size="11">{parts}</svg>'
+)
 
 
 @dataclass(frozen=True)
 class Line:
-    label: str  # escaped already, where it comes from a user
+    label: str
     points: list[tuple[float, float]]
 
 
-def plot(lines: Sequence[Line], x_title: str, y_title: str, log: bool = False) -> str:
+def plot(lines: Sequence[Line], x_title: str, y_title: str, log: bool = False) -> Markup:
     """An SVG line plot; x starts at 0. With ``log`` the y axis is logarithmic, and points that are
     not positive are left out. Values that are no numbers are left out too."""
     drawn = [Line(line.label, _usable(line.points, log)) for line in lines]
     drawn = [line for line in drawn if line.points]
     if not drawn:
-        return svg([f'<text x="10" y="20">{y_title}: nothing to draw</text>'], HEIGHT)
+        return svg([TEXT.format(x=10, y=20, text=f"{y_title}: nothing to draw")], HEIGHT)
     xs = [x for line in drawn for x, _ in line.points]
     ys = [y for line in drawn for _, y in line.points]
     x_top, low, high = max(xs) or 1.0, min(ys), max(ys)
     pad = 0.05 * (high - low) + (0.02 if log else 0.1)
+    if low == high and not log:  # else four digits would not tell the ends of the axis apart
+        pad = max(pad, 0.05 * abs(high))
     low, high = low - pad, high + pad
 
     def place(x: float, y: float) -> tuple[float, float]:
@@ -41,18 +67,12 @@ def plot(lines: Sequence[Line], x_title: str, y_title: str, log: bool = False) -
     parts = [_axes(x_title, y_title, x_top, ends)]
     for index, line in enumerate(drawn):
         color = PALETTE[index % len(PALETTE)]
-        path = " ".join(f"{px:.1f},{py:.1f}" for px, py in (place(*p) for p in line.points))
-        dotted = line.points if len(line.points) <= DOTTED else []
-        dots = "".join(
-            f'<circle cx="{px:.1f}" cy="{py:.1f}" r="3" fill="{color}"/>'
-            for px, py in (place(*p) for p in dotted)
-        )
-        parts.append(f'<polyline points="{path}" fill="none" stroke="{color}"/>{dots}')
-        # A white rim keeps a label readable where it lies on a line.
-        parts.append(
-            f'<text x="{WIDTH - 10}" y="{16 + 14 * index}" text-anchor="end" fill="{color}" '
-            f'stroke="#fff" stroke-width="3" paint-order="stroke">{line.label}</text>'
-        )
+        placed = [place(*point) for point in line.points]
+        path = " ".join(f"{px:.1f},{py:.1f}" for px, py in placed)
+        parts.append(LINE.format(path=path, color=color))
+        if len(placed) <= DOTTED:
+            parts += [DOT.format(x=px, y=py, color=color) for px, py in placed]
+        parts.append(LABEL.format(x=WIDTH - 10, y=16 + 14 * index, color=color, text=line.label))
     return svg(parts, HEIGHT)
 
 
@@ -61,17 +81,19 @@ def _usable(points: list[tuple[float, float]], log: bool) -> list[tuple[float, f
     return [(x, math.log10(y)) for x, y in finite if y > 0.0] if log else finite
 
 
-def _axes(x_title: str, y_title: str, x_top: float, y_range: tuple[float, float]) -> str:
+def _axes(x_title: str, y_title: str, x_top: float, y_range: tuple[float, float]) -> Markup:
     base, right = HEIGHT - MARGIN, WIDTH - 10
-    return (
-        f'<path d="M{MARGIN},20V{base}H{right}" fill="none" stroke="#999"/>'
-        f'<text x="{right}" y="{base + 16}" text-anchor="end">{x_top:.4g}</text>'
-        f'<text x="{MARGIN}" y="{base + 16}">0</text>'
-        f'<text x="{(MARGIN + right) / 2}" y="{base + 32}" text-anchor="middle">{x_title}</text>'
-        f'<text x="{MARGIN - 4}" y="28" text-anchor="end">{_short(y_range[1])}</text>'
-        f'<text x="{MARGIN - 4}" y="{base}" text-anchor="end">{_short(y_range[0])}</text>'
-        f'<text transform="translate(12,{(20 + base) / 2}) rotate(-90)" text-anchor="middle">'
-        f"{y_title}</text>"
+    low, high = map(_short, y_range)
+    return Markup("").join(
+        [
+            AXES.format(left=MARGIN, base=base, right=right),
+            ANCHORED.format(x=right, y=base + 16, anchor="end", text=f"{x_top:.4g}"),
+            TEXT.format(x=MARGIN, y=base + 16, text="0"),
+            ANCHORED.format(x=(MARGIN + right) / 2, y=base + 32, anchor="middle", text=x_title),
+            ANCHORED.format(x=MARGIN - 4, y=28, anchor="end", text=high),
+            ANCHORED.format(x=MARGIN - 4, y=base, anchor="end", text=low),
+            UPRIGHT.format(x=10, y=(20 + base) / 2, text=y_title),
+        ]
     )
 
 
@@ -84,39 +106,37 @@ def _short(value: float) -> str:
     return f"{mantissa}e{int(exponent)}"
 
 
-def bars(rows: Sequence[tuple[str, Mapping[str, float]]], title: str, unit: str) -> str:
-    """One stacked bar per row: its label, escaped already, and its parts by name, not negative;
-    the sum stands at the end, in ``unit``. A single part of the title's name needs no legend."""
+def bars(rows: Sequence[tuple[str, Mapping[str, float]]], title: str, unit: str) -> Markup:
+    """One stacked bar per row: its label, and its parts by name, not negative; the sum stands at
+    the end, in ``unit``. A single part of the title's name needs no legend."""
     names = list(dict.fromkeys(name for _, values in rows for name in values))
+    colors = {name: PALETTE[index % len(PALETTE)] for index, name in enumerate(names)}
     longest = max((sum(values.values()) for _, values in rows), default=0.0) or 1.0
-    parts = [f'<text x="0" y="14">{title}</text>']
-    for index, name in enumerate(names if names != [title] else []):
-        color, left = PALETTE[index % len(PALETTE)], 90 * index
-        parts.append(f'<rect x="{left}" y="22" width="10" height="10" fill="{color}"/>')
-        parts.append(f'<text x="{left + 14}" y="31">{name}</text>')
+    parts = [TEXT.format(x=0, y=14, text=title)]
+    legend = names if names != [title] else []
+    for index, name in enumerate(legend):
+        left = 90 * index
+        parts.append(BAR.format(x=left, y=22, width=10, height=10, color=colors[name]))
+        parts.append(TEXT.format(x=left + 14, y=31, text=name))
+    top = 46.0 if legend else 26.0
     for number, (label, values) in enumerate(rows):
-        y, x = 46.0 + 40.0 * number, 0.0
-        parts.append(f'<text x="0" y="{y + 10}">{label}</text>')
-        for index, name in enumerate(names):
+        y, x = top + 40.0 * number, 0.0
+        parts.append(TEXT.format(x=0, y=y + 10, text=label))
+        for name in names:
             width = values.get(name, 0.0) / longest * (WIDTH - 80)
-            parts.append(
-                f'<rect x="{x:.1f}" y="{y + 14}" width="{width:.1f}" height="14" '
-                f'fill="{PALETTE[index % len(PALETTE)]}"/>'
-            )
+            parts.append(BAR.format(x=x, y=y + 14, width=width, height=14, color=colors[name]))
             x += width
-        total = sum(values.values())
-        parts.append(f'<text x="{x + 4:.1f}" y="{y + 25}">{total:.4g} {unit}</text>')
-    return svg(parts, 50 + 40 * len(rows))
+        total = f"{sum(values.values()):.4g} {unit}"
+        parts.append(TEXT.format(x=round(x + 4, 1), y=y + 25, text=total))
+    return svg(parts, round(top) + 4 + 40 * len(rows))
 
 
-def svg(parts: Sequence[str], height: int) -> str:
+def svg(parts: Sequence[Markup], height: int) -> Markup:
     """A picture of the plots' width around ``parts``."""
-    return (
-        f'<svg width="{WIDTH}" height="{height}" viewBox="0 0 {WIDTH} {height}" '
-        f'font-family="system-ui, sans-serif" font-size="11">{"".join(parts)}</svg>'
-    )
+    return SVG.format(width=WIDTH, height=height, parts=Markup("").join(parts))
 
 
-def standalone(drawn: str) -> str:
+def standalone(drawn: Markup) -> Markup:
     """A plot as the contents of an .svg file; inside of a page it needs no name space."""
-    return drawn.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1)
+    named = Markup('<svg xmlns="http://www.w3.org/2000/svg" ')
+    return drawn.replace(Markup("<svg "), named, 1)

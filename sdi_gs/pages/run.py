@@ -6,7 +6,6 @@ Only files are read: no model, no checkpoint and no device is needed.
 
 from __future__ import annotations
 
-import html
 import itertools
 import json
 import shlex
@@ -16,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from markupsafe import Markup
+
 from ..artefacts import run_folder
 from ..artefacts.run_folder import STAGES, RunFolder
 from ..config import Config, dump
@@ -23,13 +24,13 @@ from ..differences import between, differing
 from ..errors import UserError
 from . import parts
 from .plots import Line, bars, plot
+from .render import page
+from .text import Column
 
 POINTS = 200  # of a curve, at most
 PREVIEWS = 8  # contact sheets from the time of training, at most
 PREVIEW_WIDTH = 640  # pixels
 BOOKKEEPING = {"config.yaml", "stats.jsonl", "summary.json", "preview.png", "report.html"}
-
-NOTHING = [("none", "-", "-")]
 
 NOTE = (
     "Seconds of a step are medians by stage without the first tenth of the steps, in which kernels "
@@ -148,28 +149,20 @@ def _free_page(folder: Path) -> Path:
 def one(facts: Facts) -> str:
     """The page of one run."""
     config = facts.config
-    label = facts.name
-    sections = [
-        f"<h1>{html.escape(config.prompt)}</h1>",
-        f'<p class="note">{html.escape(f"{label}; {facts.status()}")}</p>',
-        _unfinished(facts),
-        f"<section>{_turntable(facts, '', 384)}{_views(facts, 'views all around')}</section>",
-        "<h2>Measured</h2>",
-        parts.lines(((title, cell(facts)) for title, cell in MEASURES), "facts"),
-        f'<p class="note">{html.escape(NOTE)}</p>',
-        "<h2>Files</h2>",
-        parts.lines(facts.exported() or [("none", "nothing was exported yet")], "facts"),
-        "<h2>Settings that differ from the defaults</h2>",
-        parts.lines(differing(config) or NOTHING, "facts", ("setting", "here", "default")),
-        parts.fold("all settings, as config.yaml", f"<pre>{html.escape(dump(config))}</pre>"),
-        "<h2>Training</h2>" if facts.lines else "",
-        f"<section>{_curves([facts], [''])}</section>",
-        _previews(facts),
-        "<h2>Made with</h2>",
-        parts.lines(_environment(facts), "facts"),
-    ]
-    return parts.document(
-        config.prompt or label, "\n".join(section for section in sections if section)
+    return page(
+        "run",
+        {
+            "measures": MEASURES,
+            "note": NOTE,
+            "title": config.prompt or facts.name,
+            "prompt": config.prompt,
+            "run": _shown(facts, facts.name),
+            "settings": differing(config) or [("none", "-", "-")],
+            "all_settings": dump(config),
+            "plots": _plots([facts], [""]),
+            "previews": _previews(facts),
+            "environment": _environment(facts),
+        },
     )
 
 
@@ -177,53 +170,48 @@ def many(found: Sequence[Facts]) -> str:
     """One page for several runs."""
     labels = _labels(found)
     prompts = list(dict.fromkeys(facts.config.prompt for facts in found))
-    title = prompts[0] if len(prompts) == 1 else f"{len(found)} runs compared"
-    shown = [html.escape(label) for label in labels]
-    names: tuple[parts.Column[Facts], ...] = (
-        ("run", lambda facts: labels[found.index(facts)]),
-        ("prompt", lambda facts: facts.config.prompt),
-        ("status", lambda facts: facts.status()),
-    )
     environments = [_environment(facts) for facts in found]
-    same = all(environment == environments[0] for environment in environments)
-    made = (
-        parts.lines(environments[0], "facts")
-        if same
-        else "".join(
-            parts.fold(label, parts.lines(environment, "facts"))
-            for label, environment in zip(labels, environments, strict=True)
-        )
+    columns = (*NAMES, *MEASURES)
+    measured = [(title, *(cell(facts) for facts in found)) for title, cell in columns]
+    return page(
+        "runs",
+        {
+            "note": NOTE,
+            "measured": [("run", *labels), *measured],
+            "title": prompts[0] if len(prompts) == 1 else f"{len(found)} runs compared",
+            "runs": [_shown(facts, label) for facts, label in zip(found, labels, strict=True)],
+            "settings": between([facts.config for facts in found])
+            or [("none", *("-" for _ in found))],
+            "labels": labels,
+            "plots": _plots(found, labels),
+            "environments": list(zip(labels, environments, strict=True)),
+            "same_environment": all(one == environments[0] for one in environments),
+        },
     )
-    both = list(zip(found, shown, strict=True))
-    return parts.document(
-        title,
-        f"""<h1>{html.escape(title)}</h1>
-{"".join(_unfinished(facts) for facts in found)}
-<section>{"".join(_turntable(facts, text) for facts, text in both)}</section>
-<h2>Measured</h2>
-{parts.columns((*names, *MEASURES), found)}
-<p class="note">{html.escape(NOTE)}</p>
-<h2>Settings that differ between the runs</h2>
-{
-            parts.lines(
-                between([facts.config for facts in found]) or [("none", *("-" for _ in found))],
-                "facts",
-                ("setting", *labels),
-            )
-        }
-<h2>Training</h2>
-<section>{_curves(found, shown)}</section>
-<h2>Views</h2>
-<section>{"".join(_views(facts, text) for facts, text in both)}</section>
-<h2>Files</h2>
-{
-            "".join(
-                parts.fold(label, parts.lines(facts.exported(), "facts"))
-                for facts, label in zip(found, labels, strict=True)
-            )
-        }
-<h2>Made with</h2>
-{made}""",
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A run as its page shows it; pictures are text, "" where there is none."""
+
+    label: str
+    facts: Facts
+    resume: str  # the command that continues a run which has not finished, else ""
+    turntable: str
+    views: str
+    files: list[tuple[str, str]]
+
+
+def _shown(facts: Facts, label: str) -> Shown:
+    table, views = facts.turntable(), _views(facts)
+    unfinished = facts.summary is None
+    return Shown(
+        label=label,
+        facts=facts,
+        resume=f"sdi-gs resume {shlex.quote(str(facts.run.path))}" if unfinished else "",
+        turntable="" if table is None else parts.embedded(table),
+        views="" if views is None else parts.embedded(views),
+        files=facts.exported(),
     )
 
 
@@ -235,50 +223,29 @@ def _labels(found: Sequence[Facts]) -> list[str]:
     return [str(facts.run.path.resolve()) for facts in found]
 
 
-def _unfinished(facts: Facts) -> str:
-    if facts.summary is not None:
-        return ""
-    command = f"sdi-gs resume {shlex.quote(str(facts.run.path))}"
-    return (
-        f'<p class="warning">{html.escape(facts.name)} has not finished: {facts.steps_done} of '
-        f"{facts.config.steps} steps are done, and this page shows what there is. If it is not "
-        f"running, continue it with <code>{html.escape(command)}</code></p>"
-    )
-
-
-def _turntable(facts: Facts, caption: str, side: int = 256) -> str:
-    path = facts.turntable()
-    if path is None:
-        return ""
-    return parts.film(parts.embedded(path), "", caption or "turntable", side)
-
-
-def _views(facts: Facts, caption: str) -> str:
+def _views(facts: Facts) -> Path | None:
     """The contact sheet; before the end of a run the newest of its previews."""
     sheets = [*_sheets(facts), facts.run.preview_png]
-    path = next((path for path in reversed(sheets) if path.is_file()), None)
-    return "" if path is None else parts.picture(parts.embedded(path), caption)
+    return next((path for path in reversed(sheets) if path.is_file()), None)
 
 
 def _sheets(facts: Facts) -> list[Path]:
     return sorted((facts.run.path / "previews").glob("step_*.png"))
 
 
-def _previews(facts: Facts) -> str:
-    """Contact sheets from the time of training, evenly chosen, the last one included."""
+def _previews(facts: Facts) -> list[tuple[str, str]]:
+    """Contact sheets from the time of training with their captions, evenly chosen, the last one
+    included."""
     paths = _sheets(facts)
-    if not paths:
-        return ""
     every = (len(paths) - 1) / max(1, PREVIEWS - 1)
     chosen = [paths[round(i * every)] for i in range(PREVIEWS)] if every > 1 else paths
-    shown = "".join(
-        parts.picture(
+    return [
+        (
             parts.embedded_small(path, PREVIEW_WIDTH),
             f"after step {int(path.stem.removeprefix('step_'))}",
         )
         for path in chosen
-    )
-    return parts.fold("previews while training", shown)
+    ]
 
 
 def _mb(value: float | None) -> str:
@@ -300,7 +267,12 @@ def _size(facts: Facts) -> str:
     return f"{last['size']:,} {last['unit']}"
 
 
-MEASURES: tuple[parts.Column[Facts], ...] = (
+NAMES: tuple[Column[Facts], ...] = (
+    ("prompt", lambda f: f.config.prompt),
+    ("status", lambda f: f.status()),
+)
+
+MEASURES: tuple[Column[Facts], ...] = (
     ("steps", lambda f: f"{f.steps_done:,}"),
     ("seconds", lambda f: "-" if f.seconds is None else f"{f.seconds:.1f}"),
     ("a step", _step),
@@ -323,27 +295,26 @@ def _environment(facts: Facts) -> list[tuple[str, str]]:
     return told or [("unknown", "a run writes this down when it finishes")]
 
 
-def _curves(found: Sequence[Facts], labels: Sequence[str]) -> str:
-    """Loss, size, t and seconds over the steps, and where the seconds went. ``labels`` are escaped
-    already."""
+def _plots(found: Sequence[Facts], labels: Sequence[str]) -> list[Markup]:
+    """Loss, size, t and seconds over the steps, and where the seconds went."""
     ran = [(facts, label) for facts, label in zip(found, labels, strict=True) if facts.lines]
     if not ran:
-        return ""
+        return []
     units = list(dict.fromkeys(facts.lines[-1]["unit"] for facts, _ in ran))
     # A logarithm of a loss that is not positive would drop points in silence.
     log = all(line["loss"] > 0.0 for facts, _ in ran for line in facts.lines)
-    plots = [
-        plot(_lines(ran, "loss"), "steps", "loss, logarithmic" if log else "loss", log),
-        plot(_lines(ran, "size"), "steps", html.escape(" or ".join(units))),
-        plot(_lines(ran, "t"), "steps", "time index t"),
-        plot(_seconds(ran), "steps", "seconds of a step, logarithmic", log=True),
-    ]
     medians = [(label, run_folder.median_seconds(facts.lines)) for facts, label in ran]
     milliseconds = [
         (label, {stage: 1e3 * value for stage, value in median.items()})
         for label, median in medians
     ]
-    return "".join(plots) + bars(milliseconds, "milliseconds of a step", "ms")
+    return [
+        plot(_lines(ran, "loss"), "steps", "loss, logarithmic" if log else "loss", log),
+        plot(_lines(ran, "size"), "steps", " or ".join(units)),
+        plot(_lines(ran, "t"), "steps", "time index t"),
+        plot(_seconds(ran), "steps", "seconds of a step, logarithmic", log=True),
+        bars(milliseconds, "milliseconds of a step", "ms"),
+    ]
 
 
 def _lines(ran: Sequence[tuple[Facts, str]], key: str) -> list[Line]:

@@ -7,6 +7,8 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
+from markupsafe import escape
+
 from ..errors import leading
 from ..trainer import StepReport
 
@@ -14,14 +16,24 @@ if TYPE_CHECKING:
     from ..run import Scene
 
 PLAIN_LINES = 20  # about this many lines for a whole run
+NOTEBOOK_EVERY = 0.3  # seconds between two updates of a notebook's bar
 SMOOTHING = 0.9  # of the seconds per step that are shown
 
 
-def watcher() -> Silent | Plain | Live:
-    """The one that fits standard output."""
+def watcher() -> Terminal:
+    """The one that fits where the output goes."""
     if not leading():
         return Silent()
+    if in_notebook():
+        return Notebook()
     return Live() if sys.stdout.isatty() else Plain()
+
+
+def in_notebook() -> bool:
+    """Whether a notebook's kernel runs this, which shows HTML."""
+    shell = sys.modules.get("IPython")
+    running = shell.get_ipython() if shell is not None else None
+    return running is not None and getattr(running, "kernel", None) is not None
 
 
 class Pace:
@@ -106,6 +118,51 @@ class Plain:
         """Nothing to put away."""
 
 
+class Notebook:
+    """One bar that moves, below a notebook's cell."""
+
+    def __init__(self) -> None:
+        from IPython.display import HTML, display
+
+        self._html = HTML
+        self._handle = display(HTML(""), display_id=True)
+        self._said = ""
+        self._bar = ""
+        self._shown = 0.0
+
+    def say(self, text: str) -> None:
+        self._said = text
+        self._show()
+
+    def begin(self, scene: Scene) -> None:
+        self._pace = Pace(scene.first_step, scene.config.steps)
+
+    def step(self, report: StepReport) -> None:
+        self._pace.lap()
+        done, steps = report.step + 1, self._pace.steps
+        self._bar = (
+            f'<progress value="{done}" max="{steps}" style="width: 16em"></progress> '
+            f"<code>step {done}/{steps}&nbsp; {escape(describe(report, self._pace))}</code>"
+        )
+        if done == steps or time.perf_counter() - self._shown > NOTEBOOK_EVERY:
+            self._said = ""
+            self._show()
+
+    def rest(self, seconds: float) -> None:
+        self._pace.rest(seconds)
+
+    def linger(self) -> None:
+        """A notebook keeps what it was told."""
+
+    def end(self) -> None:
+        self._said = ""
+        self._show()
+
+    def _show(self) -> None:
+        self._shown = time.perf_counter()
+        self._handle.update(self._html(f"{self._bar} {escape(self._said)}"))
+
+
 class Live:
     """One line that moves."""
 
@@ -143,3 +200,7 @@ class Live:
 
     def end(self) -> None:
         self._progress.stop()
+
+
+Terminal = Silent | Plain | Live | Notebook
+"""Where a person is told of a run; see :class:`sdi_gs.run.Watcher`."""

@@ -9,7 +9,6 @@ is made of splats or a field.
 from __future__ import annotations
 
 import contextlib
-import html
 import io
 import math
 import time
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+from markupsafe import Markup
 from torch import Tensor
 
 from representations.cameras import fov_from_focal
@@ -28,7 +28,7 @@ from ..config import Config
 from ..differences import differing
 from ..errors import UserError
 from ..look import reopen, stage
-from ..pages import parts
+from ..pages.parts import html_table, inset
 from ..pages.run import thin
 from ..run import Scene
 from ..splat_files import open_splats
@@ -38,7 +38,7 @@ from .live import MOVING_EVERY, SHARE, STILL_EVERY, Budget, Controls, Limits, Lo
 if TYPE_CHECKING:
     import viser
 
-    from .progress import Live, Plain, Silent
+    from .progress import Terminal
 
 HOST = "127.0.0.1"  # of this machine only; a page that can pause a run is not for everybody
 INSTALL = ".venv/bin/pip install -e '.[viewer]'"
@@ -117,7 +117,7 @@ class Page:
         gui.main_panel.dock_right()
         gui.set_panel_label("sdi-gs")
         self._title = gui.add_html("")
-        self._numbers = gui.add_html(_inset("loading"))
+        self._numbers = gui.add_html(_html(inset("loading")))
         self._note = gui.add_html("")
         self._buttons: Buttons | None = None
         self._plots: dict[str, viser.GuiUplotHandle] = {}
@@ -133,7 +133,7 @@ class Page:
         for camera in (self.server.initial_camera, *early):  # some came while a model was loaded
             camera.position, camera.look_at = shown.position, shown.target
             camera.fov = shown.fov_y_rad
-        self._title.content = _inset(f"<b>{html.escape(shown.title)}</b>")
+        self._title.content = _html(inset(shown.title, strong=True))
         if with_buttons:
             self._add_buttons()
         if curves:
@@ -154,7 +154,8 @@ class Page:
                     )
         if shown.settings:
             with gui.add_folder("Settings", expand_by_default=False):
-                gui.add_html(parts.lines(shown.settings, head=("setting", "here", "default")))
+                table = html_table(shown.settings, head=("setting", "here", "default"))
+                gui.add_html(_html(table))
 
     def _add_buttons(self) -> None:
         gui = self.server.gui
@@ -200,10 +201,10 @@ class Page:
             )
 
     def numbers(self, text: str) -> None:
-        self._numbers.content = _inset(html.escape(text))
+        self._numbers.content = _html(inset(text))
 
     def note(self, text: str) -> None:
-        self._note.content = _inset(html.escape(text)) if text else ""
+        self._note.content = _html(inset(text)) if text else ""
 
     def curve(self, name: str, points: Sequence[tuple[float, float]]) -> None:
         """Draw (step, value) as one of the curves that were presented."""
@@ -217,9 +218,9 @@ class Page:
             self.server.stop()
 
 
-def _inset(text: str) -> str:
-    """HTML with the distance to the edge that the panel's own elements have."""
-    return f'<div style="padding: .2em .8em; overflow-wrap: anywhere">{text}</div>'
+def _html(made: Markup) -> str:
+    """HTML in the only type that viser sends."""
+    return str(made)
 
 
 class LiveRun:
@@ -359,7 +360,7 @@ def view(path: Path, port: int, say: Callable[[str], None]) -> None:
 class Audience:
     """A terminal and a page, as one watcher. A page that breaks is given up; the run goes on."""
 
-    def __init__(self, terminal: Silent | Plain | Live, port: int) -> None:
+    def __init__(self, terminal: Terminal, port: int) -> None:
         self.terminal = terminal
         self.page = Page(port)
         self._live: LiveRun | None = LiveRun(self.page, terminal.say)

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from sdi_gs.cli.arguments import split_words
-from sdi_gs.errors import UserError
+from sdi_gs.errors import UserError, first_line
 from sdi_gs.mini import MINI_DIR
 
 Run = Callable[..., Any]
@@ -295,3 +295,10 @@ def test_doctor_reports_and_compiles_nothing(
     assert states["render"] == "ok"
     assert (said.code == 0) == ("BAD" not in states.values())
     assert not list(tmp_path.iterdir())
+
+
+def test_the_first_line_of_an_error() -> None:
+    assert first_line(ValueError("\n one \ntwo")) == "one"
+    assert first_line(ValueError("one\ntwo"), "no message") == "one"
+    assert first_line(ZeroDivisionError(" ")) == "ZeroDivisionError"
+    assert first_line(ZeroDivisionError(), "no message") == "no message"

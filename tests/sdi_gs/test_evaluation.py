@@ -14,10 +14,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from representations.interface import Cameras
 from sdi_gs.errors import UserError
 from sdi_gs.evaluation import protocol, truth
 from sdi_gs.evaluation.clip import Clip, clip_score, iqa, retrieved
 from sdi_gs.evaluation.reward import Reward
+from sdi_gs.look import Stage
 
 Run = Callable[..., Any]
 
@@ -344,14 +346,14 @@ def test_ddim_samples_are_asked_for_from_eight_sides(
 def test_a_run_with_mostly_empty_views_has_diverged(
     mini_run: Path, monkeypatch: pytest.MonkeyPatch, empty: int, diverged: bool
 ) -> None:
-    real = protocol.look
+    real = Stage.look
 
-    def look(*given: Any) -> tuple[Tensor, Tensor]:
-        pictures, alpha = real(*given)
+    def look(self: Stage, cameras: Cameras) -> tuple[Tensor, Tensor]:
+        pictures, alpha = real(self, cameras)
         alpha[:empty] = 0.0
         return pictures, alpha
 
-    monkeypatch.setattr(protocol, "look", look)
+    monkeypatch.setattr(Stage, "look", look)
     options = protocol.EvaluationOptions(views=6, flat=False)
     (one,) = protocol.evaluate([mini_run], options, lambda said: None)
     assert one.diverged is diverged

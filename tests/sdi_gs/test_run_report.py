@@ -8,7 +8,6 @@ import json
 import shutil
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -18,57 +17,12 @@ import yaml
 from representations.instant_ngp import InstantNGPConfig
 from sdi_gs.config import load
 from sdi_gs.differences import between, differing
-from sdi_gs.pages import parts as page
 from sdi_gs.pages import run as run_report
+
+from ..markup import Page
 
 PROMPT = "a <b>red</b> mug & co"
 Run = Callable[..., Any]
-
-
-class Page(HTMLParser):
-    """What a browser would make of a page; an unbalanced tag fails."""
-
-    VOID = ("meta", "br", "img", "path", "circle", "rect", "polyline")
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.tags: list[str] = []
-        self.urls: list[str] = []
-        self.rows: list[list[str]] = []
-        self.words: list[str] = []
-        self.feed(text)
-        assert self.open == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self.urls += [value or "" for name, value in attrs if name in ("src", "href", "poster")]
-        if tag == "tr":
-            self.rows.append([])
-        if tag in ("th", "td"):
-            self.rows[-1].append("")
-        if tag not in self.VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag not in self.VOID:
-            assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if "style" not in self.open:
-            self.words.append(data)
-        if self.open and self.open[-1] in ("th", "td"):
-            self.rows[-1][-1] += data
-
-    @property
-    def text(self) -> str:
-        return "\n".join(self.words)
-
-    def row(self, first: str) -> list[str]:
-        return next(row[1:] for row in self.rows if row[0] == first)
 
 
 @pytest.fixture(scope="module")
@@ -196,7 +150,7 @@ def test_a_report_that_fails_loses_nothing(
     def broken(path: Path) -> None:
         raise ZeroDivisionError("on purpose")
 
-    monkeypatch.setattr(run_report, "write_one", broken)
+    monkeypatch.setattr("sdi_gs.run.write_one", broken)
     out = tmp_path / "r"
     said = sdi_gs("generate", PROMPT, "--config", fast, "--out", out)
     assert said.code == 0, said.err
@@ -255,10 +209,3 @@ def test_a_thinned_curve_keeps_its_ends_and_its_mean() -> None:
     assert {y for _, y in thinned} == {3.0}  # the mean of 0..6, which each group of 7 holds
     assert run_report.thin(points[:50]) == points[:50]
     assert run_report.thin([]) == []
-
-
-def test_film_and_picture_escape_what_they_are_given() -> None:
-    made = Page(page.document("<t>", page.film('a"b.mp4', "", "c") + page.fold("<d>", "e")))
-    assert made.urls == ['a"b.mp4']
-    assert "<t>" in made.text
-    assert "<d>" in made.text

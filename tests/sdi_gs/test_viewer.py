@@ -26,6 +26,7 @@ from representations.ops.constants import SH_DC
 from sdi_gs.artefacts import checkpoint
 from sdi_gs.cli import watch as cli_watch
 from sdi_gs.config import load
+from sdi_gs.look import stage
 from sdi_gs.splat_files import open_splats
 from sdi_gs.watch import viewer
 from sdi_gs.watch.live import Controls, Look, Studio
@@ -251,11 +252,9 @@ def test_an_opened_file_is_in_the_middle_of_the_picture(ending: str, tmp_path: P
     fov = torch.tensor([opened.fov_y_rad])
     from representations.cameras import pinhole
     from representations.interface import Cameras
-    from sdi_gs.run import draw
 
-    picture = draw(opened.config, opened.renderer, Cameras(rotation, pinhole(fov, 64, 64), 64, 64))[
-        0
-    ]
+    cameras = Cameras(rotation, pinhole(fov, 64, 64), 64, 64)
+    picture = stage(opened.config, opened.renderer).draw(cameras)[0]
     covered = (picture[1] < 0.5).float()  # red on white
     assert covered.sum() > 400  # a tenth of the picture
     rows, columns = torch.nonzero(covered, as_tuple=True)
@@ -379,8 +378,6 @@ def test_in_a_real_browser(tmp_path: Path) -> None:
     middle, the green one (+y) on the right, nothing of the blue one behind. Two magenta points that
     the browser itself draws at the centres of red and green lie in the middle of our balls, before
     and after the camera was moved by hand: two renderers agree on the camera."""
-    from sdi_gs.run import draw
-
     front, side = (0.6, 0.0, 0.0), (0.0, 0.7, 0.35)
     path = tmp_path / "balls.ply"
     write_ply(path, blob((front, RED), (side, GREEN), ((-0.6, 0.0, 0.0), BLUE)))
@@ -398,7 +395,7 @@ def test_in_a_real_browser(tmp_path: Path) -> None:
     )  # fmt: skip
     going = threading.Event()
     going.set()
-    studio = Studio(page, lambda cameras: draw(opened.config, opened.renderer, cameras))
+    studio = Studio(page, stage(opened.config, opened.renderer).draw)
     serving = threading.Thread(target=viewer.stand, args=(page, studio, going.is_set))
     serving.start()
     profile = tmp_path / "profile"

@@ -7,11 +7,13 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
+from ...interface import Cameras
 from .. import backend_for
 from .types import Splat, Splats, Splatted
 
-__all__ = ["Splat", "SplatOps", "Splats", "Splatted", "splat_ops"]
+__all__ = ["Splat", "SplatOps", "Splats", "Splatted", "rasterize", "splat_ops"]
 
 
 class SplatOps(NamedTuple):
@@ -38,6 +40,24 @@ def splat_ops(device: torch.device | str, name: str | None = None) -> SplatOps:
 
             _require_sound_on(torch.device(device))
             return SplatOps("cuda", cuda.splat)
+
+
+def rasterize(
+    splats: Splats, features: Tensor, cameras: Cameras, backend: str | None = None
+) -> Splatted:
+    """Draw Gaussians with the kernels that fit their device.
+
+    Args:
+        splats: N activated Gaussians in the world frame, float32.
+        features: [B, N, C] of each splat in each view; colours, or anything else.
+        cameras: B views.
+        backend: "reference" (plain torch, any dtype), "cpu" or "cuda"; None chooses by device.
+
+    Returns sums over splats, front to back, of weight times feature; the background is not added:
+    ``picture = out.features + (1 - out.alpha) * background``. Differentiable in splats and
+    features. Raises ValueError for shapes that do not fit.
+    """
+    return splat_ops(splats.means.device, backend).splat(splats, features, cameras)
 
 
 @lru_cache(maxsize=16)

@@ -1,0 +1,285 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the public face is made of. The command line is built on the same functions."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from torch import Tensor
+
+from . import assets, build, look
+from . import run as runs
+from .artefacts import media
+from .config import SEAMS, Config, ModelConfig, load
+from .errors import RunFailure, UserError, nearest
+from .splat_files import open_splats
+from .views import ViewPolicy
+from .watch.progress import watcher as standard_watcher
+
+if TYPE_CHECKING:
+    from representations.cloud import SplatCloud
+    from representations.interface import Cameras, Renderer
+
+    from .diffusion.base import Denoiser
+
+DEFAULT_PRESET = "mini"  # the one that works everywhere, without a download
+Settings = Sequence[str] | Mapping[str, Any]
+PREVIEW_SIZE = 256  # pixels of a view in a notebook
+
+
+class Asset:
+    """A shape that a run has made, or that a file of splats holds.
+
+    In a notebook it shows itself. ``renderer`` is the shape, ``config`` the settings of its run,
+    ``path`` the folder of the run or the file.
+    """
+
+    def __init__(
+        self, path: Path, config: Config, stage: look.Stage, views: ViewPolicy | None = None
+    ) -> None:
+        self.path = path
+        self.config = config
+        self.stage = stage
+        self._views = views or config.views
+
+    @property
+    def renderer(self) -> Renderer:
+        """The shape itself: draws pictures from any cameras, with gradient."""
+        return self.stage.renderer
+
+    @property
+    def cloud(self) -> SplatCloud:
+        """A copy of the splats, before any activation. UserError where the shape has none."""
+        from representations.interface import HasSplats
+
+        if not isinstance(self.renderer, HasSplats):
+            raise UserError(
+                f"{self.path} has no splats; make some: sdi-gs convert {self.path} --to gaussians"
+            )
+        return self.renderer.cloud()
+
+    def save(
+        self,
+        path: str | Path,
+        kind: str | None = None,
+        *,
+        mesh: assets.MeshOptions | None = None,
+        splats: assets.SplatOptions | None = None,
+    ) -> str:
+        """Write the shape to ``path``; what the file holds, in words.
+
+        Args:
+            path: its ending says the format: .ply .compressed.ply .splat .spz .sog .html hold
+                splats, .glb and .obj triangles. An existing file is replaced.
+            kind: the format by name, where the ending does not say it: "mesh-ply" in a .ply.
+            mesh: how triangles are made.
+            splats: which splats, in which frame, with how many harmonics.
+
+        Raises UserError for an unknown ending, and for what the format cannot hold.
+        """
+        path = Path(path)
+        try:
+            return assets.export(
+                self.renderer, path, kind or assets.kind_of(path, self.renderer), self._views,
+                mesh, splats,
+            )  # fmt: skip
+        except OSError as error:
+            raise UserError(f"{path} cannot be written: {error.strerror or error}") from error
+
+    def draw(self, cameras: Cameras) -> Tensor:
+        """Pictures [N, 3, H, W] in [0, 1] on the CPU, on the run's background, without gradient."""
+        return self.stage.draw(cameras)
+
+    def turntable(
+        self,
+        path: str | Path,
+        *,
+        frames: int = 60,
+        size: int = 512,
+        fps: int = 24,
+        elevation_deg: float = 15.0,
+    ) -> Path:
+        """Write a film all around the shape, .mp4 or .gif; the file.
+
+        Args:
+            frames: pictures of one turn.
+            size: pixels, square.
+            fps: pictures per second.
+            elevation_deg: of the camera above the horizon, in [-90, 90].
+        """
+        path = Path(path)
+        if path.suffix not in (".mp4", ".gif"):
+            raise UserError(
+                f"{path}: a film is an .mp4 or a .gif; write {path.with_suffix('.mp4')}"
+            )
+        if frames < 1 or size < 16 or fps < 1 or not -90.0 <= elevation_deg <= 90.0:
+            raise UserError(
+                f"frames={frames}, size={size}, fps={fps}, elevation_deg={elevation_deg}: allowed "
+                "are at least 1 frame, 16 pixels, 1 picture per second, and -90 to 90 degrees"
+            )
+        return media.save_film(self.stage.turntable(frames, size, elevation_deg), path, fps)
+
+    def preview(self) -> bytes:
+        """A sheet of four sides, as PNG."""
+        views = self.stage.turntable(look.PREVIEW_VIEWS, PREVIEW_SIZE, 15.0)
+        return media.png_bytes(media.contact_sheet(views, columns=look.PREVIEW_VIEWS))
+
+    def _repr_png_(self) -> bytes:
+        return self.preview()
+
+    def __repr__(self) -> str:
+        said = f"{self.config.prompt!r}, " if self.config.prompt else ""
+        return f"Asset({said}{self.config.representation.kind}, {str(self.path)!r})"
+
+
+def configure(
+    prompt: str | None = None,
+    preset: str | None = DEFAULT_PRESET,
+    *,
+    guidance: str | None = None,
+    seed: int | None = None,
+    steps: int | None = None,
+    settings: Settings = (),
+) -> Config:
+    """The settings of a run; see :func:`generate`."""
+    overrides = _assignments(settings)
+    for name, value in (("prompt", prompt), ("seed", seed), ("steps", steps)):
+        if value is not None:
+            overrides.append(f"{name}={value}")
+    return load(preset, overrides, guidance)
+
+
+def generate(
+    prompt: str,
+    preset: str | None = DEFAULT_PRESET,
+    *,
+    guidance: str | None = None,
+    seed: int | None = None,
+    steps: int | None = None,
+    settings: Settings = (),
+    out: str | Path | None = None,
+    watcher: runs.Watcher | None = None,
+) -> Asset:
+    """Make a 3D asset from a sentence, in a folder of its own.
+
+    Ctrl-C (in a notebook: interrupt) saves the state and raises RunFailure; :func:`resume` goes on.
+
+    Args:
+        prompt: a sentence, such as "a red mug".
+        preset: its name (``sdi-gs config list``) or a YAML file; None: the paper's settings.
+        guidance: a method instead of the preset's own, such as "sds".
+        seed: of everything random, 0 or more.
+        steps: optimisation steps, 1 or more.
+        settings: others, as ``["batch=2", "noise.entropy=0"]`` or ``{"batch": 2}``.
+        out: a new folder; default outputs/<prompt>-<n>.
+        watcher: who shows the run; default a line in a terminal, a bar in a notebook.
+
+    Raises:
+        UserError: a setting, a folder or a prompt that cannot work; nothing was done.
+        RunFailure: the run was stopped, or diverged.
+    """
+    config = configure(prompt, preset, guidance=guidance, seed=seed, steps=steps, settings=settings)
+    return _watched(
+        watcher, lambda shown: runs.generate(config, None if out is None else Path(out), shown)
+    )
+
+
+def resume(path: str | Path, watcher: runs.Watcher | None = None) -> Asset:
+    """Continue the run in the folder ``path`` to the same bytes as without the stop.
+
+    Raises UserError where there is nothing to continue, RunFailure where it is stopped again.
+    """
+    return _watched(watcher, lambda shown: runs.resume(Path(path), shown))
+
+
+def open_asset(path: str | Path) -> Asset:
+    """The shape of a run's newest checkpoint, or the splats of a .ply or .splat file.
+
+    Raises UserError for anything else.
+    """
+    path = Path(path)
+    if path.is_file():
+        opened = open_splats(path)
+        return Asset(path, opened.config, look.stage(opened.config, opened.renderer), ViewPolicy())
+    found = look.reopen(path)
+    return Asset(path, found.config, found.stage)
+
+
+def load_prior(
+    source: str | Path = DEFAULT_PRESET,
+    *,
+    dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto",
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+) -> Denoiser:
+    """A frozen diffusion model, ready to guide.
+
+    Args:
+        source: "mini", which ships with the package; a folder in diffusers layout; or a model id
+            of the Hugging Face hub.
+        dtype: of the network's own arithmetic; "auto": float16 on CUDA, else float32.
+        device: where it lives; "auto": CUDA where it works.
+
+    Raises UserError where it cannot be loaded, with what to do about it.
+    """
+    chosen = ModelConfig(source=str(source), dtype=dtype)
+    return build.denoiser(chosen, build.device(device))
+
+
+def register(seam: str, cls: type, make: Callable[..., Any] | None = None) -> None:
+    """Let settings choose ``cls`` by its own word: in YAML, on the command line, in comparisons.
+
+    Args:
+        seam: "noise", "update", "background" or "representation".
+        cls: a frozen dataclass whose field ``kind`` is its word and whose other fields are its
+            settings. A noise is a :class:`NoiseStrategy`, an update an :class:`UpdateRule`.
+        make: where ``cls`` holds settings only, what makes the thing itself:
+            ``make(settings, run) -> Renderer`` of a representation (see :class:`Run`), and
+            ``make(settings, method) -> Guidance`` of an update that learns
+            (see :class:`sdi_gs.build.Method`).
+
+    Raises UserError for an unknown seam, a class without a word, and a word that is taken.
+    """
+    if seam not in SEAMS:
+        raise UserError(f"register({seam!r}, ...): {nearest(seam, SEAMS)}")
+    if seam == "representation" and make is None:
+        raise UserError(
+            f"register('representation', {cls.__name__}): give make, a function "
+            "(settings, run) -> renderer"
+        )
+    SEAMS[seam].register(cls, make)
+
+
+def _watched(watcher: runs.Watcher | None, train: Callable[[runs.Watcher], Any]) -> Asset:
+    """Train under the eyes of ``watcher``; the finished asset."""
+    if watcher is not None:
+        run = train(watcher)
+    else:
+        standard = standard_watcher()
+        try:
+            run = train(standard)
+        finally:
+            standard.end()
+    if run is None:
+        raise RunFailure(
+            "this process only helps another one, which has the run; start several processes with "
+            "torchrun -m sdi_gs generate"
+        )
+    return open_asset(run.path)
+
+
+def _assignments(settings: Settings) -> list[str]:
+    """Settings as they are typed at a command line."""
+    if isinstance(settings, str):
+        raise UserError(f"settings={settings!r}: give a list of these, such as [{settings!r}]")
+    if not isinstance(settings, Mapping):
+        return list(settings)
+    return [
+        f"{name}={value if isinstance(value, str) else json.dumps(value)}"
+        for name, value in settings.items()
+    ]
+
+
+__all__ = ["Asset", "generate", "load_prior", "open_asset", "register", "resume"]

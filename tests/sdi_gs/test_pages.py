@@ -1,0 +1,208 @@
+# SPDX-License-Identifier: Apache-2.0
+"""No page takes words for HTML, wherever they stand, and nothing can turn the escaping off."""
+
+from __future__ import annotations
+
+import ast
+import json
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from jinja2 import Environment, PackageLoader, StrictUndefined, UndefinedError, nodes
+from PIL import Image
+
+from sdi_gs.artefacts.run_folder import STAGES
+from sdi_gs.config import dump, load
+from sdi_gs.experiments import compare, compare_page, tables
+from sdi_gs.experiments.base import Result
+from sdi_gs.experiments.base import write as write_figure
+from sdi_gs.experiments.chains import Variant
+from sdi_gs.pages import parts, render
+from sdi_gs.pages import run as run_report
+from sdi_gs.pages.plots import Line, bars, plot
+from sdi_gs.pages.text import text_table
+
+from ..markup import Page
+
+ROOT = Path(__file__).parents[2]
+EVIL = """<script>alert(1)</script>"&' onload=x"""  # the end tells where quotation marks lack
+ESCAPED = ("&lt;script&gt;alert(1)&lt;/script&gt;&#34;&amp;&#39;",
+           "&lt;script&gt;alert(1)&lt;/script&gt;&quot;&amp;&#x27;")  # fmt: skip
+PLAIN = "harmless/word"  # with a slash: as a folder it is two, like EVIL
+
+
+def run_folder(path: Path, word: str, finished: bool = True) -> Path:
+    """A run whose every text is ``word``, its folder's name included."""
+    path = path / word
+    (path / "previews").mkdir(parents=True)
+    config = load("mini").model_copy(update={"prompt": word, "negative_prompt": word})
+    (path / "config.yaml").write_text(dump(config))
+    lines = [
+        {"step": k, "loss": 0.1, "t": 5.0, "size": 3, "unit": word,
+         "seconds": dict.fromkeys(STAGES, 0.1), "peak_memory_mb": 5.0}
+        for k in range(4)
+    ]  # fmt: skip
+    (path / "stats.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    for name in ("preview.png", "turntable.gif", "previews/step_0000002.png"):
+        Image.new("RGB", (8, 8)).save(path / name)
+    summary = {"asset": {word: word}, "hardware": {word: word}, "versions": {"torch": word},
+               "converted_from": word}  # fmt: skip
+    if finished:
+        (path / "summary.json").write_text(json.dumps(summary))
+    return path
+
+
+def row(word: str, psnr_db: float | None = 20.0) -> compare.Row:
+    return compare.Row(
+        representation=word, guidance=word, seed=0, prompt=word, run=word, steps=3,
+        seconds_per_step=dict.fromkeys(STAGES, 0.1), seconds_total=2.0, evaluations_per_step=8.0,
+        peak_memory_mb=500.0, peak_cuda_memory_mb=None, parameters=1, size=1, unit=word,
+        files={word: 5}, psnr_db=psnr_db, blank_db=9.0,
+        curve=[{"step": 1, "seconds": 0.1, "psnr_db": 11.0}],
+    )  # fmt: skip
+
+
+def one(word: str, folder: Path) -> str:
+    return run_report.one(run_report.read(run_folder(folder, word)))
+
+
+def unfinished(word: str, folder: Path) -> str:
+    return run_report.one(run_report.read(run_folder(folder, word, finished=False)))
+
+
+def several(word: str, folder: Path) -> str:
+    """Of one name, so that the page shows whole paths."""
+    made = [run_folder(folder / "a", word), run_folder(folder / "b", word, finished=False)]
+    return run_report.many([run_report.read(path) for path in made])
+
+
+def compared(word: str, folder: Path) -> str:
+    return compare_page.page(compare.Plan(word), [row(word), row(word, None)], word)
+
+
+def table(word: str, folder: Path) -> str:
+    config = load("mini").model_copy(update={"prompt": word})
+    wanted = tables.Wanted(compare.Cell(word, word, 1), Variant(word, word), config)
+    entries = [tables.summarise(word, word, [row(word)])]
+    shown = [tables.Shown(wanted, row(word)), tables.Shown(wanted, None)]
+    return tables.page(word, entries, shown, word)
+
+
+def facts(word: str, folder: Path) -> str:
+    """The page of gpu-check."""
+    sections = [{"heading": word, "warning": word, "lines": [(word, word)]}]
+    return render.page("facts", {"title": word, "facts": [(word, word)], "sections": sections})
+
+
+def viewer_panel(word: str, folder: Path) -> str:
+    made = parts.html_table([(word, word)], head=(word, word))
+    return str(parts.inset(word) + parts.inset(word, strong=True) + made)
+
+
+def drawings(word: str, folder: Path) -> str:
+    lines = [Line(word, [(1.0, 2.0), (2.0, 3.0)])]
+    stacked = bars([(word, {word: 1.0, "b": 2.0})], word, word)
+    return str(plot(lines, word, word) + plot([], word, word) + stacked)
+
+
+def figure(word: str, folder: Path) -> str:
+    """The .svg file of an experiment."""
+    rows = [{word: word, "x": x, "y": x + 1} for x in (1.0, 2.0)]
+    folder.mkdir(exist_ok=True)
+    write_figure(Result(rows, word, "x", "y"), "fig", word, folder, {})
+    return (folder / "fig.svg").read_text()
+
+
+PAGES = (one, unfinished, several, compared, table, facts, viewer_panel, drawings, figure)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_words_stay_words(page: Callable[[str, Path], str], tmp_path: Path) -> None:
+    """A page of evil words has the elements and attributes of one with harmless words, and the
+    same number of places where the words stand."""
+    harmless, evil = page(PLAIN, tmp_path / "p"), page(EVIL, tmp_path / "e")
+    assert EVIL not in evil
+    assert "<script" not in evil.lower()
+    assert any(escaped in evil for escaped in ESCAPED)
+    shown, expected = Page(evil), Page(harmless)
+    assert shown.structure == expected.structure
+    assert len(shown.words) == len(expected.words)
+    for found, other in zip(shown.words, expected.words, strict=True):
+        # JSON, YAML and the shell put quotes of their own around an evil word.
+        assert ("script>" in found) == ("word" in other), (found, other)
+    assert sum(EVIL in found for found in shown.words) > 0
+    assert [EVIL in url for url in shown.urls] == [PLAIN in url for url in expected.urls]
+
+
+def test_every_template_is_on_one_of_these_pages(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A template that is added needs a page in PAGES."""
+    used: set[str] = set()
+    read = PackageLoader.get_source
+
+    def spy(self: PackageLoader, environment: Environment, name: str) -> Any:
+        used.add(name)
+        return read(self, environment, name)
+
+    monkeypatch.setattr(PackageLoader, "get_source", spy)
+    render.environment.cache_clear()  # else the templates are compiled already
+    for page in PAGES:
+        page(PLAIN, tmp_path / page.__name__)
+    assert used == set(render.environment().list_templates())
+
+
+def test_escaping_cannot_be_turned_off() -> None:
+    """By a template; nor by Markup around anything but text that stands in the code."""
+    environment = render.environment()
+    assert environment.autoescape is True
+    assert environment.undefined is StrictUndefined
+    names = environment.list_templates()
+    assert {"base.html.j2", "run.html.j2", "compare.html.j2", "table.html.j2"} <= set(names)
+    for name in names:
+        assert environment.loader is not None
+        tree = environment.parse(environment.loader.get_source(environment, name)[0])
+        assert not [f for f in tree.find_all(nodes.Filter) if f.name == "safe"], name
+        kinds = (nodes.MarkSafe, nodes.MarkSafeIfAutoescape, nodes.EvalContextModifier,
+                 nodes.ScopedEvalContextModifier)  # fmt: skip
+        assert not list(tree.find_all(kinds)), name
+    made = 0
+    for path in [*(ROOT / "sdi_gs").rglob("*.py"), *(ROOT / "benchmarks").rglob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("Markup"):
+                (given,) = node.args
+                assert isinstance(given, ast.Constant), f"{path}:{node.lineno}"
+                made += 1
+    assert made > 5  # those of plots.py are seen
+
+
+def test_a_name_that_nobody_passed_is_an_error() -> None:
+    with pytest.raises(UndefinedError, match="'facts' is undefined"):
+        render.page("facts", {"title": "t", "sections": []})
+
+
+def test_a_film_is_a_picture_where_its_file_is_one() -> None:
+    assert Page(render.part("film", "a.mp4", ["c"], "p.png")).urls == ["a.mp4", "p.png"]
+    assert Page(render.part("film", "a.mp4", ["c"])).tags[1] == "video"
+    assert Page(render.part("film", "a.gif", ["c"])).tags[1] == "img"
+    caption = Page(render.part("film", "data:image/gif;base64,", ["one", "two"]))
+    assert caption.tags == ["figure", "img", "figcaption", "br"]
+    assert "one\ntwo" in caption.text
+
+
+def test_a_line_of_one_value_has_an_axis_with_two_ends() -> None:
+    drawn = ElementTree.fromstring(plot([Line("", [(1.0, 3000.0), (2.0, 3000.0)])], "x", "y"))
+    texts = [element.text for element in drawn.iter("text")]
+    assert "3150" in texts
+    assert "2850" in texts
+
+
+def test_a_text_table_is_aligned() -> None:
+    assert text_table([["a", "long", "1"], ["abc", "b", "22"]], left=1).splitlines() == [
+        "a    long   1",
+        "abc     b  22",
+    ]
+    assert text_table([["a", "b"], ["cc", "d"]]).splitlines() == [" a  b", "cc  d"]
