@@ -232,11 +232,12 @@ def register(seam: str, cls: type, make: Callable[..., Any] | None = None) -> No
     """Let settings choose ``cls`` by its own word: in YAML, on the command line, in comparisons.
 
     Args:
-        seam: "noise", "update", "background" or "representation".
+        seam: "noise", "update", "background", "representation" or "prior".
         cls: a frozen dataclass whose field ``kind`` is its word and whose other fields are its
             settings. A noise is a :class:`NoiseStrategy`, an update an :class:`UpdateRule`.
         make: where ``cls`` holds settings only, what makes the thing itself:
-            ``make(settings, run) -> Renderer`` of a representation (see :class:`Run`), and
+            ``make(settings, run) -> Renderer`` of a representation (see :class:`Run`),
+            ``make(settings, device) -> Denoiser`` of a prior, which ``model.source`` names, and
             ``make(settings, method) -> Guidance`` of an update that learns
             (see :class:`sdi_gs.build.Method`).
 
@@ -244,11 +245,12 @@ def register(seam: str, cls: type, make: Callable[..., Any] | None = None) -> No
     """
     if seam not in SEAMS:
         raise UserError(f"register({seam!r}, ...): {nearest(seam, SEAMS)}")
-    if seam == "representation" and make is None:
-        raise UserError(
-            f"register('representation', {cls.__name__}): give make, a function "
-            "(settings, run) -> renderer"
-        )
+    needed = {
+        "representation": "(settings, run) -> renderer",
+        "prior": "(settings, device) -> denoiser",
+    }
+    if make is None and seam in needed:
+        raise UserError(f"register({seam!r}, {cls.__name__}): give make, a function {needed[seam]}")
     SEAMS[seam].register(cls, make)
 
 

@@ -9,6 +9,8 @@ from typing import Literal, Protocol
 import torch
 from torch import Generator, Tensor
 
+from representations.checks import require
+
 
 class Background(Protocol):
     """Colours [views, 3] in [0, 1] as displayed, on the CPU; None: the representation's own
@@ -31,8 +33,8 @@ class SolidBackground:
     color: tuple[float, float, float] = (1.0, 1.0, 1.0)  # red, green, blue in [0, 1]
 
     def __post_init__(self) -> None:
-        if not all(0.0 <= channel <= 1.0 for channel in self.color):
-            raise ValueError(f"background.color={list(self.color)} must lie in [0, 1]")
+        within = all(0.0 <= channel <= 1.0 for channel in self.color)
+        require(within, "background.color", list(self.color), "three numbers 0 to 1", [1, 1, 1])
 
     def training(self, views: int, rng: Generator) -> Tensor | None:
         return self.still(views)

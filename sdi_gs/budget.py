@@ -13,12 +13,16 @@ from typing import NamedTuple
 import torch
 
 from representations.interface import Sized
+from representations.memory import COPIES_IN_TRAINING
 
-from .config import Config, load, presets
+from .config import PRIORS, Config, load, presets
 from .diffusion import cost
+from .diffusion.lora import low_rank_parameters
 from .diffusion.published import Networks, from_folder, networks
 from .diffusion.tuning import bound_encoder
 from .errors import UserError
+from .guidance.update import Classifier, NoiseFree
+from .guidance.variational import VariationalConfig
 from .team import ALONE, Team
 
 GIB = 2**30
@@ -29,7 +33,7 @@ CONTEXT = int(0.7 * GIB)
 class Budget(NamedTuple):
     """Bytes."""
 
-    weights: int  # of UNet and VAE
+    weights: int  # of UNet and VAE, and of a second network with its optimiser
     words: int  # of the text encoder, which is freed before the first step
     activations: int  # of the networks, the graph of the encoding included
     representation: int  # parameters, gradients, moments, and one pass of drawing
@@ -49,20 +53,31 @@ def estimate(config: Config, team: Team = ALONE) -> Budget:
     parts = _networks(config)
     if config.model.vae_memory == "bounded":
         bound_encoder(parts.vae)
-    rows = at_once * (4 if config.prompts.perp_neg != "none" else 2)
+    rows = at_once * _conditions(config)
     rows = min(rows, config.model.rows or rows)
     stride = 2 ** (len(parts.vae.config.block_out_channels) - 1)
     latents = int(parts.unet.config.sample_size)
     unet = cost.of_unet(parts, rows, latents).peak_bytes
     kept = cost.of_encoding(parts, at_once, latents * stride).kept_bytes
     both_ways = cost.of_encoding(parts, at_once, latents * stride, backward=True).peak_bytes
+    lesson, learned = 0, 0
+    if isinstance(config.update, VariationalConfig):
+        lesson = cost.of_unet(parts, at_once, latents, backward=True).peak_bytes
+        learned = COPIES_IN_TRAINING * 4 * low_rank_parameters(parts.unet, config.update.rank)
     return Budget(
-        weights=sum(cost.parameter_bytes(module) for module in (parts.unet, parts.vae)),
+        weights=learned + sum(cost.parameter_bytes(module) for module in (parts.unet, parts.vae)),
         words=cost.parameter_bytes(parts.text_encoder),
         # The graph of the encoding waits while the UNet is asked.
-        activations=max(kept + unet, both_ways),
+        activations=max(kept + max(unet, lesson), both_ways),
         representation=_of_representation(config, at_once),
     )
+
+
+def _conditions(config: Config) -> int:
+    """How many the UNet is asked about a view, at most, in one call: with and without the prompt,
+    the negative prompt of a rule that wants it apart, and Perp-Neg's two."""
+    apart = isinstance(config.update, Classifier | NoiseFree)
+    return 2 + int(apart) + (2 if config.prompts.perp_neg != "none" else 0)
 
 
 def _of_representation(config: Config, views: int) -> int:
@@ -81,8 +96,8 @@ def _networks(config: Config) -> Networks:
 
 def require_card(config: Config, free: int, team: Team = ALONE) -> None:
     """Refuse a run that a card with ``free`` bytes cannot hold, and name the preset that fits."""
-    if config.model.source == "mini":
-        return
+    if config.model.source == "mini" or config.model.source in PRIORS.table:
+        return  # small, or of a size that nobody here can know
     needed = estimate(config, team).total
     if needed <= free:
         return

@@ -20,8 +20,9 @@ from representations.interface import Renderer, Run
 from representations.memory import available_bytes
 from representations.ops import MissingBackend
 
-from .config import REPRESENTATIONS, UPDATES, Config, ModelConfig
+from .config import PRIORS, REPRESENTATIONS, UPDATES, Config, ModelConfig
 from .diffusion.base import Adaptable, Denoiser, Forgetful
+from .diffusion.schedule import require_signal
 from .errors import UserError, nearest
 from .guidance import Guidance, GuidanceConfig, PromptSet, ScoreDistillation, Subject
 from .guidance.image_space import ImageSpace, ImageSpaceConfig
@@ -92,6 +93,12 @@ def check_prompt(config: Config) -> str | None:
 
 def denoiser(chosen: ModelConfig, target: torch.device) -> Denoiser:
     """The frozen diffusion model."""
+    registered = PRIORS.table.get(chosen.source)
+    if registered is not None:
+        with below("model"):
+            made: Denoiser = PRIORS.makers[registered](registered(), target)
+            require_signal(made.alpha_bar)
+            return made
     from .diffusion.stable import StableDiffusion
     from .diffusion.tuning import Tuning, tune
 

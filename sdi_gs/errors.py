@@ -7,6 +7,9 @@ import difflib
 import os
 from collections.abc import Iterable
 
+INTERRUPTED = 130
+"""Exit code that shells expect of an interrupted program."""
+
 
 class UserError(Exception):
     """Something only the user can change: an input, a setting, a full disk. Exit code 2.

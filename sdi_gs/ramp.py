@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 
 
 class Progress(NamedTuple):
-    """How far a run is."""
+    """How far a run is: ``ramp.at(*progress)`` is the value that a setting has now."""
 
     step: int  # index of the step, from 0
     total_steps: int  # of the run

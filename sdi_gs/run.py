@@ -21,7 +21,7 @@ from .artefacts import checkpoint, run_folder, scalars
 from .artefacts.checkpoint import Checkpoint, CheckpointError
 from .artefacts.run_folder import RunFolder
 from .config import Config, to_plain
-from .errors import RunFailure, UserError, leading
+from .errors import INTERRUPTED, RunFailure, UserError, first_line, leading
 from .look import Stage, newest, stage, write_pictures, write_preview
 from .pages.run import write_one
 from .team import joined
@@ -53,9 +53,9 @@ class Watcher(Protocol):
 
 
 class Interrupted(RunFailure):
-    """Ctrl-C; the state is saved. 130 is what shells expect of an interrupted program."""
+    """Ctrl-C; the state is saved."""
 
-    exit_code = 130
+    exit_code = INTERRUPTED
 
 
 @dataclass
@@ -259,8 +259,9 @@ def _named_failure(run: RunFolder) -> Iterator[None]:
         ) from error
     except torch.OutOfMemoryError as error:
         raise UserError(
-            f"out of memory on the device: {str(error).splitlines()[0]}\n{_kept(run)}; lower "
-            "resolution, batch or representation.max_count"
+            f"out of memory on the device: {first_line(error)}\n{_kept(run)}; start again with "
+            "micro_batch=1 model.rows=1 model.vae_memory=bounded, which change nothing but the "
+            "memory, or with a lower batch or resolution"
         ) from error
     except KeyboardInterrupt:
         # A second Ctrl-C, or one while the pictures are drawn: nothing more is saved.

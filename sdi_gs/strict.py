@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import pathlib
+import re
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -249,6 +250,9 @@ def _one(item: dict[str, Any], cls: type, data: Any, path: str) -> str:
             _below(parents, _at(data, keys[:-1]), keys)
         except ConfigError as unknown:
             return str(unknown)
+    refused = re.match(r"([a-z_][a-z_.]*)=", message) if item["type"] == "value_error" else None
+    if refused is not None:
+        return message.replace(refused[0], f"{_overlap(where, refused[1])}=")
     if item["type"] == "kind":
         return f"{where}.kind={_kind_of(given) or given!r} is not known; {message}"
     if item["type"] in ("model_type", "dataclass_type", "model_attributes_type"):
@@ -257,6 +261,16 @@ def _one(item: dict[str, Any], cls: type, data: Any, path: str) -> str:
         return f"{where}: got {given!r}, but a section is needed, with keys: {known}"
     shown = f"got {given!r}: " if isinstance(given, str | int | float | list | tuple) else ""
     return f"{where}: {shown}{message[:1].lower() + message[1:]}"
+
+
+def _overlap(where: str, name: str) -> str:
+    """``name``, as a section calls it, with what stands above that section: representation.init and
+    init.opacity make representation.init.opacity."""
+    above, own = where.split(".") if where else [], name.split(".")
+    for shared in range(min(len(above), len(own)), -1, -1):
+        if shared == 0 or above[-shared:] == own[:shared]:
+            return ".".join([*above, *own[shared:]])
+    return name
 
 
 def _at(data: Any, keys: Sequence[str]) -> Any:

@@ -18,6 +18,7 @@ from representations.cameras import (
     spherical_to_position,
     turntable,
 )
+from representations.checks import require
 from representations.interface import Cameras
 
 from .guidance.viewpoints import Viewpoints
@@ -42,19 +43,21 @@ class ViewPolicy:
     def __post_init__(self) -> None:
         for name in ("azimuth_deg", "elevation_deg", "distance", "fov_y_deg"):
             low, high = getattr(self, name)
-            if not low <= high:
-                raise ValueError(f"{name}=[{low}, {high}] runs backwards; write the smaller first")
-        if not -90.0 <= self.elevation_deg[0] <= self.elevation_deg[1] <= 90.0:
-            raise ValueError(f"elevation_deg={list(self.elevation_deg)} must lie in [-90, 90]")
-        if self.distance[0] <= 0.0:
-            raise ValueError(f"distance={list(self.distance)} must be positive")
-        if not 0.0 < self.fov_y_deg[0] <= self.fov_y_deg[1] < 180.0:
-            raise ValueError(f"fov_y_deg={list(self.fov_y_deg)} must lie strictly in 0..180")
-        if not 0.0 <= self.elevation_sine_share <= 1.0:
-            raise ValueError(f"elevation_sine_share={self.elevation_sine_share} must lie in 0..1")
+            order = "the smaller number first"
+            require(low <= high, f"views.{name}", [low, high], order, [high, low])
+        low, high = self.elevation_deg
+        within = -90.0 <= low <= high <= 90.0
+        require(within, "views.elevation_deg", [low, high], "-90 to 90", [-10.0, 45.0])
+        near = self.distance[0]
+        require(near > 0.0, "views.distance", list(self.distance), "above 0", [1.5, 2.0])
+        low, high = self.fov_y_deg
+        within = 0.0 < low <= high < 180.0
+        require(within, "views.fov_y_deg", [low, high], "above 0, below 180", [40.0, 70.0])
+        share = self.elevation_sine_share
+        require(0.0 <= share <= 1.0, "views.elevation_sine_share", share, "0 to 1", 0.5)
         for name in ("position_jitter", "target_jitter", "up_jitter"):
-            if getattr(self, name) < 0.0:
-                raise ValueError(f"{name}={getattr(self, name)} must not be negative")
+            jitter = getattr(self, name)
+            require(jitter >= 0.0, f"views.{name}", jitter, "0 or more", 0.0)
 
     def angles(self, count: int, rng: Generator) -> tuple[Tensor, Tensor]:
         """Azimuth and elevation [count], degrees, of random directions; each one alone is

@@ -38,7 +38,7 @@ class Checkpoint:
     step: int  # how many steps are done; the next one has this index
     config: dict[str, Any]  # plain data, as config.to_plain gives it
     renderer: dict[str, Any]  # Renderer.state_dict()
-    guidance: dict[str, Any]  # ScoreDistillation.state_dict(), empty when it remembers nothing
+    guidance: dict[str, Any]  # Guidance.state_dict(), empty when it learns nothing
     rng: Tensor  # state of the run's one generator
     seconds: float  # wall-clock seconds spent so far, resumed runs included
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..errors import RunFailure, UserError, first_line, leading
+from ..errors import INTERRUPTED, RunFailure, UserError, first_line, leading
 from . import evaluate, studies, watch
 from .arguments import (
     ASSIGNMENT,
@@ -27,9 +27,6 @@ from .arguments import (
 if TYPE_CHECKING:
     from ..artefacts.run_folder import RunFolder
     from ..config import Config
-
-INTERRUPTED = 130  # what shells expect after Ctrl-C
-
 
 app = typer.Typer(
     name="sdi-gs",

@@ -138,6 +138,16 @@ class Adaptable(Protocol):
 
 
 @runtime_checkable
+class HasPosterior(Protocol):
+    """A denoiser whose encoder says how sure it is."""
+
+    def encode_posterior(self, rgb: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation [B, c, h, w] of the latents of pictures [B, 3, H, W] in
+        [0, 1]; the mean is what ``encode`` returns; differentiable."""
+        ...
+
+
+@runtime_checkable
 class Forgetful(Protocol):
     """A denoiser that can free what only embeds words."""
 

@@ -87,14 +87,20 @@ def measure(module: Any, call: Callable[[], Any]) -> Cost:
     return Cost(float(flops.get_total_flops()), live.peak, after)
 
 
-def of_unet(parts: Networks, samples: int, latents: int = 64) -> Cost:
-    """Predicting the noise of ``samples`` square latents of that side, without gradient."""
+def of_unet(parts: Networks, samples: int, latents: int = 64, backward: bool = False) -> Cost:
+    """Predicting the noise of ``samples`` square latents of that side; with ``backward`` so that
+    weights inside can learn from it, which keeps what every layer has made."""
     kind = {"device": "meta", "dtype": next(parts.unet.parameters()).dtype}
     x = torch.empty(samples, parts.unet.config.in_channels, latents, latents, **kind)
     words = torch.empty(samples, TOKENS, parts.unet.config.cross_attention_dim, **kind)
     t = torch.empty(samples, device="meta", dtype=torch.long)
 
     def call() -> Any:
+        if backward:
+            with FusedAttention():
+                out = parts.unet(x.requires_grad_(), t, encoder_hidden_states=words).sample
+                out.backward(torch.empty_like(out))
+            return out
         with torch.no_grad(), FusedAttention():
             return parts.unet(x, t, encoder_hidden_states=words).sample
 

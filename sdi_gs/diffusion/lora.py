@@ -52,6 +52,22 @@ class CameraEmbedding(nn.Module):
         return (hidden @ self.outer.T).to(self.dtype)
 
 
+def projections(unet: Any) -> list[tuple[str, nn.Linear]]:
+    """The attention projections of a network, which low-rank weights stand beside, by name."""
+    return [
+        (name, module)
+        for name, module in unet.named_modules()
+        if isinstance(module, nn.Linear) and name.endswith(tuple("." + p for p in PROJECTIONS))
+    ]
+
+
+def low_rank_parameters(unet: Any, rank: int) -> int:
+    """Numbers that :class:`LoraLearner` trains beside ``unet``."""
+    width = int(unet.time_embedding.linear_2.out_features)
+    low = sum(rank * (m.in_features + m.out_features) for _, m in projections(unet))
+    return low + 16 * width + width**2
+
+
 class LoraLearner:
     """Satisfies :class:`~sdi_gs.diffusion.base.NoiseLearner`.
 
@@ -80,11 +96,9 @@ class LoraLearner:
         self.dtype = next(unet.parameters()).dtype
         width = self.unet.time_embedding.linear_2.out_features
         self.unet.class_embedding = CameraEmbedding(width, generator, next(unet.parameters()))
-        for name, module in list(self.unet.named_modules()):
-            for projection in PROJECTIONS:
-                if name.endswith("." + projection) and isinstance(module, nn.Linear):
-                    parent = self.unet.get_submodule(name.rpartition(".")[0])
-                    setattr(parent, name.rpartition(".")[2], LowRank(module, rank, generator))
+        for name, module in projections(self.unet):
+            parent = self.unet.get_submodule(name.rpartition(".")[0])
+            setattr(parent, name.rpartition(".")[2], LowRank(module, rank, generator))
         self.trained = {
             name: parameter
             for name, parameter in self.unet.named_parameters()

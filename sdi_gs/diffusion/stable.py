@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -100,12 +101,22 @@ class StableDiffusion:
 
     def encode(self, rgb: Tensor) -> Tensor:
         """Pictures of any size are resized (bilinear) to the model's own, as the paper does."""
+        return self._latents(self._posterior(rgb).mean)
+
+    def encode_posterior(self, rgb: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of the VAE's posterior, as latents."""
+        posterior = self._posterior(rgb)
+        return self._latents(posterior.mean), posterior.std.float() * self._scaling
+
+    def _latents(self, mean: Tensor) -> Tensor:
+        return (mean.float() - self._shift) * self._scaling
+
+    def _posterior(self, rgb: Tensor) -> Any:
         size = (self.image_size, self.image_size)
         if tuple(rgb.shape[-2:]) != size:
             rgb = F.interpolate(rgb, size=size, mode="bilinear", align_corners=False)
         pixels = (rgb * 2.0 - 1.0).to(self.dtype)
-        mean: Tensor = self.vae.encode(pixels).latent_dist.mean
-        return (mean.float() - self._shift) * self._scaling
+        return self.vae.encode(pixels).latent_dist
 
     def decode(self, latents: Tensor) -> Tensor:
         z = (latents / self._scaling + self._shift).to(self.dtype)
@@ -222,7 +233,9 @@ def _from_hub(name: str) -> str:
 
 
 def _quiet() -> None:
-    """Loading bars and notes about absent torchvision say nothing that a user can act on."""
+    """Loading bars, and notes about absent torchvision or notebook widgets, say nothing that a user
+    can act on."""
+    warnings.filterwarnings("ignore", message="IProgress not found")  # of tqdm, which is not shown
     import diffusers.utils.logging as diffusers_logging
     import transformers.utils.logging as transformers_logging
 

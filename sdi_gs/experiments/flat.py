@@ -80,6 +80,9 @@ class AsLatents:
     def encode(self, rgb: Tensor) -> Tensor:
         return rgb
 
+    def encode_posterior(self, rgb: Tensor) -> tuple[Tensor, Tensor]:
+        return rgb, torch.zeros_like(rgb)
+
     def decode(self, latents: Tensor) -> Tensor:
         return self.inner.decode(latents)
 

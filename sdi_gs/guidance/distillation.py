@@ -18,11 +18,11 @@ from typing import Any, Literal, NamedTuple, Protocol
 import torch
 from torch import Generator, Tensor
 
-from ..diffusion.base import Denoiser
+from ..diffusion.base import Denoiser, HasPosterior
 from ..diffusion.schedule import alpha_bar_at, per_sample, require_signal, sigma
 from ..ramp import Progress, Ramp, ramp
 from ..stopwatch import Stopwatch
-from .draws import Rng, uniform, uniform_once
+from .draws import Rng, normal_like, uniform, uniform_once
 from .noise import DDIMInversion, NoiseStrategy
 from .predict import GuidedPredictor
 from .prompts import PromptSet, Subject
@@ -51,6 +51,8 @@ class GuidanceConfig:
     weight: Literal["sigma", "one_minus_alpha_bar", "uniform"] = "sigma"  # of (eps - kappa)
     reduction: Literal["mean", "sum"] = "mean"  # over elements; "sum" still averages over views
     scale: float = 1.0  # of the loss
+    # mean: a picture has one latent. sample: of the encoder's posterior, as published code does.
+    latents: Literal["mean", "sample"] = "mean"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "cfg_scale", ramp(self.cfg_scale))
@@ -130,6 +132,11 @@ class ScoreDistillation:
         self.config = config or GuidanceConfig()
         self.steps = steps
         self.rng = Generator().manual_seed(seed)
+        if self.config.latents == "sample" and not isinstance(denoiser, HasPosterior):
+            raise ValueError(
+                f"guidance.latents=sample: {type(denoiser).__name__} has no posterior to draw "
+                "from; write guidance.latents=mean"
+            )
 
     def __call__(
         self,
@@ -143,7 +150,7 @@ class ScoreDistillation:
         viewpoints differ, or do not fill the groups that the denoiser must see together."""
         self._check(rgb, viewpoints)
         rng = self.rng if rng is None else rng
-        z = self.denoiser.encode(rgb)
+        z = self._encode(rgb, rng)
         if watch is not None:
             watch.lap("encode")
         progress = Progress(step, self.steps)
@@ -178,6 +185,13 @@ class ScoreDistillation:
             t=t.device,
             evaluations=predict.evaluations,
         )
+
+    def _encode(self, rgb: Tensor, rng: Rng) -> Tensor:
+        if self.config.latents == "mean":
+            return self.denoiser.encode(rgb)
+        assert isinstance(self.denoiser, HasPosterior)
+        mean, deviation = self.denoiser.encode_posterior(rgb)
+        return mean + deviation * normal_like(mean, rng)
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs. This method learns nothing as it goes; others do."""

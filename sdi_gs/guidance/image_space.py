@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from representations.checks import require
+
 from ..diffusion.schedule import alpha_bar_at, per_sample
 from ..stopwatch import Stopwatch
 from .distillation import Guided, ScoreDistillation
@@ -30,8 +32,7 @@ class ImageSpaceConfig:
     weight: float = 0.01  # of the pixels' loss
 
     def __post_init__(self) -> None:
-        if self.weight < 0.0:
-            raise ValueError(f"update.weight={self.weight} must not be negative")
+        require(self.weight >= 0.0, "update.weight", self.weight, "0 or more", 0.01)
 
 
 class ImageSpace:

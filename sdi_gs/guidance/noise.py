@@ -16,6 +16,8 @@ from typing import Literal, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from representations.checks import require
+
 from ..diffusion.schedule import alpha_bar_at, mix, noise_between, per_sample, unmix
 from ..ramp import Progress, Ramp, ramp
 from .draws import Rng, integer_once, normal_like, uniform
@@ -129,16 +131,13 @@ class DDIMInversion:
     entropy: Ramp = field(default_factory=lambda: Ramp(0.3, 0.3))
 
     def __post_init__(self) -> None:
-        if self.steps is not None and self.steps < 1:
-            raise ValueError(f"noise.steps={self.steps}: an inversion takes at least 1 step")
-        if self.steps_per_unit <= 0:
-            raise ValueError(f"noise.steps_per_unit={self.steps_per_unit} must be positive")
-        if not 0.0 <= self.tau_max < 1.0:
-            raise ValueError(f"noise.tau_max={self.tau_max} must lie in [0, 1)")
+        require(self.steps is None or self.steps >= 1, "noise.steps", self.steps, "1 or more", 10)
+        per_unit = self.steps_per_unit
+        require(per_unit > 0, "noise.steps_per_unit", per_unit, "a positive number", 10)
+        require(0.0 <= self.tau_max < 1.0, "noise.tau_max", self.tau_max, "0 to below 1", 0.03)
         object.__setattr__(self, "entropy", ramp(self.entropy))
         least = min(self.entropy.start, self.entropy.end)
-        if least < 0.0:
-            raise ValueError(f"noise.entropy={least} must not be negative")
+        require(least >= 0.0, "noise.entropy", least, "0 or more", 0.3)
 
     def times(self, t: Tensor, last: Tensor, total: int) -> Tensor:
         """Times [B, N + 1] from 0 to ``last`` [B] of a schedule of ``total`` times; see
@@ -209,7 +208,7 @@ class FixedPoint:
     iterations: int = 10
 
     def __post_init__(self) -> None:
-        _at_least_one("noise.iterations", self.iterations)
+        require(self.iterations >= 1, "noise.iterations", self.iterations, "1 or more", 10)
 
     def __call__(
         self,
@@ -241,9 +240,8 @@ class GradientDescent:
     rate: float = 0.1
 
     def __post_init__(self) -> None:
-        _at_least_one("noise.iterations", self.iterations)
-        if self.rate <= 0.0:
-            raise ValueError(f"noise.rate={self.rate} must be positive")
+        require(self.iterations >= 1, "noise.iterations", self.iterations, "1 or more", 10)
+        require(self.rate > 0.0, "noise.rate", self.rate, "a positive number", 0.1)
 
     def __call__(
         self,
@@ -283,15 +281,14 @@ class IntervalInversion:
     most_steps: int = 5  # of the inversion before the interval; longer ones if need be
 
     def __post_init__(self) -> None:
-        _at_least_one("noise.most_steps", self.most_steps)
+        require(self.most_steps >= 1, "noise.most_steps", self.most_steps, "1 or more", 5)
         lengths = {
             "interval.start": self.interval.start,
             "interval.end": self.interval.end,
             "spacing": self.spacing,
         }
         for name, value in lengths.items():
-            if not 0.0 < value <= 1.0:
-                raise ValueError(f"noise.{name}={value} must lie in (0, 1]")
+            require(0.0 < value <= 1.0, f"noise.{name}", value, "above 0, to 1", 0.1)
 
     def times(self, last: Tensor, total: int) -> Tensor:
         """Times [B, N + 1] from 0 to ``last`` [B]; see :func:`even_times`."""
@@ -321,11 +318,6 @@ class IntervalInversion:
         return Noised(x_t, noise_between(x_t, z, level), reference=eps)
 
 
-def _at_least_one(name: str, value: int) -> None:
-    if value < 1:
-        raise ValueError(f"{name}={value}: at least 1 is needed")
-
-
 @dataclass(frozen=True)
 class ReleasedInversion:
     """Inversion as the published SDI code runs it, quirks included; a preset, not the default.
@@ -333,7 +325,8 @@ class ReleasedInversion:
     It differs from the paper in four ways: the grid is ``spacing`` apart and starts with a call
     at time ``1 - spacing``, outside the schedule; noise is added in every Euler step; tau is an
     integer below ``spacing``; and the sample is left at level ``t + tau`` although the denoiser is
-    told ``t``.
+    told ``t``. The published code also draws the latents from the VAE's posterior, which is the
+    setting ``guidance.latents=sample`` of the preset sdi_released.
     """
 
     kind: Literal["released_inversion"] = "released_inversion"
@@ -342,8 +335,7 @@ class ReleasedInversion:
     eta: float = 0.3  # noise of each Euler step
 
     def __post_init__(self) -> None:
-        if self.spacing < 1:
-            raise ValueError(f"noise.spacing={self.spacing} must be at least 1")
+        require(self.spacing >= 1, "noise.spacing", self.spacing, "1 or more", 100)
 
     def times(self, t: int, tau: int, total: int) -> list[int]:
         """E.g. t = 980, tau = 50 -> [-99, 1, 101, ..., 901, 999]."""

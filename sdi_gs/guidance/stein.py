@@ -17,6 +17,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from representations.checks import require
+
 from ..diffusion.schedule import mix
 from ..stopwatch import Stopwatch
 from .distillation import Guided, ScoreDistillation
@@ -36,8 +38,7 @@ class SteinConfig:
     decay: float = 0.95  # of the running covariance and variance, per step
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.decay < 1.0:
-            raise ValueError(f"update.decay={self.decay} must lie in [0, 1)")
+        require(0.0 <= self.decay < 1.0, "update.decay", self.decay, "0 to below 1", 0.95)
 
 
 class ControlVariate:

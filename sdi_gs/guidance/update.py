@@ -15,6 +15,8 @@ from typing import Literal, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from representations.checks import require
+
 from ..diffusion.schedule import per_sample, sigma, unmix
 from ..ramp import Progress, Ramp
 from .noise import Noised
@@ -105,8 +107,8 @@ class NoiseFree:
     low_noise_until: float = 0.2  # share of the schedule below which delta_D is eps_0
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.low_noise_until <= 1.0:
-            raise ValueError(f"update.low_noise_until={self.low_noise_until} must lie in [0, 1]")
+        share = self.low_noise_until
+        require(0.0 <= share <= 1.0, "update.low_noise_until", share, "0 to 1", 0.2)
 
     def __call__(self, given: UpdateInput) -> Tensor:
         total = len(given.predict.alpha_bar)

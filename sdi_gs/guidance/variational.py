@@ -14,6 +14,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from representations.checks import require
+
 from ..diffusion.base import NoiseLearner
 from ..stopwatch import Stopwatch
 from .distillation import Guided, ScoreDistillation
@@ -36,12 +38,10 @@ class VariationalConfig:
 
     def __post_init__(self) -> None:
         for name in ("marginal", "camera_dropped"):
-            if not 0.0 <= getattr(self, name) <= 1.0:
-                raise ValueError(f"update.{name}={getattr(self, name)} must lie in [0, 1]")
-        if self.rank < 1:
-            raise ValueError(f"update.rank={self.rank}: at least 1 is needed")
-        if self.rate < 0.0:
-            raise ValueError(f"update.rate={self.rate} must not be negative")
+            share = getattr(self, name)
+            require(0.0 <= share <= 1.0, f"update.{name}", share, "0 to 1", 0.1)
+        require(self.rank >= 1, "update.rank", self.rank, "1 or more", 4)
+        require(self.rate >= 0.0, "update.rate", self.rate, "0 or more", 1e-4)
 
 
 class LearnedReference:
