@@ -27,6 +27,7 @@ import hashlib
 import json
 import os
 import re
+import resource
 import shutil
 import signal
 import sys
@@ -51,6 +52,7 @@ NEAREST = {
 }  # fmt: skip
 """The oracles that are most likely to notice a mistake in a module, and run first."""
 COPIED = ("sdi_gs", "representations", "tests", "configs", "examples", "pyproject.toml")
+PATIENCE = 120  # seconds of processor time; all tests take a quarter of it
 LARGEST = 200_000  # bytes; larger files of the copy are links
 
 
@@ -267,25 +269,20 @@ def copy_tree(folder: Path) -> None:
             take(str(source), str(folder / name))
 
 
-def run_tests(folder: Path, tests: list[str], seconds: float) -> Outcome:
-    """Run the tests in a child of this process, which has torch loaded already."""
+def run_tests(folder: Path, tests: list[str], seconds: int) -> Outcome:
+    """Run the tests in a child of this process, which has torch loaded already; it may use
+    ``seconds`` of processor time, whatever else the machine is doing."""
     log, began = folder / "log.txt", time.perf_counter()
     child = os.fork()
     if child == 0:
-        os.setsid()
+        resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 5))
         output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(output, 1)
         os.dup2(output, 2)
         os._exit(_child(folder, tests))
-    status: int | None = None
-    while status is None and time.perf_counter() - began < seconds:
-        done, status_ = os.waitpid(child, os.WNOHANG)
-        status = os.waitstatus_to_exitcode(status_) if done else None
-        time.sleep(0.02)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     spent = time.perf_counter() - began
-    if status is None:
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
+    if status in (-signal.SIGXCPU, -signal.SIGKILL):
         return Outcome("timeout", "", spent)
     said = log.read_text(encoding="utf-8", errors="replace")
     failed = re.search(r"^(?:FAILED|ERROR) (\S+)", said, re.M)
@@ -401,7 +398,7 @@ def measure(open_: list[Mutant], out: Path) -> None:
     with tempfile.TemporaryDirectory(prefix="mutations-") as name, out.open("a") as stream:
         folder = Path(name)
         copy_tree(folder)
-        whole = run_tests(folder, oracles(""), 600.0)
+        whole = run_tests(folder, oracles(""), 600)
         if whole.status != "survived":
             raise SystemExit(f"the tests fail on the unchanged sources: {whole.by or whole}")
         print(
@@ -411,8 +408,7 @@ def measure(open_: list[Mutant], out: Path) -> None:
             target = folder / mutant.file
             original = target.read_text(encoding="utf-8")
             target.write_text(mutant.source, encoding="utf-8")
-            patience = 60.0 + 3.0 * whole.seconds
-            outcome = run_tests(folder, oracles(mutant.file), patience)
+            outcome = run_tests(folder, oracles(mutant.file), PATIENCE)
             target.write_text(original, encoding="utf-8")
             row = {**mutant._asdict(), **outcome._asdict()}
             del row["source"]
