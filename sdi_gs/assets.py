@@ -14,7 +14,7 @@ from representations.interface import HasDensity, HasMesh, HasSplats, Renderer
 
 from .build import below, device
 from .config import Config
-from .errors import UserError, nearest
+from .errors import UserError, command, nearest
 from .views import ViewPolicy
 
 if TYPE_CHECKING:
@@ -168,7 +168,7 @@ def export(
         if not isinstance(shape, HasSplats):
             raise UserError(
                 f"kind={kind}: this shape has no splats; write kind=glb for a mesh, "
-                "or make splats of it with 'sdi-gs convert RUN --to gaussians'"
+                f"or make splats of it with {command('convert', 'RUN', '--to', 'gaussians')}"
             )
         with below("export"):
             return f"{_export_splats(shape.cloud(), path, kind, splats.layout()):,} splats"

@@ -22,6 +22,7 @@ from markupsafe import Markup
 from torch import Tensor
 
 from representations.cameras import fov_from_focal
+from representations.checks import pip_install
 
 from ..artefacts import media
 from ..config import Config
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
     from .progress import Terminal
 
 HOST = "127.0.0.1"  # of this machine only; a page that can pause a run is not for everybody
-INSTALL = ".venv/bin/pip install -e '.[viewer]'"
+NEEDS = "viser>=1.1"
 REFRESH = 1.0  # seconds between two updates of the numbers and curves
 NAP = 0.03  # seconds between two looks at the visitors while nothing else is to be done
 TRAINING = Limits(moving=SHARE * MOVING_EVERY, still=SHARE * STILL_EVERY)
@@ -59,10 +60,12 @@ def require_viser() -> None:
     except ImportError as error:
         raise UserError(
             f"the viewer needs the package viser, which is not installed ({error}); install it "
-            f"with: {INSTALL}"
+            f"with: {pip_install(NEEDS)}"
         ) from error
     if not hasattr(viser.GuiApi, "main_panel"):
-        raise UserError(f"the viewer needs viser 1.1 or newer, found {found}; update it: {INSTALL}")
+        raise UserError(
+            f"the viewer needs viser 1.1 or newer, found {found}; update it: {pip_install(NEEDS)}"
+        )
 
 
 class Exhibit(NamedTuple):
