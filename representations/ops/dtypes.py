@@ -11,7 +11,7 @@ def require_float32(device_type: str, **tensors: Tensor) -> None:
     """Raise a ValueError about the first tensor that a back-end for ``device_type`` ("cpu" or
     "cuda", also the back-end's name) cannot take."""
     way_out = {
-        "cpu": 'convert it, or back-end "reference"',
+        "cpu": 'convert it, or use back-end "reference"',
         "cuda": "convert it with .to(device, torch.float32)",
     }[device_type]
     place = {"cpu": "the cpu", "cuda": "a cuda device"}[device_type]

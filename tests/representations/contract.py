@@ -54,9 +54,11 @@ class RendererContract:
             loss = (render.rgb - torch.rand(render.rgb.shape, generator=g)).square().mean()
             loss = loss + 1e-3 * torch.stack(list(renderer.terms(trace).values())).sum()
             loss.backward()
-            renderer.optimizer.step()
+            for optimizer in renderer.optimizers:
+                optimizer.step()
             reports.append(renderer.refine(step, trace))
-            renderer.optimizer.zero_grad(set_to_none=True)
+            for optimizer in renderer.optimizers:
+                optimizer.zero_grad(set_to_none=True)
         return reports
 
     def picture(self, renderer: Renderer) -> Tensor:
@@ -157,9 +159,11 @@ class RendererContract:
             return (render.rgb.double() * target).sum() + 0.1 * render.alpha.double().sum()
 
         loss().backward()
+        compared = 0
         for index, parameter in enumerate(self.parameters(renderer)):
             if parameter.grad is None or float(parameter.grad.norm()) < 1e-3:
                 continue
+            compared += 1
             # Along the gradient the slope is largest, and rounding matters least.
             direction = parameter.grad / parameter.grad.norm()
             expected = float(parameter.grad.norm())
@@ -167,6 +171,7 @@ class RendererContract:
             assert numeric == pytest.approx(expected, rel=0.03), (
                 f"parameter {index} of shape {tuple(parameter.shape)}: {numeric} against {expected}"
             )
+        assert compared >= 2
 
     def test_same_seed_same_run(self):
         a, b = self.make(), self.make()
@@ -221,15 +226,18 @@ class RendererContract:
             renderer.load_state_dict({"weights": torch.zeros(3)})
         assert torch.equal(before, self.picture(renderer))
 
-    def test_the_optimiser_owns_exactly_the_parameters_after_refine(self):
+    def test_the_optimisers_own_exactly_the_parameters_after_refine(self):
         renderer = self.make()
-        optimizer = renderer.optimizer
+        optimizers = list(renderer.optimizers)
         reports = self.train(renderer, self.refine_steps)
-        assert renderer.optimizer is optimizer
-        owned = [id(p) for group in optimizer.param_groups for p in group["params"]]
+        assert len(renderer.optimizers) == len(optimizers)
+        assert all(a is b for a, b in zip(renderer.optimizers, optimizers, strict=True))
+        groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+        owned = [id(p) for group in groups for p in group["params"]]
         assert sorted(owned) == sorted(id(p) for p in self.parameters(renderer))
-        assert set(map(id, optimizer.state)) <= set(owned)
-        for parameter, state in optimizer.state.items():
+        states = [item for optimizer in optimizers for item in optimizer.state.items()]
+        assert {id(parameter) for parameter, _ in states} <= set(owned)
+        for parameter, state in states:
             for value in state.values():
                 if torch.is_tensor(value) and value.ndim:
                     assert value.shape == parameter.shape
@@ -243,6 +251,7 @@ class RendererContract:
         assert float(render.alpha.detach().max()) == 0.0
         terms = renderer.terms(trace)
         assert terms
+        assert sorted(terms) == sorted(renderer.term_names)
         for name, term in terms.items():
             assert term.ndim == 0, name
             assert torch.isfinite(term), name

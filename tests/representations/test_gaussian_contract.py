@@ -24,13 +24,13 @@ class GaussianContract(RendererContract):
             GaussianConfig(
                 count=120,
                 max_count=160,
-                steps=self.refine_steps,
                 backend=self.backend,
                 sh_degree=self.sh_degree,
                 densify=densify,
                 # Dense enough that the cut at 1/255, which no gradient sees, carries little light.
                 init=InitConfig(opacity=0.7),
-            )
+            ),
+            steps=self.refine_steps,
         )
 
     def parameters(self, renderer):

@@ -255,10 +255,9 @@ def test_events_follow_the_calendar_and_the_budget_over_a_whole_run():
     config = GaussianConfig(
         count=100,
         max_count=130,
-        steps=20,
         densify=DensifyConfig(start=0.25, stop=0.75, every=5, grow=0.5),
     )
-    renderer = GaussianRenderer(config)
+    renderer = GaussianRenderer(config, steps=20)
     grew = []
     for step in range(20):
         render, trace = renderer.render(cameras_around(2, (16, 16)), torch.rand(2, 3))
@@ -274,8 +273,8 @@ def test_events_follow_the_calendar_and_the_budget_over_a_whole_run():
 
 
 def test_position_rate_falls_from_end_to_end():
-    config = GaussianConfig(steps=11)
-    renderer = GaussianRenderer(config)
+    config = GaussianConfig()
+    renderer = GaussianRenderer(config, steps=11)
     assert renderer.means_rate(0) == pytest.approx(config.rates.means)
     assert renderer.means_rate(10) == pytest.approx(config.rates.means_final)
     middle = math.sqrt(config.rates.means * config.rates.means_final)

@@ -40,10 +40,7 @@ def test_the_ball_obeys_its_settings():
     assert len(cloud) == 300
     torch.testing.assert_close(cloud.opacity_logit.sigmoid(), torch.full((300,), 0.25))
     torch.testing.assert_close(colours(cloud), torch.full((300, 3), 0.3))
-    again, other = (
-        initialise(config),
-        initialise(GaussianConfig(count=300, init=InitConfig(seed=1))),
-    )
+    again, other = initialise(config), initialise(config, seed=1)
     assert torch.equal(again.means, cloud.means)
     assert not torch.equal(other.means, cloud.means)
 

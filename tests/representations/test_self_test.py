@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from representations.ops import self_test
+from representations.ops.fields import field_ops
 from representations.ops.fields.hash_grid import Encoded
 from representations.ops.self_test import Difference
 from representations.ops.splats import Splatted, splat_ops
@@ -16,9 +17,9 @@ CPU = torch.device("cpu")
 
 @pytest.mark.parametrize("name", ["cpu", "reference"])
 def test_sound_backends_pass(name: str) -> None:
-    ops = splat_ops("cpu", name)
+    splats, ops = splat_ops("cpu", name), field_ops("cpu", name)
     found = [
-        self_test.splatting(ops.splat, CPU, count=200, size=48),
+        self_test.splatting(splats.splat, CPU, count=200, size=48),
         self_test.encoding(ops.encode, CPU),
         self_test.slopes(ops.encode_jacobian, CPU),
         self_test.marching(ops.march, ops.composite, CPU),
@@ -27,11 +28,11 @@ def test_sound_backends_pass(name: str) -> None:
         assert difference.sound, difference
         assert difference.value < 1e-4, difference
         assert difference.gradient < 1e-3, difference
-    self_test.require_sound(ops.splat, CPU)
+    self_test.require_sound(splats.splat, CPU)
 
 
 def test_slopes_that_are_wrong_are_found() -> None:
-    real = splat_ops("cpu").encode_jacobian
+    real = field_ops("cpu").encode_jacobian
 
     def mirrored(table, x, spec, active=None):  # type: ignore[no-untyped-def]
         features, jacobian = real(table, x, spec, active)

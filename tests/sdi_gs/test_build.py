@@ -12,14 +12,17 @@ from representations.gaussians import GaussianRenderer
 from sdi_gs import build
 from sdi_gs.config import NOISES, load
 from sdi_gs.errors import UserError
-from sdi_gs.guidance.prompts import ViewAngles
+from sdi_gs.guidance import Viewpoints
 
 
 def test_the_representation_follows_the_run(fast: Path) -> None:
     config = load(str(fast), ["steps=77", "seed=5"])
     shape = build.renderer(config, torch.device("cpu"))
     assert isinstance(shape, GaussianRenderer)
-    assert (shape.config.steps, shape.config.seed, shape.config.init.seed) == (77, 5, 5)
+    assert shape.steps == 77
+    alike = GaussianRenderer(config.representation, steps=77, seed=5)  # type: ignore[arg-type]
+    assert torch.equal(shape.cloud().means, alike.cloud().means)
+    assert torch.equal(shape.generator.get_state(), alike.generator.get_state())
     other = build.renderer(load(str(fast), ["seed=6"]), torch.device("cpu"))
     assert isinstance(other, GaussianRenderer)
     assert not torch.equal(shape.cloud().means, other.cloud().means)
@@ -34,56 +37,67 @@ def test_the_run_reaches_every_part(fast: Path) -> None:
     assert run.weights == config.terms
     assert run.views == config.views
     guidance = run.guidance
-    assert guidance.total_steps == 9  # type: ignore[attr-defined]
+    assert guidance.steps == 9  # type: ignore[attr-defined]
     assert guidance.noise == config.noise  # type: ignore[attr-defined]
     assert guidance.config == config.guidance  # type: ignore[attr-defined]
-    model = build.denoiser(config, torch.device("cpu"))  # the run has freed its text encoder
-    conditions = guidance.prompt.conditions(  # type: ignore[attr-defined]
-        ViewAngles(torch.tensor([0.0, 180.0]), torch.zeros(2))
+    model = build.denoiser(config.model, torch.device("cpu"))  # the run has freed its text encoder
+    conditions = guidance.subject.conditions(  # type: ignore[attr-defined]
+        Viewpoints.orbit(torch.tensor([0.0, 180.0]), torch.zeros(2))
     )
-    torch.testing.assert_close(conditions.uncond[:1], model.embed(["ugly"]))
-    torch.testing.assert_close(
-        conditions.positive, model.embed(["a mug, front view", "a mug, back view"])
-    )
+    for found, texts in (
+        (conditions.uncond, ["ugly", "ugly"]),
+        (conditions.positive, ["a mug, front view", "a mug, back view"]),
+        (conditions.empty, ["", ""]),
+    ):
+        torch.testing.assert_close(found["hidden"], model.embed(texts)["hidden"])
 
 
-@pytest.mark.parametrize("kind", NOISES)
+@pytest.mark.parametrize("kind", list(NOISES.table))
 def test_every_noise_makes_a_step(fast: Path, kind: str) -> None:
     from sdi_gs.trainer import train_step
 
     run = build.training(load(str(fast), ["prompt=a mug", f"noise.kind={kind}"]))
+    before = [p.detach().clone() for g in run.renderer.optimizers[0].param_groups
+              for p in g["params"]]  # fmt: skip
     report = train_step(run, 0)
-    assert report.loss > 0.0
+    assert report.losses["guidance"] > 1e-3
+    assert type(run.guidance.noise).__name__ == NOISES.table[kind].__name__  # type: ignore[attr-defined]
+    after = [p for g in run.renderer.optimizers[0].param_groups for p in g["params"]]
+    assert any(not torch.equal(a, b) for a, b in zip(after, before, strict=True))
 
 
 def test_backgrounds(fast: Path) -> None:
     rng = torch.Generator().manual_seed(0)
-    solid = load(str(fast), ["background.color=[1, 0.5, 0]"])
-    assert build.background(solid)(2, rng).tolist() == [[1.0, 0.5, 0.0]] * 2  # type: ignore[union-attr]
-    assert build.still_background(solid, 1).tolist() == [[1.0, 0.5, 0.0]]  # type: ignore[union-attr]
-    random = load(str(fast), ["background=random"])
-    colours = build.background(random)(2, rng)
+    solid = load(str(fast), ["background.color=[1, 0.5, 0]"]).background
+    for colours in (solid.training(2, rng), solid.still(2)):
+        assert colours is not None
+        assert colours.tolist() == [[1.0, 0.5, 0.0]] * 2
+    random = load(str(fast), ["background=random"]).background
+    colours, white = random.training(2, rng), random.still(1)
     assert colours is not None
     assert len(colours.unique()) == 6
-    assert build.still_background(random, 1).tolist() == [[1.0, 1.0, 1.0]]  # type: ignore[union-attr]
-    environment = load(str(fast), ["background=environment"])
-    assert build.background(environment)(2, rng) is None
-    assert build.still_background(environment, 2) is None
+    assert white is not None
+    assert white.tolist() == [[1.0, 1.0, 1.0]]
+    environment = load(str(fast), ["background=environment"]).background
+    assert environment.training(2, rng) is None
+    assert environment.still(2) is None
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
 def test_cuda_where_there_is_none(fast: Path) -> None:
     with pytest.raises(UserError, match="sees no CUDA device"):
-        build.device(load(str(fast), ["device=cuda"]))
-    assert build.device(load(None)).type == "cpu"
+        build.device("cuda")
+    assert build.device("auto").type == "cpu"
+    with pytest.raises(UserError, match=r"device='gpu' is not one of auto, cpu, cuda"):
+        build.device("gpu")
     with pytest.raises(UserError, match="back-end"):
         build.renderer(load(str(fast), ["representation.backend=cuda"]), torch.device("cpu"))
 
 
 def test_precision_follows_the_device(fast: Path) -> None:
-    model = build.denoiser(load(str(fast), ["model.dtype=auto"]), torch.device("cpu"))
+    model = build.denoiser(load(str(fast), ["model.dtype=auto"]).model, torch.device("cpu"))
     assert model.dtype == torch.float32  # type: ignore[attr-defined]
-    model = build.denoiser(load(str(fast), ["model.dtype=bfloat16"]), torch.device("cpu"))
+    model = build.denoiser(load(str(fast), ["model.dtype=bfloat16"]).model, torch.device("cpu"))
     assert model.dtype == torch.bfloat16  # type: ignore[attr-defined]
 
 

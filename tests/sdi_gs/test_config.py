@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -148,14 +149,27 @@ def test_overlay_leaves_its_arguments_alone() -> None:
     assert lower == {"a": {"b": 1, "c": 2}}
 
 
-@pytest.mark.parametrize("path", configs.DERIVED)
-def test_a_setting_that_follows_another_is_not_taken_in_silence(path: str) -> None:
-    with pytest.raises(ConfigError, match=f"follows '{configs.DERIVED[path]}'"):
-        load(None, [f"{path}=3"])
-    tree = configs.to_plain(Config())
-    for part in path.split(".")[:-1]:
-        tree = tree[part]
-    assert path.rpartition(".")[2] not in tree
+@pytest.mark.parametrize("kind", ["gaussians", "instant_ngp"])
+@pytest.mark.parametrize("path", ["steps", "seed", "init.seed"])
+def test_what_the_run_says_is_no_setting_of_a_part(path: str, kind: str, tmp_path: Path) -> None:
+    """Steps and seed are the run's: a representation is told them when it is made."""
+    if path == "init.seed" and kind == "instant_ngp":
+        path = "grid.seed"
+    with pytest.raises(ConfigError, match=re.escape(f"unknown setting 'representation.{path}'")):
+        load(None, [f"representation.kind={kind}", f"representation.{path}=3"])
+    tree: object = 3
+    for part in reversed(path.split(".")):
+        tree = {part: tree}
+    assert isinstance(tree, dict)
+    file = tmp_path / "a.yaml"
+    file.write_text(yaml.safe_dump({"representation": {"kind": kind, **tree}}))
+    with pytest.raises(ConfigError, match="unknown setting"):
+        load(str(file))
+    written = configs.to_plain(load(None, [f"representation.kind={kind}"]))["representation"]
+    *sections, last = path.split(".")
+    for section in sections:
+        written = written[section]
+    assert last not in written
 
 
 @pytest.mark.parametrize("name", sorted(presets()))
@@ -240,7 +254,7 @@ def test_a_method_has_its_published_settings_except_on_mini() -> None:
 
 
 def test_an_unknown_method_names_the_nearest() -> None:
-    with pytest.raises(ConfigError, match=r"--guidance isn: did you mean 'ism'\?"):
+    with pytest.raises(ConfigError, match=r"guidance=isn: did you mean 'ism'\?"):
         load("mini", guidance="isn")
 
 

@@ -14,15 +14,14 @@ from torch import Generator, Tensor
 from sdi_gs import build
 from sdi_gs.config import Config, guidances, load
 from sdi_gs.diffusion.stable import StableDiffusion
-from sdi_gs.guidance.draws import Part
-from sdi_gs.guidance.prompts import PromptSet, ViewAngles
+from sdi_gs.guidance import Guidance, PromptSet, Viewpoints
+from sdi_gs.guidance.draws import ViewSlice
 from sdi_gs.guidance.variational import Variational
-from sdi_gs.trainer import Guidance
 
-VIEWS = ViewAngles(torch.tensor([20.0, -130.0]), torch.tensor([10.0, 40.0]))
+VIEWS = Viewpoints.orbit(torch.tensor([20.0, -130.0]), torch.tensor([10.0, 40.0]))
 
 
-class Asked(NamedTuple):
+class Answer(NamedTuple):
     """What a method answers, view by view."""
 
     target: Tensor  # [B, c, h, w]
@@ -35,23 +34,23 @@ def taught(config: Config, model: StableDiffusion) -> Guidance:
     """The method after one step on two views, so that whatever it learns is learned."""
     torch.manual_seed(0)  # low-rank weights begin at random
     prompts = PromptSet(model, config.prompt, config.negative_prompt, config.prompts)
-    method = build.guidance(config, model, prompts)
+    method = build.guidance(config, model, prompts, config.noise)
     rgb = torch.rand((2, 3, 16, 16), generator=Generator().manual_seed(8))
     method(rgb, VIEWS, 40, Generator().manual_seed(1))
     return method
 
 
-def ask(method: Guidance, first: int, count: int) -> Asked:
+def ask(method: Guidance, first: int, count: int) -> Answer:
     """Step 41 of views ``first`` to ``first + count`` of two."""
     # A second network answers view by view and is taught by all of them together.
     inner = method.inner if isinstance(method, Variational) else method
     pictures = torch.rand((2, 3, 16, 16), generator=Generator().manual_seed(9))
     mine = slice(first, first + count)
     rgb = pictures[mine].clone().requires_grad_()
-    rng = Part(Generator().manual_seed(2), first, 2)
-    guided = inner(rgb, ViewAngles(*(angle[mine] for angle in VIEWS)), 41, rng)
+    rng = ViewSlice(Generator().manual_seed(2), first, 2)
+    guided = inner(rgb, VIEWS[mine], 41, rng)
     (gradient,) = torch.autograd.grad(guided.loss, rgb)
-    return Asked(guided.target, guided.kappa, gradient * count, guided.evaluations)
+    return Answer(guided.target, guided.kappa, gradient * count, guided.evaluations)
 
 
 @pytest.mark.parametrize("perp_neg", ["none", "threestudio"])

@@ -30,9 +30,9 @@ from sdi_gs.experiments.noise_error import FIG9, FIG10, SHARES, error, inversion
 from sdi_gs.experiments.pictures import FIG4, FIG6, detail, saturation, turned
 from sdi_gs.experiments.round_trip import FIG18, STEPS
 from sdi_gs.experiments.run import EXPERIMENTS
+from sdi_gs.guidance import PromptSet, Viewpoints
 from sdi_gs.guidance.draws import normal_like
 from sdi_gs.guidance.noise import DDIMInversion, FixedPoint, GradientDescent, RandomNoise
-from sdi_gs.guidance.prompts import PromptSet, ViewAngles
 from sdi_gs.guidance.sampling import ddim_sample, ddim_times
 from sdi_gs.pages.plots import Line, plot
 
@@ -44,7 +44,7 @@ Run = Callable[..., Any]
 def on(denoiser: GaussianMixture, clean: Tensor, **settings: object) -> Bench:
     config = from_plain({"prompt": "a mug", **settings})
     zeros = torch.zeros(len(clean))
-    conditions = PromptSet(denoiser, "a mug").conditions(ViewAngles(zeros, zeros))
+    conditions = PromptSet(denoiser, "a mug").conditions(Viewpoints.orbit(zeros, zeros))
     return Bench(denoiser, conditions, clean, config.guidance.cfg_scale.start, config, 0)
 
 
@@ -78,7 +78,7 @@ def test_inversion_leaves_its_bias(known: Bench, t: int, steps: int) -> None:
     level = float(sigma(TABLE[t]))
     noise = DDIMInversion(cfg_scale=0.0, steps=steps, tau_max=0.0, entropy=0.0)
     one = torch.tensor([t])
-    levels = [0.0, *(float(sigma(TABLE[k])) for k in noise.times(one, one)[0, 1:])]
+    levels = [0.0, *(float(sigma(TABLE[k])) for k in noise.times(one, one, 1000)[0, 1:])]
     growth = math.prod(
         (VARIANCE + a * b) / (VARIANCE + a * a) for a, b in itertools.pairwise(levels)
     )
@@ -167,7 +167,7 @@ def test_a_mixture_leaves_what_quadrature_and_an_ode_solver_say(t: int) -> None:
 def test_on_mini_inversion_is_below_random_at_every_time() -> None:
     """With minus the forward guidance, as in the paper. At 0 it is not at t = 0.9."""
     config = load("mini_2d", ["prompt=a red mug"])
-    mug = bench(build.denoiser(config, torch.device("cpu")), config, 4)
+    mug = bench(build.denoiser(config.model, torch.device("cpu")), config, 4)
     noise = dataclasses.replace(inversion(mug), cfg_scale=-mug.cfg_scale)
     for share in SHARES:
         random, _ = error(mug, RandomNoise(), mug.cfg_scale, round(share * 1000))
@@ -217,7 +217,7 @@ def test_fig4_walks_along_ddim() -> None:
     FIG4.measure(few, lambda said: None)
     figure, shown[:] = torch.stack(shown), []
     noise = normal_like(few.clean, torch.Generator().manual_seed(few.seed))
-    ddim_sample(few.denoiser, few.conditions, noise, SAMPLING_STEPS, 1.0)
+    ddim_sample(few.predictor(), noise, SAMPLING_STEPS, 1.0)
     assert len(shown) == SAMPLING_STEPS
     for x_t in shown:
         assert float((figure - x_t).abs().amax(dim=(1, 2, 3, 4)).min()) < 1e-9
@@ -311,8 +311,8 @@ def test_kappa_is_never_the_noise_that_its_picture_was_drawn_from() -> None:
     model = Spy(torch.zeros(1, *SHAPE), torch.ones(1))
     made = bench(model, from_plain({"prompt": "a mug", "resolution": 8, "seed": 5}), 3)
     first = seen[0][:3]  # of DDIM: pure noise
-    kappa = RandomNoise()(made.clean, torch.tensor([500] * 3), made.predictor(), made.alpha_bar,
-                          made.rng()).kappa  # fmt: skip
+    t = torch.tensor([500] * 3)
+    kappa = made.noised(RandomNoise(), made.clean, t, made.predictor(), made.rng()).kappa
     assert float(torch.corrcoef(torch.stack([first.flatten(), kappa.flatten()]))[0, 1].abs()) < 0.5
     assert float(first.std()) == pytest.approx(1.0, abs=0.3)
 

@@ -20,6 +20,8 @@ from sdi_gs.experiments.flat import KEPT, Flat, FlatOptions, distill, front, mak
 from sdi_gs.guidance.predict import GuidedPredictor
 from sdi_gs.guidance.prompts import PromptSet
 
+from .doubles import components
+
 SHAPE = (3, 4, 4)
 Run = Callable[..., Any]
 
@@ -81,8 +83,7 @@ def test_adam_rests_at_the_guided_mean_under_random_noise() -> None:
 
     class Two(GaussianMixture):
         def embed(self, prompts):  # type: ignore[no-untyped-def]
-            rows = [[0.0, 1.0, 0.0] if "mug" in p else [1.0, 0.0, 0.0] for p in prompts]
-            return torch.tensor(rows, dtype=torch.float64)
+            return components([[0.0, 1.0, 0.0] if "mug" in p else [1.0, 0.0, 0.0] for p in prompts])
 
     base = world((0.1, 0.1, 0.1))
     model = Two(base.means, base.variances)

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from sdi_gs.diffusion.analytic import GaussianMixture
+from sdi_gs.diffusion.base import Condition
 from sdi_gs.diffusion.schedule import mix, scaled_linear_alpha_bar, sigma
 from sdi_gs.guidance.distillation import GuidanceConfig, Guided, ScoreDistillation, TimeConfig
 from sdi_gs.guidance.image_space import ImageSpace, ImageSpaceConfig
@@ -30,36 +31,28 @@ from sdi_gs.guidance.noise import (
     FixedPoint,
     GradientDescent,
     IntervalInversion,
-    Noised,
     NoiseStrategy,
     RandomNoise,
 )
-from sdi_gs.guidance.prompts import PromptConfig, PromptSet, ViewAngles
+from sdi_gs.guidance.prompts import PromptConfig, PromptSet
+from sdi_gs.guidance.times import Times
 from sdi_gs.guidance.update import Classifier, NoiseFree, Residual, UpdateRule
-from sdi_gs.ramp import Ramp
+from sdi_gs.guidance.viewpoints import Viewpoints
+from sdi_gs.ramp import Progress, Ramp
+
+from .doubles import Answers, Given, Latent, around, noised, randn, rng
 
 SHAPE = (4, 2, 2)
 TABLE = scaled_linear_alpha_bar()
 QUIET = DDIMInversion(cfg_scale=-7.5, tau_max=0.0, entropy=0.0)
 
 
-def randn(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def rng(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-class Words(GaussianMixture):
-    """Latents are pictures. No words: component 0; "red": 1; "ugly", a negative prompt: 2."""
-
-    def encode(self, rgb: Tensor) -> Tensor:
-        return rgb
+class Words(Latent):
+    """No words: component 0; "red": 1; "ugly", a negative prompt: 2."""
 
     def embed(self, prompts):  # type: ignore[no-untyped-def]
         index = [1 if "red" in p else 2 if "ugly" in p else 0 for p in prompts]
-        return torch.eye(3, dtype=torch.float64)[index]
+        return Condition({"weights": torch.eye(3, dtype=torch.float64)[index]})
 
 
 def words(*variances: float) -> Words:
@@ -67,16 +60,6 @@ def words(*variances: float) -> Words:
     means = torch.stack([0.2 * randn(*SHAPE, seed=5), 0.7 * randn(*SHAPE, seed=3),
                          randn(*SHAPE, seed=4)])  # fmt: skip
     return Words(means, torch.tensor(v, dtype=torch.float64))
-
-
-class Given:
-    """Injects a known kappa, one row per sample."""
-
-    def __init__(self, kappa: Tensor) -> None:
-        self.kappa = kappa
-
-    def __call__(self, z, t, predict, alpha_bar, rng):  # type: ignore[no-untyped-def]
-        return Noised(mix(z, self.kappa, alpha_bar[t]), self.kappa)
 
 
 def method(
@@ -96,13 +79,14 @@ def method(
     )  # fmt: skip
     time = TimeConfig(high=Ramp(t / 1000, t / 1000))
     settings = GuidanceConfig(cfg_scale=cfg_scale, t=time, weight=weight, reduction="sum")  # type: ignore[arg-type]
-    return ScoreDistillation(world, prompts, noise, settings, 10, update)
+    return ScoreDistillation(world, prompts, noise, update=update, config=settings, steps=10)
 
 
 def ask(distillation: ScoreDistillation, z: Tensor, seed: int = 0, step: int = 0) -> Guided:
     count = len(z)
     azimuth = torch.linspace(-150.0, 60.0, count, dtype=torch.float64)
-    return distillation(z, ViewAngles(azimuth, torch.zeros_like(azimuth)), step, rng(seed))
+    views = Viewpoints.orbit(azimuth, torch.zeros_like(azimuth))
+    return distillation(z, views, step, rng(seed))
 
 
 def direction(guided: Guided) -> Tensor:
@@ -187,7 +171,7 @@ def test_times_on_both_sides_of_the_domain_switch_in_one_batch() -> None:
     world, z, kappa = words(), randn(2, *SHAPE), randn(2, *SHAPE, seed=9)
     rule = NoiseFree()
     both = method(world, Given(kappa), 500, rule, negative="ugly")
-    both.times = lambda batch, step, rng: torch.tensor([150, 650])  # type: ignore[method-assign]
+    both.times = lambda *_: Times.of(torch.tensor([150, 650]), "cpu")  # type: ignore[method-assign]
     together = ask(both, z).target
     for i, t in enumerate((150, 650)):
         single = method(world, Given(kappa[i : i + 1]), t, rule, negative="ugly")
@@ -221,8 +205,8 @@ def test_interval_inversion_that_subtracts_all_its_noise_is_sdi() -> None:
 
     @dataclasses.dataclass(frozen=True)
     class Whole(IntervalInversion):
-        def __call__(self, z, t, predict, alpha_bar, rng):  # type: ignore[no-untyped-def]
-            return super().__call__(z, t, predict, alpha_bar, rng)._replace(reference=None)
+        def __call__(self, *given):  # type: ignore[no-untyped-def]
+            return super().__call__(*given)._replace(reference=None)
 
     whole = Whole(cfg_scale=-7.5, interval=Ramp(0.1, 0.1), spacing=0.1)
     sdi = dataclasses.replace(QUIET, steps=4)
@@ -358,13 +342,12 @@ RULES: dict[str, UpdateRule] = {
 @pytest.mark.parametrize("name", ["given", "ddim_inversion", "fixed", "interval_inversion"])
 def test_a_batch_equals_its_single_views(name: str, rule: str, perp_neg: str) -> None:
     world, z, kappa = words(), randn(2, *SHAPE), randn(2, *SHAPE, seed=9)
-    azimuth = torch.tensor([30.0, 170.0], dtype=torch.float64)
-    views = ViewAngles(azimuth, torch.zeros(2, dtype=torch.float64))
+    views = around(30, 170)
 
     def target(rows: slice) -> Tensor:
         noise = Given(kappa[rows]) if name == "given" else ALL_NOISES[name]
         step = method(world, noise, 430, RULES[rule], negative="ugly", perp_neg=perp_neg)
-        return step(z[rows], ViewAngles(*(v[rows] for v in views)), 0, rng()).target
+        return step(z[rows], views[rows], 0, rng()).target
 
     together = target(slice(0, 2))
     for i in range(2):
@@ -376,7 +359,7 @@ class ViewWords(Words):
 
     def embed(self, prompts):  # type: ignore[no-untyped-def]
         index = [1 if "back" in p else 2 if "front" in p else 0 for p in prompts]
-        return torch.eye(3, dtype=torch.float64)[index]
+        return Condition({"weights": torch.eye(3, dtype=torch.float64)[index]})
 
 
 @pytest.mark.parametrize("rule", ["residual", "classifier"])
@@ -387,14 +370,11 @@ def test_views_without_negatives_pay_for_none(rule: str) -> None:
     base = words()
     world = ViewWords(base.means, base.variances)
     z, kappa = randn(2, *SHAPE), randn(2, *SHAPE, seed=9)
-    views = ViewAngles(
-        torch.tensor([150.0, 150.0], dtype=torch.float64),
-        torch.tensor([80.0, 0.0], dtype=torch.float64),
-    )
+    views = around(150, 150, elevation_deg=(80.0, 0.0))
 
     def guided(rows: slice) -> Guided:
         step = method(world, Given(kappa[rows]), 430, RULES[rule], perp_neg="threestudio")
-        return step(z[rows], ViewAngles(*(v[rows] for v in views)), 0, rng())
+        return step(z[rows], views[rows], 0, rng())
 
     together, above, beside = guided(slice(0, 2)), guided(slice(0, 1)), guided(slice(1, 2))
     torch.testing.assert_close(together.target[0], above.target[0], rtol=1e-9, atol=1e-11)
@@ -411,11 +391,10 @@ def test_perp_neg_reaches_the_rules_that_combine_by_themselves(rule: str) -> Non
     base = words()
     world = ViewWords(base.means, base.variances)
     z, noise = randn(1, *SHAPE), Given(randn(1, *SHAPE, seed=9))
-    views = ViewAngles(torch.tensor([160.0]).double(), torch.zeros(1).double())
 
     def of(update: UpdateRule, perp_neg: str, cfg_scale: float) -> Tensor:
         step = method(world, noise, 430, update, perp_neg=perp_neg, cfg_scale=cfg_scale)
-        return direction(step(z, views, 0, rng()))
+        return direction(step(z, around(160), 0, rng()))
 
     update: UpdateRule = Classifier(negative=Ramp(0, 0)) if rule == "classifier" else NoiseFree()
     scale = 1.0 if rule == "classifier" else 2.0
@@ -436,7 +415,7 @@ def test_pixels_are_pulled_towards_the_decoded_target(reduction: str) -> None:
         reduction=reduction,
         scale=3.0,  # type: ignore[arg-type]
     )
-    plain = ScoreDistillation(model, prompts, Given(kappa), settings, 10)
+    plain = ScoreDistillation(model, prompts, Given(kappa), config=settings, steps=10)
     both = ImageSpace(plain, ImageSpaceConfig(weight=0.2))
     one, two = (torch.autograd.grad(m(rgb, *_front(2)).loss, rgb)[0] for m in (plain, both))
     wanted = model.decode(plain(rgb, *_front(2)).target).clamp(0, 1)
@@ -450,18 +429,22 @@ def test_pixels_are_pulled_towards_the_decoded_target(reduction: str) -> None:
     assert bool(torch.isfinite(gradient).all())
 
 
-def _front(count: int) -> tuple[ViewAngles, int, torch.Generator]:
-    zeros = torch.zeros(count, dtype=torch.float64)
-    return ViewAngles(zeros, zeros), 0, rng()
+def _front(count: int) -> tuple[Viewpoints, int, torch.Generator]:
+    return around(*[0.0] * count), 0, rng()
 
 
 def test_the_interval_narrows_over_the_run() -> None:
-    noise = IntervalInversion()
-    step = method(words(), noise, 500)
-    for at, expected in ((0, 0.1), (750, 0.075), (1500, 0.05), (4000, 0.05)):
-        assert isinstance(narrowed := step.noise_at(at), IntervalInversion)
-        assert narrowed.interval.start == pytest.approx(expected)
-    assert step.noise is noise
+    """The last two times that the denoiser is asked are t less the interval, and t."""
+    noise, asked = IntervalInversion(), []
+
+    def still(x: Tensor, t: Tensor) -> Tensor:
+        asked.append(int(t))
+        return torch.zeros_like(x)
+
+    for at, expected in ((0, 100), (750, 75), (1500, 50), (4000, 50)):
+        asked.clear()
+        noised(noise, randn(1, *SHAPE), [500], Answers(still), TABLE, progress=Progress(at, 9999))
+        assert asked[-1] == 500 - expected
     last = torch.tensor([0, 100, 201, 930])
     rows = noise.times(last, 1000)
     assert [int((row.diff() > 0).sum()) for row in rows] == [0, 1, 2, 5]

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from sdi_gs.diffusion.analytic import GaussianMixture, gaussian
+from sdi_gs.diffusion.base import Condition
 from sdi_gs.diffusion.schedule import (
     mix,
     noise_between,
@@ -22,18 +23,21 @@ from sdi_gs.diffusion.schedule import (
     sigma,
     unmix,
 )
-from sdi_gs.guidance.noise import DDIMInversion, ddim_invert
+from sdi_gs.guidance.noise import DDIMInversion, Eps, ddim_invert
+
+from .doubles import Answers, noised, randn
 
 SHAPE = (4, 3, 3)
-
-
-def randn(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def single(variance: float, mean: Tensor | None = None, **kwargs: Tensor) -> GaussianMixture:
     mean = 0.3 * randn(*SHAPE, seed=9) if mean is None else mean
     return gaussian(mean, variance, **kwargs)
+
+
+def knowing(world: GaussianMixture, condition: Condition) -> Eps:
+    """What ``world`` predicts under that condition."""
+    return lambda x, t: world.predict_noise(x, t, condition)
 
 
 def mixture() -> GaussianMixture:
@@ -72,12 +76,13 @@ def test_epsilon_is_the_scaled_score_of_a_mixture_and_of_its_parts() -> None:
     world = mixture()
     t = torch.tensor([20, 300, 800])
     condition = world.embed(["", "red", "blue"])
-    assert condition[1].tolist() == pytest.approx([0.625, 0.375, 0.0])
+    weights = condition["weights"]
+    assert weights[1].tolist() == pytest.approx([0.625, 0.375, 0.0])
     x = randn(3, *SHAPE).requires_grad_()
     a = per_sample(world.alpha_bar[t])[:, None]
     spread = a * world.variances[None] + 1 - a
     log_n = -0.5 * ((x[:, None] - a.sqrt() * world.means) ** 2 / spread + spread.log())
-    log_p = torch.logsumexp(log_n.sum(dim=(2, 3, 4)) + condition.log(), dim=1)
+    log_p = torch.logsumexp(log_n.sum(dim=(2, 3, 4)) + weights.log(), dim=1)
     (score,) = torch.autograd.grad(log_p.sum(), x)
     eps = world.predict_noise(x.detach(), t, condition)
     expected = -(1 - world.alpha_bar[t]).sqrt().reshape(-1, 1, 1, 1) * score
@@ -92,10 +97,7 @@ def test_a_standard_normal_does_not_move_along_the_flow() -> None:
     eps = world.predict_noise(x, t, world.embed([""]))
     torch.testing.assert_close(eps, expected, rtol=1e-12, atol=0)
     times = torch.arange(0, 7001)[None]
-    condition = world.embed([""])
-    moved = ddim_invert(
-        x, times, lambda y, s, _: world.predict_noise(y, s, condition), 1.0, world.alpha_bar
-    )
+    moved = ddim_invert(x, times, knowing(world, world.embed([""])), world.alpha_bar)
     assert float((moved / x - 1).abs().max()) < 5e-3  # first order in 8000 steps
     assert float(unmix(moved, torch.zeros_like(x), world.alpha_bar[7000:7001]).std()) > 2
 
@@ -109,14 +111,8 @@ def euler_factor(variance: float, s_from: Tensor, s_to: Tensor) -> Tensor:
 def test_inversion_is_the_product_of_euler_factors(variance: float, times: list[int]) -> None:
     world = single(variance)
     z = randn(1, *SHAPE)
-    condition = world.embed([""])
-    moved = ddim_invert(
-        z,
-        torch.tensor([times]),
-        lambda x, t, _: world.predict_noise(x, t, condition),
-        1.0,
-        world.alpha_bar,
-    )
+    predict = knowing(world, world.embed([""]))
+    moved = ddim_invert(z, torch.tensor([times]), predict, world.alpha_bar)
     level = torch.cat(
         [torch.ones(1, dtype=torch.float64), world.alpha_bar[torch.tensor(times[1:])]]
     )
@@ -134,10 +130,7 @@ def test_a_round_trip_loses_second_order_per_step_and_nothing_in_the_limit() -> 
     lost = []
     for count in (8, 16, 32, 64):
         times = torch.linspace(0, 640, count + 1).round().long()
-        x = ddim_invert(
-            z, times[None], lambda x, t, _: world.predict_noise(x, t, condition), 1.0,
-            world.alpha_bar,
-        )  # fmt: skip
+        x = ddim_invert(z, times[None], knowing(world, condition), world.alpha_bar)
         levels = torch.where(times > 0, world.alpha_bar[times], torch.ones(()).double())
         for k in range(count, 0, -1):
             eps = world.noise_at(x, levels[k : k + 1], condition)
@@ -163,13 +156,10 @@ def test_inversion_converges_to_the_exact_flow_at_first_order() -> None:
     for count in (200, 400, 800, 1600):
         table = fine_alpha_bar(count)
         world = single(variance, alpha_bar=table)
-        condition = world.embed([""])
         z = randn(1, *SHAPE)
         last = int(0.7 * count)
-        moved = ddim_invert(
-            z, torch.arange(last + 1)[None],
-            lambda x, t, _, w=world, c=condition: w.predict_noise(x, t, c), 1.0, table,
-        )  # fmt: skip
+        predict = knowing(world, world.embed([""]))
+        moved = ddim_invert(z, torch.arange(last + 1)[None], predict, table)
         s = sigma(table[last])
         growth = ((variance + s**2) / variance).sqrt()
         exact = table[last].sqrt() * (world.means + growth * (z - world.means))
@@ -198,10 +188,8 @@ def test_inversion_of_a_mixture_converges_to_runge_kutta() -> None:
         x = x + h / 6 * (k1 + 2 * k2 + 2 * k3 + k4)
     errors = []
     for stride in (8, 4, 2, 1):
-        moved = ddim_invert(
-            z, torch.arange(0, 601, stride)[None],
-            lambda y, t, _: world.predict_noise(y, t, condition), 1.0, world.alpha_bar,
-        )  # fmt: skip
+        times = torch.arange(0, 601, stride)[None]
+        moved = ddim_invert(z, times, knowing(world, condition), world.alpha_bar)
         errors.append(float((moved / world.alpha_bar[600].sqrt() - x).norm() / x.norm()))
     assert errors[-1] < 5e-3
     orders = [torch.tensor(a / b).log2().item() for a, b in itertools.pairwise(errors)]
@@ -236,10 +224,9 @@ def test_exact_kappa_solves_the_fixed_point_and_moves_by_its_factor(t: int) -> N
 def test_eq_10_with_cached_noise_is_ddim_for_any_denoiser() -> None:
     """On the grid of the authors' 2D notebook, with a mixture: equal to rounding."""
     world = mixture()
-    condition = world.embed(["red"])
+    condition = world.embed(["red", "red"])
     grid = [999, *range(980, 19, -24)]
     noise = randn(2, *SHAPE, seed=8)
-    condition = condition.expand(2, -1)
 
     def level(t: int) -> Tensor:
         return world.alpha_bar[t : t + 1].expand(2)
@@ -264,21 +251,21 @@ def test_inverted_kappa_is_the_weighted_mean_of_the_predictions() -> None:
     z = randn(2, *SHAPE)
     seen: list[Tensor] = []
 
-    def predict(x: Tensor, t: Tensor, _: float) -> Tensor:
+    def predict(x: Tensor, t: Tensor) -> Tensor:
         seen.append(torch.sin(3 * x + t.reshape(-1, 1, 1, 1) * 0.01))
         return seen[-1]
 
     times = torch.tensor([[0, 3, 170, 420, 777], [0, 100, 200, 300, 400]])
-    moved = ddim_invert(z, times, predict, 1.0, table)
+    moved = ddim_invert(z, times, predict, table)
     kappa = noise_between(moved, z, table[times[:, -1]])
     s = torch.where(times > 0, sigma(table[times]), torch.zeros(()).double())
     expected = sum(per_sample((s[:, k + 1] - s[:, k]) / s[:, -1]) * seen[k] for k in range(4))
     torch.testing.assert_close(kappa, expected, rtol=1e-9, atol=1e-11)
     seen.clear()
     once = DDIMInversion(steps=1, tau_max=0.0, entropy=0.0, cfg_scale=1.0)
-    noised = once(z, torch.tensor([500, 700]), predict, table, torch.Generator())
+    found = noised(once, z, [500, 700], Answers(predict), table)
     assert len(seen) == 1  # one step: kappa is the prediction on the clean rendering
-    torch.testing.assert_close(noised.kappa, seen[0], rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(found.kappa, seen[0], rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("t", [100, 500, 990])
@@ -286,9 +273,8 @@ def test_kappa_is_read_at_the_level_that_the_inversion_reached(t: int) -> None:
     """A denoiser that always answers c moves along a straight line, so kappa = c for any tau."""
     z, c = randn(2, *SHAPE), randn(2, *SHAPE, seed=5)
     strategy = DDIMInversion(tau_max=0.3, entropy=0.0)
-    rng = torch.Generator().manual_seed(0)
     table = scaled_linear_alpha_bar()
-    kappa = strategy(z, torch.full((2,), t), lambda x, s, _: c, table, rng).kappa
+    kappa = noised(strategy, z, [t, t], Answers(lambda x, s: c), table).kappa
     torch.testing.assert_close(kappa, c, rtol=1e-9, atol=1e-10)
 
 
@@ -300,7 +286,7 @@ def test_bias_of_inversion_against_the_exact_kappa(variance: float) -> None:
     condition = world.embed([""])
     z, last = randn(1, *SHAPE), 12_000
     times = torch.arange(0, last + 1)[None]
-    moved = ddim_invert(z, times, lambda x, t, _: world.predict_noise(x, t, condition), 1.0, table)
+    moved = ddim_invert(z, times, knowing(world, condition), table)
     level = table[last : last + 1]
     s = sigma(level)
     u = s**2 / variance

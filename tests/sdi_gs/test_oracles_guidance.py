@@ -5,33 +5,19 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor
 
-from sdi_gs.diffusion.analytic import GaussianMixture
 from sdi_gs.diffusion.schedule import mix, scaled_linear_alpha_bar, sigma, unmix
 from sdi_gs.guidance.distillation import GuidanceConfig, ScoreDistillation, TimeConfig
 from sdi_gs.guidance.noise import DDIMInversion, Noised, RandomNoise, ReleasedInversion
 from sdi_gs.guidance.predict import GuidedPredictor, classifier_free, perpendicular
-from sdi_gs.guidance.prompts import Conditions, PromptConfig, PromptSet, ViewAngles, perp_neg_blend
-from sdi_gs.ramp import Ramp
+from sdi_gs.guidance.prompts import Conditions, PromptConfig, PromptSet, perp_neg_blend
+from sdi_gs.ramp import Progress, Ramp
+
+from .doubles import Answers, Given, Latent, around, components, noised, randn, rng
 
 SHAPE = (4, 2, 2)
 TABLE = scaled_linear_alpha_bar()
-
-
-def randn(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def rng(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-class Latent(GaussianMixture):
-    """Pictures are latents: guidance without an encoder in between."""
-
-    def encode(self, rgb: Tensor) -> Tensor:
-        return rgb
+ZERO = Answers(lambda x, t: torch.zeros_like(x))
 
 
 def two_means(variance: float = 0.4) -> Latent:
@@ -39,8 +25,7 @@ def two_means(variance: float = 0.4) -> Latent:
 
     class TwoMeans(Latent):
         def embed(self, prompts):  # type: ignore[no-untyped-def]
-            rows = [[0.0, 1.0] if "red" in p else [1.0, 0.0] for p in prompts]
-            return torch.tensor(rows, dtype=torch.float64)
+            return components([[0.0, 1.0] if "red" in p else [1.0, 0.0] for p in prompts])
 
     means = torch.stack([torch.zeros(SHAPE).double(), 0.7 * randn(*SHAPE, seed=3)])
     return TwoMeans(means, torch.tensor([variance, variance], dtype=torch.float64))
@@ -58,9 +43,12 @@ def constant_time(t: int) -> TimeConfig:
     return TimeConfig(high=Ramp(t / 1000, t / 1000))
 
 
-def views(*azimuth: float) -> ViewAngles:
-    angle = torch.tensor(azimuth or (0.0,), dtype=torch.float64)
-    return ViewAngles(angle, torch.zeros_like(angle))
+def asked(world: Latent, count: int) -> GuidedPredictor:
+    """The guided prediction for "red" without a negative prompt, from parts that are tested by
+    themselves."""
+    return GuidedPredictor(
+        world, Conditions(world.embed([""] * count), world.embed(["red"] * count))
+    )
 
 
 def distill(world, noise, t: int, prompt: str = "red", perp_neg: str = "none", **config):  # type: ignore[no-untyped-def]
@@ -68,17 +56,7 @@ def distill(world, noise, t: int, prompt: str = "red", perp_neg: str = "none", *
         world, prompt, config=PromptConfig(view_dependent=perp_neg != "none", perp_neg=perp_neg)
     )
     settings = GuidanceConfig(t=constant_time(t), **config)
-    return ScoreDistillation(world, prompts, noise, settings, 10)
-
-
-class Given:
-    """A noise strategy that injects a known kappa."""
-
-    def __init__(self, kappa: Tensor) -> None:
-        self.kappa = kappa
-
-    def __call__(self, z, t, predict, alpha_bar, rng):  # type: ignore[no-untyped-def]
-        return Noised(mix(z, self.kappa, alpha_bar[t]), self.kappa)
+    return ScoreDistillation(world, prompts, noise, config=settings, steps=10)
 
 
 @pytest.mark.parametrize("t", [50, 500, 950])
@@ -87,7 +65,7 @@ def test_sds_target_has_the_mean_and_variance_of_its_closed_form(t: int) -> None
     world, count = two_means(variance), 6000
     z = randn(1, *SHAPE).expand(count, -1, -1, -1)
     guided = distill(world, RandomNoise(), t, "other", cfg_scale=0.0)(
-        z, views(*[0.0] * count), 0, rng()
+        z, around(*[0.0] * count), 0, rng()
     )
     s = sigma(TABLE[t])
     u = s**2 / variance
@@ -107,9 +85,9 @@ def test_sds_rests_at_the_guided_mean(cfg_scale: float) -> None:
     kappa = randn(1, *SHAPE, seed=5)
     both = torch.cat([kappa, -kappa])
     step = distill(world, Given(both), 600, cfg_scale=cfg_scale)
-    guided = step(rest.expand(2, -1, -1, -1), views(0, 0), 0, rng())
+    guided = step(rest.expand(2, -1, -1, -1), around(0, 0), 0, rng())
     torch.testing.assert_close(guided.target.mean(dim=0), rest[0], rtol=1e-10, atol=1e-12)
-    away = step(rest.expand(2, -1, -1, -1) + 1.0, views(0, 0), 0, rng()).target.mean(dim=0)
+    away = step(rest.expand(2, -1, -1, -1) + 1.0, around(0, 0), 0, rng()).target.mean(dim=0)
     u = sigma(TABLE[600]) ** 2 / 0.4
     torch.testing.assert_close(away - rest[0], (1 / (1 + u)).expand(SHAPE), rtol=1e-9, atol=1e-12)
 
@@ -125,13 +103,12 @@ def test_sds_rests_at_the_guided_mean(cfg_scale: float) -> None:
 def test_loss_gradient_is_sigma_times_the_noise_residual(noise, t: int) -> None:  # type: ignore[no-untyped-def]
     world = mixture()
     z = randn(3, *SHAPE).requires_grad_()
-    guided = distill(world, noise, t)(z, views(0, 90, 180), 0, rng())
+    guided = distill(world, noise, t)(z, around(0, 90, 180), 0, rng())
     (gradient,) = torch.autograd.grad(guided.loss, z)
     torch.testing.assert_close(gradient, (z.detach() - guided.target) / z.numel())
-    condition = Conditions(world.embed([""] * 3), world.embed(["red"] * 3), None, None)
     x_t = mix(z.detach(), guided.kappa, TABLE[guided.t])
     torch.testing.assert_close(guided.x_t, x_t)  # re-noised to level t, whatever tau was
-    eps = GuidedPredictor(world, condition)(x_t, guided.t, 7.5)
+    eps = asked(world, 3)(x_t, guided.t, 7.5)
     expected = sigma(TABLE[guided.t]).reshape(-1, 1, 1, 1) * (eps - guided.kappa) / z.numel()
     torch.testing.assert_close(gradient, expected, rtol=1e-9, atol=1e-12)
 
@@ -141,12 +118,11 @@ def test_weights_and_sum_reduction(weight: str) -> None:
     world, kappa, t = mixture(), randn(2, *SHAPE, seed=2), 420
     z = randn(2, *SHAPE).requires_grad_()
     step = distill(world, Given(kappa), t, weight=weight, reduction="sum", scale=3.0)
-    guided = step(z, views(0, 0), 0, rng())
+    guided = step(z, around(0, 0), 0, rng())
     (gradient,) = torch.autograd.grad(guided.loss, z)
     a = TABLE[t]
     w = {"sigma": sigma(a), "one_minus_alpha_bar": 1 - a, "uniform": 1.0}[weight]
-    condition = Conditions(world.embed([""] * 2), world.embed(["red"] * 2), None, None)
-    eps = GuidedPredictor(world, condition)(guided.x_t, guided.t, 7.5)
+    eps = asked(world, 2)(guided.x_t, guided.t, 7.5)
     torch.testing.assert_close(gradient, 3.0 * w * (eps - kappa) / 2, rtol=1e-9, atol=1e-12)
 
 
@@ -158,12 +134,11 @@ def test_released_inversion_keeps_its_level_and_shrinks() -> None:
     replay = rng(3)
     torch.rand(1, generator=replay)  # the step draws its time first
     tau = int(torch.randint(noise.spacing, (), generator=replay))
-    guided = distill(world, noise, t)(z, views(0), 0, rng(3))
+    guided = distill(world, noise, t)(z, around(0), 0, rng(3))
     (gradient,) = torch.autograd.grad(guided.loss, z)
     a_t, a_u = TABLE[t], TABLE[t + tau]
     assert tau > 0
-    condition = Conditions(world.embed([""]), world.embed(["red"]), None, None)
-    eps = GuidedPredictor(world, condition)(guided.x_t, guided.t, 7.5)
+    eps = asked(world, 1)(guided.x_t, guided.t, 7.5)
     expected = z * (1 - (a_u / a_t).sqrt()) + sigma(a_t) * eps
     expected = expected - ((1 - a_u) / a_t).sqrt() * guided.kappa
     torch.testing.assert_close(gradient, expected.detach() / z.numel(), rtol=1e-9, atol=1e-12)
@@ -194,27 +169,26 @@ def test_released_noise_accumulates_as_published(t: int, expected: float) -> Non
             return super().times(t, 50, total)
 
     z = torch.zeros(1, 4, 64, 64, dtype=torch.float64)
-    noised = Tau50()(z, torch.tensor([t]), lambda x, s, g: torch.zeros_like(x), TABLE, rng())
-    assert float(noised.kappa.std()) == pytest.approx(expected, abs=0.006)
+    found = noised(Tau50(), z, [t], ZERO, TABLE)
+    assert float(found.kappa.std()) == pytest.approx(expected, abs=0.006)
 
 
 def test_paper_entropy_noise_has_its_stated_size() -> None:
-    z, t = torch.zeros(1, 4, 64, 64, dtype=torch.float64), torch.tensor([600])
-    zero = lambda x, s, g: torch.zeros_like(x)  # noqa: E731
-    kappa = DDIMInversion(tau_max=0.0)(z, t, zero, TABLE, rng()).kappa
+    z = torch.zeros(1, 4, 64, 64, dtype=torch.float64)
+    kappa = noised(DDIMInversion(tau_max=0.0), z, [600], ZERO, TABLE).kappa
     expected = 0.3 * float((1 - TABLE[600]).sqrt())
     assert float(kappa.std()) == pytest.approx(expected, rel=0.03)
-    quiet = DDIMInversion(tau_max=0.0, entropy=0.0)(z, t, zero, TABLE, rng()).kappa
+    quiet = noised(DDIMInversion(tau_max=0.0, entropy=0.0), z, [600], ZERO, TABLE).kappa
     assert float(quiet.abs().max()) == 0.0
 
 
 def test_paper_grid() -> None:
     noise = DDIMInversion()
-    t = torch.tensor([1, 99, 250, 700, 999])
-    times = noise.times(t, t)
+    t = torch.tensor([1, 99, 250, 700, 998, 999])
+    times = noise.times(t, t, 1000)
     steps = [int((row.diff() > 0).sum()) for row in times]
-    assert steps == [1, 1, 2, 7, 9]
-    assert times[:, 0].tolist() == [0] * 5
+    assert steps == [1, 1, 2, 7, 9, 10]  # the last index of a schedule stands for t = 1
+    assert times[:, 0].tolist() == [0] * 6
     assert times[:, -1].tolist() == t.tolist()
     assert times[3, :8].tolist() == [0, 100, 200, 300, 400, 500, 600, 700]
 
@@ -231,29 +205,28 @@ def test_schedules_of_the_published_recipe() -> None:
     world = mixture()
     step = distill(world, RandomNoise(), 500)
     anneal = ScoreDistillation(
-        world, step.prompt, RandomNoise(),
-        GuidanceConfig(t=TimeConfig(high=Ramp(0.98, 0.25))), 10_000,
+        world, step.subject, RandomNoise(),
+        config=GuidanceConfig(t=TimeConfig(high=Ramp(0.98, 0.25))), steps=10_000,
     )  # fmt: skip
-    assert [int(anneal.times(1, s, rng())[0]) for s in (0, 5000, 10_000)] == [980, 615, 250]
+    found = [anneal.times(1, Progress(s, 10_000), rng()) for s in (0, 5000, 10_000)]
+    assert [int(t.host[0]) for t in found] == [980, 615, 250]
 
 
 def test_uniform_times_stay_in_their_range_and_can_be_shared() -> None:
     step = distill(mixture(), RandomNoise(), 500)
     uniform = TimeConfig(high=Ramp(0.98, 0.98), low=Ramp(0.02, 0.02))
     step.config = GuidanceConfig(t=uniform)
-    t = step.times(4000, 0, rng())
+    t = step.times(4000, Progress(0, 10), rng()).host
     assert 20 <= int(t.min()) < 40
     assert 960 < int(t.max()) <= 980
     step.config = GuidanceConfig(t=TimeConfig(uniform.high, uniform.low, same_for_batch=True))
-    assert len(set(step.times(8, 0, rng()).tolist())) == 1
+    assert len(set(step.times(8, Progress(0, 10), rng()).host.tolist())) == 1
 
 
 def test_guidance_scales_zero_and_one_are_the_plain_predictions() -> None:
     world, x, t = mixture(), randn(2, *SHAPE), torch.tensor([300, 700])
-    condition = Conditions(world.embed(["", ""]), world.embed(["red", "red"]), None, None)
-    predict = GuidedPredictor(world, condition)
-    uncond = world.predict_noise(x, t, condition.uncond)
-    cond = world.predict_noise(x, t, condition.positive)
+    predict = asked(world, 2)
+    uncond, cond = (world.predict_noise(x, t, world.embed([w, w])) for w in ("", "red"))
     assert torch.equal(predict(x, t, 0.0), uncond)
     assert torch.equal(predict(x, t, 1.0), cond)
     assert predict.evaluations == 4
@@ -273,20 +246,19 @@ def test_perpendicular_part() -> None:
 @pytest.mark.parametrize("variant", ["threestudio", "stable-dreamfusion"])
 def test_perp_neg_weights(variant: str) -> None:
     config = PromptConfig(perp_neg=variant)  # type: ignore[arg-type]
-    blend = perp_neg_blend(views(0, 45, 90, 135, 180), config)
+    blend = perp_neg_blend(around(0, 45, 90, 135, 180), config)
     assert blend.share.tolist() == pytest.approx([1, 0.5, 1, 0.5, 0])
     assert bool((blend.weight <= 0.0).all())
-    mirrored = perp_neg_blend(views(0, -45, -90, -135, -180), config)
+    mirrored = perp_neg_blend(around(0, -45, -90, -135, -180), config)
     torch.testing.assert_close(blend.weight, mirrored.weight)
     torch.testing.assert_close(blend.share, mirrored.share)
     if variant == "threestudio":
-        expected = [(1.5738, 0.0001), (0.689, 0.689), (0.0005, 1.5735), (0.173, 1.746),
+        expected = [(0.0001, 1.574), (0.689, 0.689), (0.0005, 1.5735), (0.173, 1.746),
                     (0.394, 1.967)]  # fmt: skip
-        expected[0] = (0.0001, 1.574)
         got = [(-a, -b) for a, b in blend.weight.tolist()]
         for one, other in zip(got, expected, strict=True):
             assert one == pytest.approx(other, abs=2e-3)
-        near = perp_neg_blend(views(90 - 1e-9, 90), config)
+        near = perp_neg_blend(around(90 - 1e-9, 90), config)
         names = [
             {int(n): float(w) for n, w in zip(row, weights, strict=True)}
             for row, weights in zip(near.negative, near.weight, strict=True)
@@ -296,11 +268,9 @@ def test_perp_neg_weights(variant: str) -> None:
 
 
 def test_overhead_views_have_no_negatives() -> None:
-    angles = ViewAngles(torch.tensor([10.0]), torch.tensor([75.0]))
     world = mixture()
     prompt = PromptSet(world, "red", config=PromptConfig(perp_neg="threestudio"))
-    condition = prompt.conditions(angles)
-    predict = GuidedPredictor(world, condition)
+    predict = GuidedPredictor(world, prompt.conditions(around(10, elevation_deg=75)))
     predict(randn(1, *SHAPE), torch.tensor([300]), 7.5)
     assert predict.evaluations == 2  # zero-weight negatives cost nothing
 
@@ -308,7 +278,7 @@ def test_overhead_views_have_no_negatives() -> None:
 def test_perp_neg_at_zero_scale_is_unconditional() -> None:
     world, x, t = mixture(), randn(2, *SHAPE), torch.tensor([300, 300])
     prompt = PromptSet(world, "red", config=PromptConfig(perp_neg="threestudio"))
-    predict = GuidedPredictor(world, prompt.conditions(views(20, 120)))
+    predict = GuidedPredictor(world, prompt.conditions(around(20, 120)))
     uncond = world.predict_noise(x, t, world.embed(["", ""]))
     assert torch.equal(predict(x, t, 0.0), uncond)
 
@@ -323,7 +293,7 @@ def test_a_batch_equals_its_singles(noise, perp_neg: str) -> None:  # type: igno
     def run(rows: slice):  # type: ignore[no-untyped-def]
         strategy = Given(kappa[rows]) if noise == "given" else noise
         step = distill(world, strategy, 640, perp_neg=perp_neg)
-        return step(z[rows], views(*angles[rows]), 0, rng())
+        return step(z[rows], around(*angles[rows]), 0, rng())
 
     batch = run(slice(0, 3))
     singles = [run(slice(i, i + 1)) for i in range(3)]
@@ -339,8 +309,8 @@ def test_a_batch_of_different_times_equals_its_singles() -> None:
     t = torch.tensor([250, 930])
 
     def run(rows: slice) -> Noised:
-        predict = GuidedPredictor(world, condition.conditions(views(*[0.0] * len(z[rows]))))
-        return noise(z[rows], t[rows], predict, TABLE, rng())
+        predict = GuidedPredictor(world, condition.conditions(around(*[0.0] * len(z[rows]))))
+        return noised(noise, z[rows], t[rows], predict, TABLE)
 
     both = run(slice(0, 2))
     for i in range(2):
@@ -351,7 +321,7 @@ def test_a_batch_of_different_times_equals_its_singles() -> None:
 @pytest.mark.parametrize("steps", [None, 1, 30])
 def test_both_ends_of_the_schedule_are_finite(t: int, steps: int | None) -> None:
     world = mixture()
-    guided = distill(world, DDIMInversion(steps=steps), t)(randn(2, *SHAPE), views(0, 0), 0, rng())
+    guided = distill(world, DDIMInversion(steps=steps), t)(randn(2, *SHAPE), around(0, 0), 0, rng())
     assert bool(torch.isfinite(guided.loss))
     assert int(guided.t[0]) == t  # t + tau is cut at the last time, t is not
 
@@ -359,9 +329,9 @@ def test_both_ends_of_the_schedule_are_finite(t: int, steps: int | None) -> None
 def test_same_seed_same_guidance() -> None:
     world, z = mixture(), randn(2, *SHAPE)
     step = distill(world, DDIMInversion(), 500)
-    one, two = (step(z, views(0, 90), 0, rng(4)).target for _ in range(2))
+    one, two = (step(z, around(0, 90), 0, rng(4)).target for _ in range(2))
     assert torch.equal(one, two)
-    assert not torch.equal(one, step(z, views(0, 90), 0, rng(5)).target)
+    assert not torch.equal(one, step(z, around(0, 90), 0, rng(5)).target)
 
 
 def test_view_words_reach_the_denoiser() -> None:
@@ -369,10 +339,11 @@ def test_view_words_reach_the_denoiser() -> None:
     world, kappa = mixture(), randn(3, *SHAPE, seed=1)
     prompts = PromptSet(world, "thing")
     step = ScoreDistillation(
-        world, prompts, Given(kappa), GuidanceConfig(cfg_scale=1.0, t=constant_time(500)), 10
-    )
+        world, prompts, Given(kappa),
+        config=GuidanceConfig(cfg_scale=1.0, t=constant_time(500)), steps=10,
+    )  # fmt: skip
     x = mix(torch.zeros(3, *SHAPE).double(), kappa, TABLE[torch.tensor([500] * 3)])
-    guided = step(torch.zeros(3, *SHAPE).double(), views(0, 90, 180), 0, rng())
+    guided = step(torch.zeros(3, *SHAPE).double(), around(0, 90, 180), 0, rng())
     words = world.embed(["front", "side", "back"])
     eps = world.predict_noise(x, guided.t, words)
     torch.testing.assert_close(guided.target, unmix(x, eps, TABLE[guided.t]))

@@ -44,12 +44,12 @@ def test_a_preset_takes_steps_with_tiny_networks_of_the_same_classes(
     name: str, tiny_model: Path
 ) -> None:
     training = build.training(small(name, tiny_model))
-    before = [p.detach().clone() for g in training.renderer.optimizer.param_groups
-              for p in g["params"]]  # fmt: skip
+    (optimizer,) = training.renderer.optimizers
+    before = [p.detach().clone() for g in optimizer.param_groups for p in g["params"]]
     for step in (0, 10, 19):
         report = train_step(training, step)
         assert report.evaluations > training.batch
-    after = [p for g in training.renderer.optimizer.param_groups for p in g["params"]]
+    after = [p for g in optimizer.param_groups for p in g["params"]]
     assert any(not torch.equal(a, b) for a, b in zip(after, before, strict=True))
     assert training.guidance.denoiser.text_encoder is None  # type: ignore[attr-defined]
 

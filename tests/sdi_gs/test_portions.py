@@ -18,12 +18,12 @@ from torch import Tensor
 from representations.cameras import orbit
 from representations.instant_ngp import InstantNGPConfig, InstantNGPRenderer
 from representations.instant_ngp.config import GridConfig, MarchConfig, MaterialConfig
-from representations.interface import Alone, Renderer
+from representations.interface import Alone, Exchange, Renderer
 from sdi_gs.errors import UserError
-from sdi_gs.guidance.draws import Part, integer_once, normal_like, uniform, uniform_once
+from sdi_gs.guidance.draws import ViewSlice, integer_once, normal_like, uniform, uniform_once
 from sdi_gs.ramp import Ramp
 from sdi_gs.team import ALONE, Team, share
-from sdi_gs.trainer import Training, portions, train_step
+from sdi_gs.trainer import Training, micro_batches, train_step
 
 from .test_trainer import training
 
@@ -44,14 +44,14 @@ def seeded(seed: int = 0) -> torch.Generator:
 )
 def test_a_part_draws_its_rows_of_the_whole(draw: Callable[..., Tensor]) -> None:
     whole = draw(seeded(), 6)
-    parts = [draw(Part(seeded(), first, 6), 2) for first in (0, 2, 4)]
+    parts = [draw(ViewSlice(seeded(), first, 6), 2) for first in (0, 2, 4)]
     assert torch.equal(torch.cat(parts), whole)
     assert not torch.equal(parts[0], parts[1])
 
 
 def test_what_is_drawn_once_is_the_same_for_all_parts_and_leaves_the_generator_alike() -> None:
     whole, part = seeded(), seeded()
-    cut = Part(part, 4, 6)
+    cut = ViewSlice(part, 4, 6)
     assert torch.equal(uniform_once(whole), uniform_once(cut))
     assert integer_once(1000, whole) == integer_once(1000, cut)
     uniform(6, whole)
@@ -76,7 +76,7 @@ def test_views_are_shared_evenly_and_in_order() -> None:
         share(ALONE, 4, 3)
 
 
-def field_training() -> Training:
+def field_training(exchange: Exchange | None = None) -> Training:
     """A radiance field with everything that is random about a view: ray starts and lamps."""
     config = InstantNGPConfig(
         grid=GridConfig(levels=4, start_levels=4, log2_size=10, max_resolution=32),
@@ -89,15 +89,16 @@ def field_training() -> Training:
     )  # fmt: skip
 
 
-def splat_training() -> Training:
+def splat_training(exchange: Exchange | None = None) -> Training:
     weights = {name: Ramp(0.1, 0.1) for name in ("opacity", "tv_rgb", "convexity")}
-    return training(weights=weights)
+    return training(weights=weights, exchange=exchange)
 
 
 def parameters(renderer: Renderer) -> dict[str, Tensor]:
     return {
         f"{group['name']} {k}": parameter.detach().clone()
-        for group in renderer.optimizer.param_groups
+        for optimizer in renderer.optimizers
+        for group in optimizer.param_groups
         for k, parameter in enumerate(group["params"])
     }
 
@@ -113,13 +114,17 @@ def test_a_step_in_portions_is_the_step_as_a_whole(
         run = dataclasses.replace(make(), batch=4, micro_batch=portion)
         gradients: dict[str, Tensor] = {}
 
-        def keep(*_: object, into: dict[str, Tensor] = gradients, of: Training = run) -> None:
-            for group in of.renderer.optimizer.param_groups:
+        (optimizer,) = run.renderer.optimizers
+
+        def keep(
+            *_: object, into: dict[str, Tensor] = gradients, of: torch.optim.Optimizer = optimizer
+        ) -> None:
+            for group in of.param_groups:
                 for k, parameter in enumerate(group["params"]):
                     if parameter.grad is not None:
                         into[f"{group['name']} {k}"] = parameter.grad.clone()
 
-        run.renderer.optimizer.register_step_pre_hook(keep)
+        optimizer.register_step_pre_hook(keep)
         report = train_step(run, 0)
         found.append((report, gradients, run.rng.get_state()))
     (whole, expected, state), (cut, got, same_state) = found
@@ -149,8 +154,8 @@ def test_a_portion_may_not_forget_a_view() -> None:
     run = dataclasses.replace(splat_training(), batch=6, micro_batch=2)
     before = run.rng.get_state()
     seen = []
-    for views, rng in portions(run):
-        assert isinstance(rng, Part)
+    for views, rng in micro_batches(run):
+        assert isinstance(rng, ViewSlice)
         assert torch.equal(rng.rng.get_state(), before)
         seen += list(range(6))[views]
         uniform(2, rng)
@@ -188,13 +193,13 @@ import torch
 torch.set_num_threads(1)
 from sdi_gs.team import joined
 from sdi_gs.trainer import train
-from .test_portions import field_training, parameters, splat_training
+from tests.sdi_gs.test_portions import field_training, parameters, splat_training
 
 out, kind, micro_batch = sys.argv[1], sys.argv[2], int(sys.argv[3]) or None
 make = {"splats": splat_training, "field": field_training}[kind]
 with joined() as team:
-    run = dataclasses.replace(make(), batch=4, micro_batch=micro_batch, team=team, steps=12)
-    run.renderer.exchange = team
+    run = make(exchange=team)
+    run = dataclasses.replace(run, batch=4, micro_batch=micro_batch, team=team, steps=12)
     reports = list(train(run))
     torch.save(parameters(run.renderer), f"{out}/{kind}-{team.count}-{team.rank}.pt")
     if team.leads:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sdi_gs.diffusion.base import Denoiser
+from sdi_gs.diffusion.base import Condition, Denoiser
 from sdi_gs.diffusion.schedule import mix, scaled_linear_alpha_bar
 from sdi_gs.diffusion.stable import ModelError, StableDiffusion
 from sdi_gs.diffusion.tuning import Tuning, tune
@@ -86,8 +86,9 @@ def test_v_prediction_becomes_epsilon(folder: Path) -> None:
 def test_a_prompt_is_encoded_the_same_alone_and_in_company(folder: Path) -> None:
     model = StableDiffusion.load(folder)
     together = model.embed(["a red mug", "", "a very long sentence that does not fit at all"])
-    torch.testing.assert_close(together[:1], model.embed(["a red mug"]))
-    assert together.shape == (3, 12, 16)
+    assert set(together.parts) == {"hidden"}
+    torch.testing.assert_close(together["hidden"][:1], model.embed(["a red mug"])["hidden"])
+    assert together["hidden"].shape == (3, 12, 16)
 
 
 @pytest.mark.parametrize(
@@ -123,7 +124,7 @@ def asked(model: StableDiffusion) -> torch.Tensor:
     x = torch.randn(5, 4, 8, 8, generator=rng)
     t = torch.tensor([10, 300, 500, 700, 990])
     words = 1000.0 * torch.randn(5, 12, 16, generator=rng)  # they count little in a random network
-    return model.predict_noise(x, t, words)
+    return model.predict_noise(x, t, Condition({"hidden": words}))
 
 
 @pytest.mark.parametrize("rows", [1, 2, 5, 7])

@@ -5,52 +5,47 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
-from sdi_gs.diffusion.analytic import GaussianMixture, gaussian
+from sdi_gs.diffusion.analytic import gaussian
 from sdi_gs.diffusion.schedule import scaled_linear_alpha_bar, sigma
 from sdi_gs.guidance.distillation import GuidanceConfig, ScoreDistillation, TimeConfig
 from sdi_gs.guidance.noise import RandomNoise
-from sdi_gs.guidance.prompts import PromptConfig, PromptSet, ViewAngles
+from sdi_gs.guidance.prompts import PromptConfig, PromptSet
 from sdi_gs.guidance.stein import Baseline, ControlVariate, Stein, SteinConfig
+from sdi_gs.guidance.update import UpdateRule
 from sdi_gs.ramp import Ramp
+
+from .doubles import Latent, around, randn, rng
 
 SHAPE, VARIANCE, T = (4, 2, 2), 0.4, 500
 TABLE = scaled_linear_alpha_bar()
 
 
-def rng(seed: int = 0) -> Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def randn(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=rng(seed), dtype=torch.float64)
-
-
-class World(GaussianMixture):
-    def encode(self, rgb: Tensor) -> Tensor:
-        return rgb
-
-
-def world() -> World:
+def world() -> Latent:
     known = gaussian(0.5 * randn(*SHAPE, seed=3), VARIANCE)
-    return World(known.means, known.variances)
+    return Latent(known.means, known.variances)
 
 
-def plain() -> ScoreDistillation:
+def plain(update: UpdateRule | None = None) -> ScoreDistillation:
     model = world()
     prompts = PromptSet(model, "a mug", config=PromptConfig(view_dependent=False))
     settings = GuidanceConfig(cfg_scale=1.0, t=TimeConfig(high=Ramp(T / 1000, T / 1000)))
-    return ScoreDistillation(model, prompts, RandomNoise(), settings, 10)
+    return ScoreDistillation(
+        model, prompts, RandomNoise(), update=update, config=settings, steps=10
+    )
+
+
+def with_rule(rule: ControlVariate) -> Stein:
+    return Stein(plain(rule), rule)
 
 
 def stein(baseline: Baseline | None = None, decay: float = 0.95) -> Stein:
-    return Stein(plain(), ControlVariate(SteinConfig(decay=decay), baseline))
+    return with_rule(ControlVariate(SteinConfig(decay=decay), baseline))
 
 
 def targets(run, z: Tensor, steps: int, first_seed: int = 0) -> Tensor:  # type: ignore[no-untyped-def]
-    angle = torch.zeros(len(z), dtype=torch.float64)
-    views = ViewAngles(angle, angle)
+    views = around(*[0.0] * len(z))
     return torch.stack([run(z, views, 0, rng(first_seed + k)).target for k in range(steps)])
 
 
@@ -93,12 +88,12 @@ def test_a_baseline_that_varies_has_a_control_variate_of_mean_zero() -> None:
     seen = []
 
     class Spy(ControlVariate):
-        def variate(self, asked):  # type: ignore[no-untyped-def]
-            value = super().variate(asked)
-            seen.append((value, asked.noised.kappa, asked.noised.x_t.sum(dim=(1, 2, 3))))
+        def variate(self, given):  # type: ignore[no-untyped-def]
+            value = super().variate(given)
+            seen.append((value, given.noised.kappa, given.noised.x_t.sum(dim=(1, 2, 3))))
             return value
 
-    run = Stein(plain(), Spy(SteinConfig(), lambda x: x.sum(dim=(1, 2, 3))))
+    run = with_rule(Spy(SteinConfig(), lambda x: x.sum(dim=(1, 2, 3))))
     targets(run, randn(1, *SHAPE).expand(20_000, *SHAPE), 1)
     ((variate, kappa, phi),) = seen
     error = float((variate.var(dim=0) / 20_000).sqrt().max())

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from representations.gaussians import DensifyConfig, GaussianConfig, GaussianRenderer, RatesConfig
-from representations.interface import Renderer
+from representations.interface import Exchange, Renderer
 from sdi_gs.diffusion.analytic import GaussianMixture
 from sdi_gs.guidance.distillation import GuidanceConfig, ScoreDistillation, TimeConfig
 from sdi_gs.guidance.noise import DDIMInversion, NoiseStrategy, RandomNoise
@@ -19,7 +19,7 @@ from sdi_gs.ramp import Ramp
 from sdi_gs.trainer import (
     NonFinite,
     Training,
-    all_finite,
+    gradients_finite,
     rate_factor,
     rates_times,
     require_finite,
@@ -45,23 +45,27 @@ def training(
     steps: int = 60,
     weights: dict[str, Ramp] | None = None,
     seed: int = 0,
+    exchange: Exchange | None = None,
 ) -> Training:
     model = world()
     renderer = GaussianRenderer(
         GaussianConfig(
             count=200,
             max_count=260,
-            steps=steps,
-            seed=seed,
             rates=RatesConfig(sh_dc=0.1),
             densify=DensifyConfig(every=10),
-        )
+        ),
+        steps=steps,
+        seed=seed,
+        exchange=exchange,
     )
     noise = noise or DDIMInversion(cfg_scale=0.0)
     guidance = GuidanceConfig(cfg_scale=1.0, t=TimeConfig(high=Ramp(0.9, 0.2)))
     return Training(
         renderer=renderer,
-        guidance=ScoreDistillation(model, PromptSet(model, prompt), noise, guidance, steps),
+        guidance=ScoreDistillation(
+            model, PromptSet(model, prompt), noise, config=guidance, steps=steps
+        ),
         views=ViewPolicy(
             distance=(2.2, 2.2), fov_y_deg=(30.0, 30.0),
             position_jitter=0.0, target_jitter=0.0, up_jitter=0.0,
@@ -161,10 +165,14 @@ def test_a_gradient_that_is_no_number_names_its_parameter() -> None:
     )
     loss = good.sum() + bad.sqrt().sum()  # finite, with an infinite slope
     loss.backward()
+
+    def finite() -> bool:
+        return bool(gradients_finite([optimizer]))
+
     with pytest.raises(NonFinite, match="3 of 3 gradient values of 'scales'"):
-        require_finite(optimizer, {"guidance": loss.item()}, bool(all_finite(optimizer)), 7)
+        require_finite([optimizer], {"guidance": loss.item()}, finite(), 7)
     bad.grad = torch.zeros(3)
-    require_finite(optimizer, {"guidance": loss.item()}, bool(all_finite(optimizer)), 7)
+    require_finite([optimizer], {"guidance": loss.item()}, finite(), 7)
 
 
 def test_rates_cool_linearly_at_the_end_of_a_run() -> None:
@@ -176,16 +184,25 @@ def test_rates_cool_linearly_at_the_end_of_a_run() -> None:
 
 
 def test_a_cooled_step_is_shorter_and_leaves_the_rates_alone() -> None:
-    value = torch.nn.Parameter(torch.zeros(2))
-    optimizer = torch.optim.SGD([{"params": [value], "lr": 0.3}])
-    value.grad = torch.tensor([1.0, -2.0])
-    with rates_times(optimizer, 0.5):
-        optimizer.step()
+    value, other = (torch.nn.Parameter(torch.zeros(2)) for _ in range(2))
+    optimizers = [
+        torch.optim.SGD([{"params": [value], "lr": 0.3}]),
+        torch.optim.SGD([{"params": [other], "lr": 0.1}]),
+    ]
+    value.grad, other.grad = torch.tensor([1.0, -2.0]), torch.tensor([1.0, 1.0])
+
+    def rates() -> list[float]:
+        return [optimizer.param_groups[0]["lr"] for optimizer in optimizers]
+
+    with rates_times(optimizers, 0.5):
+        for optimizer in optimizers:
+            optimizer.step()
     assert value.tolist() == pytest.approx([-0.15, 0.3])
-    assert optimizer.param_groups[0]["lr"] == 0.3
-    with pytest.raises(RuntimeError), rates_times(optimizer, 0.5):
+    assert other.tolist() == pytest.approx([-0.05, -0.05])
+    assert rates() == [0.3, 0.1]
+    with pytest.raises(RuntimeError), rates_times(optimizers, 0.5):
         raise RuntimeError
-    assert optimizer.param_groups[0]["lr"] == 0.3
+    assert rates() == [0.3, 0.1]
 
 
 def test_a_run_that_cools_moves_less_in_its_last_step_and_not_in_its_first() -> None:

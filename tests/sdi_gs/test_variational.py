@@ -11,48 +11,29 @@ import pytest
 import torch
 from torch import Generator, Tensor
 
-from representations.cameras import orbit
-from sdi_gs.diffusion.analytic import GaussianMixture
-from sdi_gs.diffusion.schedule import alpha_bar_at, mix, per_sample, sigma
+from sdi_gs.diffusion.schedule import alpha_bar_at, per_sample, sigma
 from sdi_gs.diffusion.stable import StableDiffusion
 from sdi_gs.guidance.distillation import GuidanceConfig, ScoreDistillation, TimeConfig
-from sdi_gs.guidance.noise import Noised
-from sdi_gs.guidance.prompts import PromptConfig, PromptSet, ViewAngles
-from sdi_gs.guidance.update import Residual
-from sdi_gs.guidance.variational import Variational, VariationalConfig, camera_to_world
+from sdi_gs.guidance.prompts import PromptConfig, PromptSet
+from sdi_gs.guidance.update import UpdateRule
+from sdi_gs.guidance.variational import LearnedReference, Variational, VariationalConfig
+from sdi_gs.guidance.viewpoints import Viewpoints
 from sdi_gs.ramp import Ramp
+from sdi_gs.views import ViewPolicy
+
+from .doubles import Given, Latent, around, components, randn, rng
 
 SHAPE = (4, 2, 2)
 
 
-def randn(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def rng(seed: int = 0) -> Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-class World(GaussianMixture):
-    def encode(self, rgb: Tensor) -> Tensor:
-        return rgb
-
+class World(Latent):
     def embed(self, prompts):  # type: ignore[no-untyped-def]
-        rows = [[0.0, 1.0] if "red" in p else [1.0, 0.0] for p in prompts]
-        return torch.tensor(rows, dtype=torch.float64)
+        return components([[0.0, 1.0] if "red" in p else [1.0, 0.0] for p in prompts])
 
 
 def world() -> World:
     means = torch.stack([torch.zeros(SHAPE).double(), 0.7 * randn(*SHAPE, seed=3)])
     return World(means, torch.tensor([0.4, 0.4], dtype=torch.float64))
-
-
-class Given:
-    def __init__(self, kappa: Tensor) -> None:
-        self.kappa = kappa
-
-    def __call__(self, z, t, predict, alpha_bar, rng):  # type: ignore[no-untyped-def]
-        return Noised(mix(z, self.kappa, alpha_bar[t]), self.kappa)
 
 
 class Known:
@@ -61,8 +42,10 @@ class Known:
     def __init__(self, with_camera: Any, without: Any = None) -> None:
         self.answers = (with_camera, without)
         self.lessons: list[tuple[Tensor, Tensor]] = []
+        self.cameras: list[Tensor | None] = []
 
     def predict(self, x_t: Tensor, t: Tensor, camera: Tensor | None) -> Tensor:
+        self.cameras.append(camera)
         answer = self.answers[camera is None]
         return answer(x_t, t) if callable(answer) else answer
 
@@ -77,23 +60,36 @@ class Known:
         self.lessons = [(torch.zeros(0), torch.zeros(0))] * state["lessons"]
 
 
-def step(kappa: Tensor, cfg_scale: float = 7.5, t: int = 500) -> ScoreDistillation:
+def step(
+    kappa: Tensor, cfg_scale: float = 7.5, t: int = 500, update: UpdateRule | None = None
+) -> ScoreDistillation:
     model = world()
     prompts = PromptSet(model, "red", config=PromptConfig(view_dependent=False))
     time = TimeConfig(high=Ramp(t / 1000, t / 1000))
     settings = GuidanceConfig(cfg_scale=cfg_scale, t=time)
-    return ScoreDistillation(model, prompts, Given(kappa), settings, 10, Residual())
+    return ScoreDistillation(model, prompts, Given(kappa), update=update, config=settings, steps=10)
 
 
-def views(*azimuth: float) -> ViewAngles:
-    angle = torch.tensor(azimuth, dtype=torch.float64)
-    return ViewAngles(angle, 0.5 * angle)
+def variational(
+    kappa: Tensor,
+    known: Known,
+    config: VariationalConfig | None = None,
+    cfg_scale: float = 7.5,
+    t: int = 500,
+) -> Variational:
+    config = config or VariationalConfig()
+    rule = LearnedReference(known, config.marginal)
+    return Variational(step(kappa, cfg_scale, t, rule), rule, config)
+
+
+def views(*azimuth: float) -> Viewpoints:
+    return around(*azimuth, elevation_deg=[0.2 * angle for angle in azimuth])
 
 
 def test_a_second_network_that_sees_the_injected_noise_makes_it_sds() -> None:
     z, kappa = randn(2, *SHAPE), randn(2, *SHAPE, seed=1)
     sds = step(kappa)(z, views(0, 90), 0, rng())
-    vsd = Variational(step(kappa), Known(kappa), VariationalConfig())(z, views(0, 90), 0, rng())
+    vsd = variational(kappa, Known(kappa))(z, views(0, 90), 0, rng())
     torch.testing.assert_close(vsd.target, sds.target, rtol=1e-9, atol=1e-11)
     assert vsd.evaluations == sds.evaluations + 2 + 2  # one prediction and one lesson each
 
@@ -104,7 +100,7 @@ def test_esd_lies_between_vsd_and_the_marginal() -> None:
 
     def target(marginal: float, known: Known) -> Tensor:
         config = VariationalConfig(marginal=marginal)
-        return Variational(step(kappa), known, config)(z, views(0, 90), 0, rng()).target
+        return variational(kappa, known, config)(z, views(0, 90), 0, rng()).target
 
     vsd, esd, flat = (target(m, Known(a, b)) for m in (0.0, 0.5, 1.0))
     torch.testing.assert_close(esd, 0.5 * (vsd + flat), rtol=1e-9, atol=1e-11)
@@ -124,11 +120,11 @@ def test_renderings_that_are_already_distributed_like_the_words_are_left_alone(t
         return s * (x_bar - model.means[1]) / (0.4 + s.square())
 
     z, kappa = randn(2, *SHAPE), randn(2, *SHAPE, seed=1)
-    run = Variational(step(kappa, 1.0, t), Known(known), VariationalConfig())
+    run = variational(kappa, Known(known), None, 1.0, t)
     torch.testing.assert_close(run(z, views(0, 90), 0, rng()).target, z, rtol=1e-9, atol=1e-9)
     # Guided, what is left is guidance itself: w (g - 1) (eps_y - eps_0), without any noise in it.
-    guided = Variational(step(kappa, 3.0, t), Known(known), VariationalConfig())
-    other = Variational(step(-kappa, 3.0, t), Known(known), VariationalConfig())
+    guided = variational(kappa, Known(known), None, 3.0, t)
+    other = variational(-kappa, Known(known), None, 3.0, t)
     one, two = (r(z, views(0, 90), 0, rng()).target for r in (guided, other))
     torch.testing.assert_close(one, two, rtol=1e-9, atol=1e-9)
 
@@ -136,28 +132,30 @@ def test_renderings_that_are_already_distributed_like_the_words_are_left_alone(t
 def test_every_step_is_a_lesson_and_some_hide_their_camera() -> None:
     z = randn(64, *SHAPE)
     known = Known(z)
-    run = Variational(step(z), known, VariationalConfig(camera_dropped=0.25))
+    run = variational(z, known, VariationalConfig(camera_dropped=0.25))
     run(z, views(*range(64)), 0, rng())
     ((latents, camera),) = known.lessons
     assert torch.equal(latents, z)
     hidden = (camera == 0).all(dim=1)
     assert 6 <= int(hidden.sum()) <= 26
-    assert torch.equal(camera[~hidden], camera_to_world(views(*range(64)))[~hidden])
-    again = Variational(step(z), Known(z), VariationalConfig())
+    drawn = views(*range(64)).camera_to_world.flatten(1)
+    assert torch.equal(camera[~hidden], drawn[~hidden])
+    again = variational(z, Known(z))
     again.load_state_dict(run.state_dict())
-    assert len(again.learner.lessons) == 1  # type: ignore[attr-defined]
+    assert len(again.rule.learner.lessons) == 1  # type: ignore[attr-defined]
     with pytest.raises(ValueError, match="keeps the state of its learner"):
         again.load_state_dict({})
 
 
-def test_the_pose_is_that_of_the_camera_that_looks_from_there() -> None:
-    azimuth, elevation = torch.tensor([0.0, 70.0, -120.0]), torch.tensor([0.0, 30.0, -5.0])
-    ones = torch.ones(3)
-    cameras = orbit(azimuth, elevation, ones, 40.0 * ones, (8, 8))
-    pose = camera_to_world(ViewAngles(azimuth, elevation)).reshape(3, 4, 4)
-    expected = torch.linalg.inv(cameras.world_to_cam)  # OpenCV: x right, y down, z forwards
-    flip = torch.diag(torch.tensor([1.0, -1.0, -1.0, 1.0]))
-    torch.testing.assert_close(pose, expected @ flip, atol=1e-5, rtol=0)
+def test_it_is_taught_the_cameras_that_were_drawn_jitter_included() -> None:
+    cameras, viewpoints = ViewPolicy(target_jitter=0.3, up_jitter=0.3).sample(8, 16, rng(2))
+    z = randn(8, *SHAPE)
+    known = Known(z)
+    variational(z, known, VariationalConfig(camera_dropped=0.0))(z, viewpoints, 0, rng())
+    flip = torch.diag(torch.tensor([1.0, -1.0, -1.0, 1.0]))  # OpenCV to OpenGL
+    expected = (torch.linalg.inv(cameras.world_to_cam) @ flip).flatten(1)
+    for camera in (known.lessons[0][1], known.cameras[0]):
+        torch.testing.assert_close(camera, expected, atol=1e-5, rtol=0)
 
 
 # --- the second network of a real one --------------------------------------------------------
@@ -173,7 +171,7 @@ def latents(seed: int = 0) -> Tensor:
 
 
 def poses(count: int = 4) -> Tensor:
-    return camera_to_world(views(*range(0, 90 * count, 90))).float()
+    return views(*range(0, 90 * count, 90)).camera_to_world.flatten(1).float()
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
@@ -181,7 +179,7 @@ def test_it_starts_as_the_frozen_network(model: StableDiffusion, prediction: str
     model.prediction = prediction
     learner = model.learner("a mug", 4, 1e-3)
     t = torch.tensor([0, 300, 600, 990])
-    words = model.embed(["a mug"]).expand(4, -1, -1)
+    words = model.embed(["a mug"] * 4)
     with torch.no_grad():
         expected = model.predict_noise(latents(), t, words)
     for camera in (None, poses()):

@@ -52,7 +52,7 @@ def test_a_step_reads_nothing_but_its_losses(
     """Those are read in one ``tolist``, which is no operator. numba stands in for the kernels of a
     card; a march has to say how many samples it found, which is one more wait there."""
     for module in ("hash_grid", "ray_types"):  # as if the tensors were on a card
-        monkeypatch.setattr(f"representations.ops.{module}.readable", lambda tensor: False)
+        monkeypatch.setattr(f"representations.ops.fields.{module}.readable", lambda tensor: False)
     config = load(str(fast if kind == "splats" else field_config), ["prompt=a mug", "steps=50"],
                   guidance)  # fmt: skip
     training = build.training(config)
@@ -67,7 +67,7 @@ def test_a_step_reads_nothing_but_its_losses(
 def test_reads_are_seen() -> None:
     with Reads() as reads:
         assert checks.readable(torch.zeros(1))
-        build.use_threads(load("mini", ["prompt=a mug"]))
+        build.use_threads(1)
         found = torch.tensor([1.0, 2.0])
         assert bool((found > 0).all())
         assert len(found[found > 1]) == 1
