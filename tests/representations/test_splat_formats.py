@@ -132,7 +132,7 @@ def test_without_gsply_the_message_says_what_to_install(tmp_path, monkeypatch, k
         return real(name, *rest)
 
     monkeypatch.setattr(builtins, "__import__", refuse)
-    with pytest.raises(MissingTool, match=r"pip install 'sdi-gs\[formats\]'") as caught:
+    with pytest.raises(MissingTool, match=r"-m pip install 'gsply>=0.4.6,<1'") as caught:
         WRITERS[kind](tmp_path / "a", cloud(3))
     assert str(caught.value).startswith(named)
     assert list(tmp_path.iterdir()) == []

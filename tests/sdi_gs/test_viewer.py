@@ -318,7 +318,7 @@ def test_a_missing_viser_is_told_before_anything_is_done(
     ):  # fmt: skip
         said = sdi_gs(*words)
         assert said.code == 2
-        assert "pip install -e '.[viewer]'" in said.err
+        assert "-m pip install 'viser>=1.1'" in said.err
     assert not out.exists()
 
 
