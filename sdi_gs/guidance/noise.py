@@ -20,7 +20,7 @@ from representations.checks import require
 
 from ..diffusion.schedule import alpha_bar_at, mix, noise_between, per_sample, unmix
 from ..ramp import Progress, Ramp, ramp
-from .draws import Rng, integer_once, normal_like, uniform
+from .draws import Rng, integer_once, normal_like, of_group, uniform
 from .times import Times
 
 Eps = Callable[[Tensor, Tensor], Tensor]
@@ -29,6 +29,11 @@ Eps = Callable[[Tensor, Tensor], Tensor]
 
 class Predict(Protocol):
     """The denoiser as a noise strategy may ask it; see :class:`~.predict.GuidedPredictor`."""
+
+    @property
+    def views_together(self) -> int:
+        """Rows in a row that are views of one shape, and share their times."""
+        ...
 
     def __call__(self, x_t: Tensor, t: Tensor, cfg_scale: float) -> Tensor:
         """(x_t [B, c, h, w], t [B] where x_t is, cfg_scale) -> epsilon [B, c, h, w]."""
@@ -159,7 +164,7 @@ class DDIMInversion:
         progress: Progress,
     ) -> Noised:
         total = len(alpha_bar)
-        tau = uniform(len(z), rng).to(t.host.device)
+        tau = of_group(uniform(len(z), rng), predict.views_together).to(t.host.device)
         last = (t.host + (self.tau_max * total * tau).round().long()).clamp(max=total - 1)
         times = self.times(t.host, last, total)
         x = ddim_invert(z, times, lambda x, at: predict(x, at, self.cfg_scale), alpha_bar)

@@ -68,6 +68,8 @@ class Given:
 class Answers:
     """A predictor that answers by a formula, whatever the words and the scale."""
 
+    views_together = 1
+
     def __init__(self, formula: Callable[[Tensor, Tensor], Tensor]) -> None:
         self.formula = formula
 
