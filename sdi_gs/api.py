@@ -69,8 +69,8 @@ class Asset:
         *,
         mesh: assets.MeshOptions | None = None,
         splats: assets.SplatOptions | None = None,
-    ) -> str:
-        """Write the shape to ``path``; what the file holds, in words.
+    ) -> assets.Exported:
+        """Write the shape to ``path``. The result says what the file holds.
 
         Args:
             path: its ending says the format: .ply .compressed.ply .splat .spz .sog .html hold

@@ -129,7 +129,7 @@ def convert(
     _picture(made, student, teacher, shown, device)
     made.write_summary(
         converted_from=str(path),
-        asset={"final.ply": holds},
+        asset={"final.ply": str(holds)},
         psnr_db={"mean": float(values.mean()), "lowest": float(values.min())},
         seconds=round(time.perf_counter() - began, 2),
     )

@@ -202,7 +202,7 @@ def _finish(config: Config, shown: Stage, run: RunFolder, seconds: float, watche
     kind = assets.final_format(shown.renderer)
     path = run.final(assets.ending(kind))
     try:
-        holds = assets.export(shown.renderer, path, kind, config.views)
+        holds = str(assets.export(shown.renderer, path, kind, config.views))
     except UserError as error:
         # The run itself is whole: its pictures, and another try with other options, remain.
         holds = f"not written: {error}"
