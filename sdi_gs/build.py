@@ -77,7 +77,7 @@ def check_prompt(config: Config) -> str | None:
         raise UserError(f"the prompt {config.prompt!r} holds line breaks or bytes that are no text")
     if config.model.source != MINI:
         return None
-    from .mini import known_words, words
+    from .mini import known_words, split_words, words
     from .mini.corpus import COLORS, KINDS
 
     if not known_words(config.prompt):
@@ -87,8 +87,7 @@ def check_prompt(config: Config) -> str | None:
             "For anything else use Stable Diffusion: --config sdi_gaussians"
         )
     taught = set(words())
-    cleaned = "".join(c if c.isalnum() else " " for c in config.prompt.lower())
-    unknown = [word for word in cleaned.split() if word not in taught]
+    unknown = [word for word in split_words(config.prompt) if word not in taught]
     return f"note: mini was never taught: {', '.join(unknown)}" if unknown else None
 
 
