@@ -51,13 +51,14 @@ class Failed(Exception):
 def kernels(args: argparse.Namespace) -> dict[str, Any]:
     """On CUDA the first call compiles gsplat, once."""
     from representations.ops import self_test
+    from representations.ops.fields import field_ops
     from representations.ops.splats import splat_ops
 
     device = torch.device(args.device)
-    ops = splat_ops(device)
+    splats, ops = splat_ops(device), field_ops(device)
     found = [
-        self_test.splatting(ops.splat, device),
-        self_test.splatting(ops.splat, device, count=2000, size=128),
+        self_test.splatting(splats.splat, device),
+        self_test.splatting(splats.splat, device, count=2000, size=128),
         self_test.encoding(ops.encode, device, count=20_000),
         self_test.slopes(ops.encode_jacobian, device, count=20_000),
         self_test.marching(ops.march, ops.composite, device),
@@ -80,7 +81,7 @@ def precision(args: argparse.Namespace) -> dict[str, Any]:
     half = "float16" if device.type == "cuda" else "bfloat16"
     models = {
         "mini": [
-            build.denoiser(load("mini", [f"model.dtype={dtype}"]), device)
+            build.denoiser(load("mini", [f"model.dtype={dtype}"]).model, device)
             for dtype in ("float32", half)
         ]
     }

@@ -37,15 +37,15 @@ def evaluations_per_step(config: Any, batch: int, moments: int = 100) -> float:
     guidance asks a model that answers in closed form."""
     from sdi_gs import build
     from sdi_gs.diffusion.analytic import gaussian
-    from sdi_gs.guidance.prompts import PromptSet
+    from sdi_gs.guidance import PromptSet, Viewpoints
 
     model = gaussian(torch.zeros(4, 8, 8), 1.0)
     prompts = PromptSet(model, PROMPT, config.negative_prompt, config.prompts)
-    guidance = build.guidance(config, model, prompts)
+    guidance = build.guidance(config, model, prompts, config.noise)
     rng = torch.Generator().manual_seed(0)
     spent = 0
     for k in range(moments):
-        views = config.views.angles(batch, rng)
+        views = Viewpoints.orbit(*config.views.angles(batch, rng))
         rgb = torch.rand(batch, 3, 64, 64, generator=rng)
         spent += guidance(rgb, views, k * config.steps // moments, rng).evaluations
     return spent / moments

@@ -24,6 +24,7 @@ import torch
 from sdi_gs.diffusion.schedule import mix
 from sdi_gs.diffusion.stable import StableDiffusion
 from sdi_gs.evaluation.truth import features
+from sdi_gs.guidance.predict import GuidedPredictor
 from sdi_gs.guidance.prompts import Conditions
 from sdi_gs.guidance.sampling import ddim_sample
 from sdi_gs.mini import MINI_DIR
@@ -46,14 +47,13 @@ def sample(
     """[len(prompts), per_prompt, 3, H, W] in [0, 1]."""
     rng = torch.Generator().manual_seed(seed)
     size = model.unet.config.sample_size
-    uncond = model.embed([""])
     out = []
     group = max(1, 64 // per_prompt)
     for i in range(0, len(prompts), group):
         texts = [p for p in prompts[i : i + group] for _ in range(per_prompt)]
         noise = torch.randn(len(texts), 4, size, size, generator=rng)
-        conditions = Conditions(uncond.expand(len(texts), -1, -1), model.embed(texts), None, None)
-        z = ddim_sample(model, conditions, noise, steps, cfg)
+        conditions = Conditions(model.embed([""] * len(texts)), model.embed(texts))
+        z = ddim_sample(GuidedPredictor(model, conditions), noise, steps, cfg)
         with torch.no_grad():
             out.append(model.decode(z).clamp(0, 1))
     images = torch.cat(out)

@@ -30,6 +30,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from sdi_gs import build, run
 from sdi_gs.artefacts.run_folder import RunFolder
 from sdi_gs.config import load
+from sdi_gs.look import stage
 from sdi_gs.trainer import Training, train_step
 from sdi_gs.watch import viewer
 from tests import browser
@@ -91,7 +92,7 @@ def measure(args: argparse.Namespace, folder: Path) -> tuple[list[Block], list[B
     page = viewer.Page(args.port)
     live = viewer.LiveRun(page, print)
     nothing: Any = lambda *_: None  # noqa: E731
-    live.begin(run.Scene(config, RunFolder(folder), training.renderer, 0, nothing,
+    live.begin(run.Scene(config, RunFolder(folder), stage(config, training.renderer), 0, nothing,
                          lambda: False, nothing))  # fmt: skip
     blocks = Blocks(training, live)
     blocks.go(12, watched=False)  # compilation, caches

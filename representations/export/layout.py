@@ -37,8 +37,8 @@ class Layout:
         keep &= cloud.opacity_logit.double().sigmoid() >= self.min_opacity
         if not bool(keep.any()):
             raise ValueError(
-                f"nothing to export: of {len(cloud)} splats none is finite and of opacity "
-                f"{self.min_opacity:.3g} or more; write a smaller min_opacity, or train longer"
+                f"nothing to export: of {len(cloud)} splats none is finite and reaches "
+                f"min_opacity={self.min_opacity:.3g}; write a smaller value, or train longer"
             )
         kept = cloud.map(lambda tensor: tensor[keep])
         if self.sh_degree is not None:

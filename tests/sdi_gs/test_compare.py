@@ -58,8 +58,8 @@ def test_guidances_change_the_method_and_nothing_else() -> None:
     ("changed", "said"),
     [
         ({"family": "minni"}, "did you mean 'mini'"),
-        ({"guidances": ("sdss",)}, "--guidances sdss"),
-        ({"seeds": 0}, "--seeds 0"),
+        ({"guidances": ("sdss",)}, "guidances=sdss"),
+        ({"seeds": 0}, "seeds=0"),
         ({"guidances": ()}, "nothing to compare"),
     ],
 )

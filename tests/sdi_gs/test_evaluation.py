@@ -324,12 +324,12 @@ def test_ddim_samples_are_asked_for_from_eight_sides(
     fast: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from sdi_gs.config import load
-    from sdi_gs.guidance.prompts import Conditions, PromptSet, ViewAngles
+    from sdi_gs.guidance import Conditions, PromptSet, Viewpoints
 
-    asked: list[ViewAngles] = []
+    asked: list[Viewpoints] = []
     real = PromptSet.conditions
 
-    def spy(self: PromptSet, views: ViewAngles) -> Conditions:
+    def spy(self: PromptSet, views: Viewpoints) -> Conditions:
         asked.append(views)
         return real(self, views)
 

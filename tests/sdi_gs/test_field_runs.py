@@ -96,7 +96,7 @@ def test_a_field_becomes_splats(sdi_gs: Run, field_run: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("export", "RUN", "--format", "ply"), "a radiance field has no splats"),
+        (("export", "RUN", "--format", "ply"), "this shape has no splats"),
         (("export", "RUN", "--format", "stl"), "--format stl"),
         (("export", "RUN", "--threshold", "1e9"), "no surface at threshold 1e+09"),
         (("export", "RUN", "--threshold", "-1"), "a density is above 0"),

@@ -9,17 +9,18 @@ without and with words are ``m`` and ``m + delta``.
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import itertools
 import math
 import sys
-import types
 from pathlib import Path
-from typing import Any
+from types import ModuleType
 
 import pytest
 import torch
 from torch import Tensor
 
+import sdi_gs
 from sdi_gs.diffusion.analytic import GaussianMixture
 from sdi_gs.diffusion.base import Condition
 from sdi_gs.diffusion.schedule import mix, scaled_linear_alpha_bar, sigma
@@ -454,11 +455,11 @@ def test_the_interval_narrows_over_the_run() -> None:
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (lambda: FixedPoint(iterations=0), "noise.iterations=0: at least 1"),
-        (lambda: GradientDescent(rate=0.0), "noise.rate=0.0 must be positive"),
-        (lambda: IntervalInversion(spacing=0.0), "noise.spacing=0.0 must lie"),
-        (lambda: IntervalInversion(interval=Ramp(0.1, 2.0)), "noise.interval.end=2.0 must lie"),
-        (lambda: NoiseFree(low_noise_until=1.5), "update.low_noise_until=1.5 must lie"),
+        (lambda: FixedPoint(iterations=0), "noise.iterations=0 .*: allowed is 1 or more"),
+        (lambda: GradientDescent(rate=0.0), "noise.rate=0.0 .*: allowed is a positive number"),
+        (lambda: IntervalInversion(spacing=0.0), "noise.spacing=0.0 .*: allowed is above 0, to 1"),
+        (lambda: IntervalInversion(interval=Ramp(0.1, 2.0)), "noise.interval.end=2.0 .* to 1"),
+        (lambda: NoiseFree(low_noise_until=1.5), "update.low_noise_until=1.5 .* allowed is 0 to 1"),
     ],
 )
 def test_settings_that_cannot_work_are_named(make, said: str) -> None:  # type: ignore[no-untyped-def]
@@ -466,14 +467,35 @@ def test_settings_that_cannot_work_are_named(make, said: str) -> None:  # type: 
         make()
 
 
-def test_the_worked_example_of_the_readme_is_a_method() -> None:
-    text = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-    (code,) = [part.split("```")[0] for part in text.split("```python\n")[1:]]
-    module: dict[str, Any] = {"__name__": "readme"}
-    sys.modules["readme"] = types.ModuleType("readme")  # dataclasses look their module up
-    exec(compile(code, "README.md", "exec"), module)
-    rule = module["Bounded"](limit=0.3)
+@pytest.fixture(name="example")
+def _example(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The worked example of a method of one's own; it registers nothing here."""
+    path = Path(__file__).parents[2] / "examples" / "04_own_method.py"
+    monkeypatch.setattr(sdi_gs, "register", lambda *_: None, raising=False)
+    spec = importlib.util.spec_from_file_location("own_method", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "own_method", module)  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_worked_example_bounds_the_residual(example: ModuleType) -> None:
+    z, rule = randn(2, *SHAPE), example.Bounded(most=1.2)
+    free, bounded = (direction(ask(method(words(), QUIET, 500, r), z)) for r in (Residual(), rule))
+    assert float(free.abs().max()) > 1.2 > float(free.abs().min())
+    torch.testing.assert_close(bounded, free.clamp(-1.2, 1.2), rtol=1e-9, atol=1e-11)
+
+
+def test_the_worked_example_lies_between_random_and_inverted_noise(example: ModuleType) -> None:
     z = randn(2, *SHAPE)
-    free, bounded = (ask(method(words(), QUIET, 500, r), z).target for r in (Residual(), rule))
-    assert float(free.abs().max()) > 0.3
-    torch.testing.assert_close(bounded, free.clamp(-0.3, 0.3))
+    random, inverted, blended = (
+        ask(method(words(), noise, 500), z, seed=4).kappa
+        for noise in (RandomNoise(), QUIET, example.Blended(share=0.36, inversion=QUIET))
+    )
+    drawn = rng(4)
+    torch.rand(2, generator=drawn)  # of the times
+    torch.rand(2, generator=drawn)  # of tau
+    fresh = torch.randn(random.shape, generator=drawn, dtype=torch.float64)
+    torch.testing.assert_close(blended, 0.6 * inverted + 0.8 * fresh, rtol=1e-9, atol=1e-11)

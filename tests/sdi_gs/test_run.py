@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import shlex
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -155,7 +156,8 @@ def test_a_full_disk_during_a_checkpoint(
 ) -> None:
     """Half of the bytes go out, then there is no room: the older checkpoint survives, no litter
     stays, and the run can go on later."""
-    real = Path.open
+    make, real = tempfile.mkstemp, os.fdopen
+    full: set[int] = set()  # handles of the file that finds no room
 
     class Full:
         def __init__(self, file: Any) -> None:
@@ -171,13 +173,19 @@ def test_a_full_disk_during_a_checkpoint(
             self.file.write(data[: len(data) // 2])
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    def opening(self: Path, *args: Any, **kwargs: Any) -> Any:
-        file = real(self, *args, **kwargs)
-        return Full(file) if "step_0000004.pt" in self.name else file
+    def making(*args: Any, **kwargs: Any) -> tuple[int, str]:
+        handle, name = make(*args, **kwargs)
+        (full.add if "step_0000004.pt" in name else full.discard)(handle)
+        return handle, name
+
+    def opening(handle: int, *args: Any, **kwargs: Any) -> Any:
+        file = real(handle, *args, **kwargs)
+        return Full(file) if handle in full else file
 
     out = tmp_path / "r"
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "open", opening)
+        patch.setattr(tempfile, "mkstemp", making)
+        patch.setattr(os, "fdopen", opening)
         said = sdi_gs("generate", PROMPT, "--config", fast, "--out", out, "--seed", 3)
     assert said.code == 2
     assert "No space left on device" in said.err
