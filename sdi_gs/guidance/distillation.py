@@ -23,7 +23,7 @@ from ..diffusion.schedule import alpha_bar_at, per_sample, require_signal, sigma
 from ..ramp import Progress, Ramp, ramp
 from ..stopwatch import Stopwatch
 from .draws import Rng, normal_like, of_group, uniform, uniform_once
-from .noise import DDIMInversion, NoiseStrategy
+from .noise import DDIMInversion, NoiseInput, NoiseStrategy
 from .predict import GuidedPredictor
 from .prompts import PromptSet, Subject
 from .times import Times
@@ -159,7 +159,7 @@ class ScoreDistillation:
         with torch.no_grad():
             predict = GuidedPredictor(self.denoiser, self.subject.conditions(viewpoints))
             clean = z.detach()
-            noised = self.noise(clean, t, predict, alpha_bar, rng, progress)
+            noised = self.noise(NoiseInput(clean, t, predict, alpha_bar, rng, progress))
             level = alpha_bar_at(alpha_bar, t.device)
             target = self.update(
                 UpdateInput(

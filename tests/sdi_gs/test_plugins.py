@@ -40,9 +40,8 @@ class Doubled:
         if self.factor <= 0:
             raise ValueError(f"noise.factor={self.factor} must be positive")
 
-    def __call__(self, z, t, predict, alpha_bar, rng, progress):
-        kappa = self.factor * sdi_gs.normal_like(z, rng)
-        return sdi_gs.Noised(sdi_gs.mix(z, kappa, sdi_gs.alpha_bar_at(alpha_bar, t.device)), kappa)
+    def __call__(self, given):
+        return given.noised(self.factor * given.normal())
 
 
 sdi_gs.register("noise", Doubled)
