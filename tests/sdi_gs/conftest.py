@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -149,22 +149,3 @@ def interrupted(
         return said
 
     return run
-
-
-@pytest.fixture
-def foreign_kinds() -> Iterator[None]:
-    """Kinds that a test registers, and plug-ins that it loads, are forgotten afterwards."""
-    from sdi_gs import plugins
-    from sdi_gs.config import SEAMS, Config
-
-    before = {seam: (dict(k.table), dict(k.makers)) for seam, k in SEAMS.items()}
-    loaded = set(plugins._loaded)
-    yield
-    for seam, (table, makers) in before.items():
-        SEAMS[seam].table.clear()
-        SEAMS[seam].table.update(table)
-        SEAMS[seam].makers.clear()
-        SEAMS[seam].makers.update(makers)
-    plugins._loaded.clear()
-    plugins._loaded.update(loaded)
-    Config.model_rebuild(force=True)
