@@ -41,12 +41,10 @@ class Blended:
         if not 0.0 <= self.share <= 1.0:
             raise ValueError(f"noise.share={self.share} must lie in [0, 1]")
 
-    def __call__(self, z, t, predict, alpha_bar, rng, progress):  # type: ignore[no-untyped-def]
-        inverted = self.inversion(z, t, predict, alpha_bar, rng, progress).kappa
-        random = sdi_gs.normal_like(z, rng)
-        kappa = self.share**0.5 * inverted + (1.0 - self.share) ** 0.5 * random
-        level = sdi_gs.alpha_bar_at(alpha_bar, t.device)
-        return sdi_gs.Noised(sdi_gs.mix(z, kappa, level), kappa)
+    def __call__(self, given: sdi_gs.NoiseInput) -> sdi_gs.Noised:
+        inverted = self.inversion(given).kappa
+        random = given.normal()
+        return given.noised(self.share**0.5 * inverted + (1.0 - self.share) ** 0.5 * random)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,7 +3,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import shlex
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -15,6 +19,14 @@ def require(holds: bool, name: str, given: Any, allowed: str, example: Any) -> N
         raise ValueError(
             f"{name}={given!r} is not possible: allowed is {allowed}; write {name}={example!r}"
         )
+
+
+def pip_install(requirement: str) -> str:
+    """The command that adds a package to the Python that runs this, whatever the shell's path."""
+    python = Path(sys.executable)
+    with contextlib.suppress(ValueError):
+        python = python.relative_to(Path.cwd())
+    return shlex.join([str(python), "-m", "pip", "install", requirement])
 
 
 def readable(tensor: Tensor) -> bool:

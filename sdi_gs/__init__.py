@@ -37,7 +37,7 @@ _HOMES = {
     ".guidance.draws": ("normal_like", "uniform"),
     ".guidance.noise": (
         "DDIMInversion", "FixedNoise", "FixedPoint", "GradientDescent", "IntervalInversion",
-        "NoiseStrategy", "Noised", "RandomNoise", "ReleasedInversion", "ddim_invert",
+        "NoiseInput", "NoiseStrategy", "Noised", "RandomNoise", "ReleasedInversion", "ddim_invert",
     ),
     ".guidance.predict": ("GuidedPredictor",),
     ".guidance.sampling": ("ddim_sample", "pure_noise"),

@@ -184,6 +184,9 @@ from .guidance.noise import (
     Noised as Noised,
 )
 from .guidance.noise import (
+    NoiseInput as NoiseInput,
+)
+from .guidance.noise import (
     NoiseStrategy as NoiseStrategy,
 )
 from .guidance.noise import (

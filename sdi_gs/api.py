@@ -14,7 +14,7 @@ from . import assets, build, look
 from . import run as runs
 from .artefacts import media
 from .config import SEAMS, Config, ModelConfig, load
-from .errors import RunFailure, UserError, nearest
+from .errors import RunFailure, UserError, command, nearest
 from .splat_files import open_splats
 from .views import ViewPolicy
 from .watch.progress import watcher as standard_watcher
@@ -57,7 +57,8 @@ class Asset:
 
         if not isinstance(self.renderer, HasSplats):
             raise UserError(
-                f"{self.path} has no splats; make some: sdi-gs convert {self.path} --to gaussians"
+                f"{self.path} has no splats; make some: "
+                + command("convert", self.path, "--to", "gaussians")
             )
         return self.renderer.cloud()
 
@@ -68,8 +69,8 @@ class Asset:
         *,
         mesh: assets.MeshOptions | None = None,
         splats: assets.SplatOptions | None = None,
-    ) -> str:
-        """Write the shape to ``path``; what the file holds, in words.
+    ) -> assets.Exported:
+        """Write the shape to ``path``. The result says what the file holds.
 
         Args:
             path: its ending says the format: .ply .compressed.ply .splat .spz .sog .html hold

@@ -14,7 +14,7 @@ from representations.interface import HasDensity, HasMesh, HasSplats, Renderer
 
 from .build import below, device
 from .config import Config
-from .errors import UserError, nearest
+from .errors import UserError, command, nearest
 from .views import ViewPolicy
 
 if TYPE_CHECKING:
@@ -112,6 +112,20 @@ class MeshOptions:
             )
 
 
+@dataclass(frozen=True)
+class Exported:
+    """A file that was written; as text it says what the file holds."""
+
+    path: Path
+    kind: str  # one of FORMATS
+    count: int  # of the unit
+    unit: str  # "splats" or "faces"
+    note: str = ""  # how triangles were found
+
+    def __str__(self) -> str:
+        return f"{self.count:,} {self.unit}{self.note}"
+
+
 def final_format(shape: Renderer) -> str:
     """What a finished run leaves: splats where there are splats, else a mesh."""
     return "ply" if isinstance(shape, HasSplats) else "glb"
@@ -158,8 +172,8 @@ def export(
     views: ViewPolicy,
     options: MeshOptions | None = None,
     splats: SplatOptions | None = None,
-) -> str:
-    """Write the shape as ``kind``; what the file holds, in words. UserError when it cannot be."""
+) -> Exported:
+    """Write the shape as ``kind``. UserError when it cannot be."""
     splats = splats or SplatOptions()
     if kind not in FORMATS:
         raise UserError(f"kind={kind}: {nearest(kind, FORMATS)}")
@@ -168,10 +182,11 @@ def export(
         if not isinstance(shape, HasSplats):
             raise UserError(
                 f"kind={kind}: this shape has no splats; write kind=glb for a mesh, "
-                "or make splats of it with 'sdi-gs convert RUN --to gaussians'"
+                f"or make splats of it with {command('convert', 'RUN', '--to', 'gaussians')}"
             )
         with below("export"):
-            return f"{_export_splats(shape.cloud(), path, kind, splats.layout()):,} splats"
+            count = _export_splats(shape.cloud(), path, kind, splats.layout())
+            return Exported(path, kind, count, "splats")
     return _export_mesh(shape, path, kind, views, options or MeshOptions())
 
 
@@ -194,7 +209,7 @@ def _export_splats(cloud: SplatCloud, path: Path, kind: str, layout: Layout) -> 
 
 def _export_mesh(
     shape: Renderer, path: Path, kind: str, views: ViewPolicy, options: MeshOptions
-) -> str:
+) -> Exported:
     from representations.export.mesh import write_mesh
 
     with below("export"):
@@ -208,7 +223,8 @@ def _export_mesh(
             made, how = _fused(shape, views, options), "fused from depth pictures"
             how += " by open3d" if options.mesher == "open3d" else ""
         faces = write_mesh(path, made.mesh, "ply" if kind == "mesh-ply" else kind)
-    return f"{faces:,} faces in {made.parts} connected part(s), {how}"
+    note = f" in {made.parts} connected part(s), {how}"
+    return Exported(path, kind, faces, "faces", note)
 
 
 def _own_mesh(shape: HasMesh) -> Extracted:

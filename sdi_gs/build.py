@@ -23,7 +23,7 @@ from representations.ops import MissingBackend
 from .config import PRIORS, REPRESENTATIONS, UPDATES, Config, ModelConfig
 from .diffusion.base import Adaptable, Denoiser, Forgetful
 from .diffusion.schedule import require_signal
-from .errors import UserError, nearest
+from .errors import UserError, command, nearest
 from .guidance import Guidance, GuidanceConfig, PromptSet, ScoreDistillation, Subject
 from .guidance.image_space import ImageSpace, ImageSpaceConfig
 from .guidance.noise import NoiseStrategy, RandomNoise, ReleasedInversion
@@ -47,7 +47,7 @@ def device(word: str) -> torch.device:
         case "cuda" if not torch.cuda.is_available():
             raise UserError(
                 f"device=cuda, but torch {torch.__version__} sees no CUDA device here: "
-                "write device=cpu or device=auto, and see 'sdi-gs doctor'"
+                f"write device=cpu or device=auto, and see {command('doctor')}"
             )
         case "cpu" | "cuda":
             return torch.device(word)
@@ -70,13 +70,14 @@ def check_prompt(config: Config) -> str | None:
     """Refuse a prompt that cannot work; a note about one that works only in part."""
     if not config.prompt.strip():
         raise UserError(
-            'the prompt is empty: give a sentence in quotes, such as sdi-gs generate "a red mug"'
+            "the prompt is empty: give a sentence in quotes, such as "
+            + command("generate", "a red mug")
         )
     if not config.prompt.isprintable():
         raise UserError(f"the prompt {config.prompt!r} holds line breaks or bytes that are no text")
     if config.model.source != MINI:
         return None
-    from .mini import known_words, words
+    from .mini import known_words, split_words, words
     from .mini.corpus import COLORS, KINDS
 
     if not known_words(config.prompt):
@@ -86,8 +87,7 @@ def check_prompt(config: Config) -> str | None:
             "For anything else use Stable Diffusion: --config sdi_gaussians"
         )
     taught = set(words())
-    cleaned = "".join(c if c.isalnum() else " " for c in config.prompt.lower())
-    unknown = [word for word in cleaned.split() if word not in taught]
+    unknown = [word for word in split_words(config.prompt) if word not in taught]
     return f"note: mini was never taught: {', '.join(unknown)}" if unknown else None
 
 

@@ -16,7 +16,7 @@ from representations.interface import RepresentationSettings
 
 from . import plugins
 from .backgrounds import Background, EnvironmentBackground, RandomBackground, SolidBackground
-from .errors import nearest
+from .errors import command, nearest
 from .guidance.distillation import GuidanceConfig
 from .guidance.image_space import ImageSpaceConfig
 from .guidance.noise import (
@@ -174,7 +174,7 @@ def from_plain(tree: dict[str, Any]) -> Config:
         raise ConfigError(
             f"this configuration has schema_version {version!r}, and this sdi-gs reads "
             f"{SCHEMA_VERSION}: use the version of sdi-gs that wrote it, or start from a preset "
-            "('sdi-gs config list')"
+            f"({command('config', 'list')})"
         )
     load_plugins(tree)
     config: Config = build(Config, tree)
@@ -323,7 +323,7 @@ def read_tree(path: Path) -> dict[str, Any]:
     if not isinstance(tree, dict):
         raise ConfigError(
             f"{path} holds {type(tree).__name__}, but a list of 'key: value' lines "
-            "is needed; 'sdi-gs config show' prints a complete example"
+            f"is needed; {command('config', 'show')} prints a complete example"
         )
     return tree
 

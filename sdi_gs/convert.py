@@ -23,7 +23,7 @@ from .artefacts import checkpoint, media, run_folder
 from .artefacts.checkpoint import Checkpoint
 from .artefacts.run_folder import RunFolder
 from .config import Config, to_plain
-from .errors import UserError
+from .errors import UserError, command
 from .look import reopen
 from .views import ViewPolicy
 
@@ -102,7 +102,7 @@ def convert(
     began = time.perf_counter()
     run, config, teacher, saved = reopen(path)
     if assets.final_format(teacher) == "ply":
-        raise UserError(f"{path} is made of splats already; export it: sdi-gs export {path}")
+        raise UserError(f"{path} is made of splats already; export it: {command('export', path)}")
     out = out if out is not None else run.path / "gaussians"
     run_folder.require_free(out)
     device = build.device(config.device)
@@ -129,7 +129,7 @@ def convert(
     _picture(made, student, teacher, shown, device)
     made.write_summary(
         converted_from=str(path),
-        asset={"final.ply": holds},
+        asset={"final.ply": str(holds)},
         psnr_db={"mean": float(values.mean()), "lowest": float(values.min())},
         seconds=round(time.perf_counter() - began, 2),
     )

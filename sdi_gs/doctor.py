@@ -15,6 +15,8 @@ from typing import NamedTuple
 
 import torch
 
+from representations.checks import pip_install
+
 from .config import Config, load
 from .errors import UserError, first_line
 
@@ -70,7 +72,7 @@ def cuda() -> list[Finding]:
 
 def gsplat() -> list[Finding]:
     if not _present("gsplat"):
-        return [Finding("gsplat", "no", "not installed: pip install gsplat")]
+        return [Finding("gsplat", "no", f"not installed: {pip_install('gsplat')}")]
     version = _version("gsplat")
     if not torch.cuda.is_available():
         return [Finding("gsplat", "no", f"{version}, idle without CUDA; numba draws instead")]
@@ -85,7 +87,7 @@ def triton() -> list[Finding]:
 
     fallback = "radiance fields on CUDA fall back to plain torch"
     if not _present("triton"):
-        return [Finding("triton", "no", f"not installed; {fallback}: pip install triton")]
+        return [Finding("triton", "no", f"not installed; {fallback}: {pip_install('triton')}")]
     version = _version("triton")
     if not triton_launch.available():
         return [Finding("triton", "no", f"{version}, but no C compiler (gcc); {fallback}")]
@@ -210,7 +212,7 @@ def _codec() -> tuple[str, str]:
 
         av.Codec("libx264", "w")
     except ImportError:
-        return "BAD", "PyAV is not installed: pip install av"
+        return "BAD", f"PyAV is not installed: {pip_install('av')}"
     except Exception as error:  # PyAV's own hierarchy differs between versions
         return "no", f"PyAV {_version('av')} has no H.264 encoder ({error}): use gif"
     return "ok", f"PyAV {_version('av')} with H.264"

@@ -5,7 +5,11 @@ from __future__ import annotations
 
 import difflib
 import os
+import shlex
+import shutil
+import sys
 from collections.abc import Iterable
+from pathlib import Path
 
 INTERRUPTED = 130
 """Exit code that shells expect of an interrupted program."""
@@ -44,3 +48,17 @@ def nearest(word: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
     hint = f"did you mean '{close[0]}'? " if close else ""
     return f"{hint}known here: {', '.join(names) if names else 'nothing'}"
+
+
+def command(*words: object) -> str:
+    """``sdi-gs`` with these words, as it works when it is typed where this program was started: by
+    its name where the shell finds that, else by its path."""
+    started = Path(sys.argv[0] if sys.argv else "")
+    found = shutil.which("sdi-gs")
+    if started.stem == "sdi-gs" and not (found and Path(found).resolve() == started.resolve()):
+        program = [str(started)]
+    elif found:
+        program = ["sdi-gs"]
+    else:
+        program = [sys.executable, "-m", "sdi_gs"]
+    return shlex.join([*program, *map(str, words)])

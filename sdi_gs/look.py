@@ -18,7 +18,7 @@ from .artefacts import media, run_folder
 from .artefacts.checkpoint import Checkpoint
 from .artefacts.run_folder import RunFolder
 from .config import Config, TurntableConfig, from_plain, to_plain
-from .errors import UserError
+from .errors import UserError, command
 from .views import ViewPolicy
 
 PREVIEW_VIEWS = 4  # front, side, back, side
@@ -101,7 +101,7 @@ def newest(run: RunFolder) -> tuple[Checkpoint, Config]:
         raise UserError(
             f"the checkpoint in {run.checkpoints} holds {held}, but {run.config_file} is a run of "
             f"{asked}: put the run's own checkpoint back, or train again with "
-            f"sdi-gs generate --config {run.config_file}"
+            + command("generate", "--config", run.config_file)
         )
     return saved, config
 

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import errno
-import shlex
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -21,7 +20,7 @@ from .artefacts import checkpoint, run_folder, scalars
 from .artefacts.checkpoint import Checkpoint, CheckpointError
 from .artefacts.run_folder import RunFolder
 from .config import Config, to_plain
-from .errors import INTERRUPTED, RunFailure, UserError, first_line, leading
+from .errors import INTERRUPTED, RunFailure, UserError, command, first_line, leading
 from .look import Stage, newest, stage, write_pictures, write_preview
 from .pages.run import write_one
 from .team import joined
@@ -98,7 +97,7 @@ def resume(path: Path, watcher: Watcher) -> RunFolder | None:
     if config != run.config():
         raise UserError(
             f"{run.config_file} was edited after the run began, and a resumed run cannot change "
-            f"its settings; start a new one: sdi-gs generate --config {run.config_file}"
+            "its settings; start a new one: " + command("generate", "--config", run.config_file)
         )
     scalars.require(config)
     watcher.say(f"loading {config.model.source}")
@@ -180,11 +179,11 @@ def _run(
 
 
 def _resume_command(run: RunFolder) -> str:
-    return f"sdi-gs resume {shlex.quote(str(run.path))}"
+    return command("resume", run.path)
 
 
 def _report_command(run: RunFolder) -> str:
-    return f"sdi-gs report {shlex.quote(str(run.path))}"
+    return command("report", run.path)
 
 
 def snapshot(config: Config, training: Training, step: int, seconds: float) -> Checkpoint:
@@ -203,7 +202,7 @@ def _finish(config: Config, shown: Stage, run: RunFolder, seconds: float, watche
     kind = assets.final_format(shown.renderer)
     path = run.final(assets.ending(kind))
     try:
-        holds = assets.export(shown.renderer, path, kind, config.views)
+        holds = str(assets.export(shown.renderer, path, kind, config.views))
     except UserError as error:
         # The run itself is whole: its pictures, and another try with other options, remain.
         holds = f"not written: {error}"

@@ -255,6 +255,9 @@ def _one(item: dict[str, Any], cls: type, data: Any, path: str) -> str:
         return message.replace(refused[0], f"{_overlap(where, refused[1])}=")
     if item["type"] == "kind":
         return f"{where}.kind={_kind_of(given) or given!r} is not known; {message}"
+    if item["type"] == "literal_error" and _is_text_literal(_bare(annotation)):
+        words = typing.get_args(_bare(annotation))
+        return f"{where}={given!r} is not known; {nearest(str(given), words)}"
     if item["type"] in ("model_type", "dataclass_type", "model_attributes_type"):
         known = ", ".join(fields_of(_bare(annotation))) if _is_section(_bare(annotation)) else ""
         where = where or "the configuration"

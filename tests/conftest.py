@@ -13,6 +13,8 @@ if not any(os.path.exists(card) for card in ("/dev/nvidiactl", "/dev/dxg")):
     # Without a card Triton's kernels are interpreted on the CPU. It asks when it is imported.
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
+from collections.abc import Iterator  # noqa: E402
+
 import pytest  # noqa: E402
 
 
@@ -21,3 +23,22 @@ def _one_thread() -> None:
     import torch
 
     torch.set_num_threads(1)
+
+
+@pytest.fixture
+def foreign_kinds() -> Iterator[None]:
+    """Kinds that a test registers, and plug-ins that it loads, are forgotten afterwards."""
+    from sdi_gs import plugins
+    from sdi_gs.config import SEAMS, Config
+
+    before = {seam: (dict(k.table), dict(k.makers)) for seam, k in SEAMS.items()}
+    loaded = set(plugins._loaded)
+    yield
+    for seam, (table, makers) in before.items():
+        SEAMS[seam].table.clear()
+        SEAMS[seam].table.update(table)
+        SEAMS[seam].makers.clear()
+        SEAMS[seam].makers.update(makers)
+    plugins._loaded.clear()
+    plugins._loaded.update(loaded)
+    Config.model_rebuild(force=True)

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from ..checks import pip_install
 from ..interface import Cameras, Render
 from .mesh import Mesh, MeshError, keep_large_parts
 from .surface import NOTHING_SOLID, SURFACE_ALPHA, TRUNCATION_VOXELS, Extracted
@@ -24,7 +25,7 @@ def _open3d() -> Any:
     except ImportError as error:
         raise MeshError(
             f"the mesher open3d needs a package that cannot be imported here ({error}): "
-            "pip install 'sdi-gs[mesh]', or take the mesher 'default', which needs nothing more"
+            f"{pip_install('open3d')}, or take the mesher 'default', which needs nothing more"
         ) from None
     return open3d
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..checks import pip_install
 from ..cloud import SplatCloud
 from ..files import write_bytes
 from .layout import DEFAULT, Layout
@@ -33,8 +34,8 @@ def _gsply(kind: str) -> Any:
     except ImportError as error:
         raise MissingTool(
             f"{kind} is written by the Python package gsply, which cannot be imported here "
-            f"({error}): pip install 'sdi-gs[formats]', or take ply or splat, which need nothing "
-            "more"
+            f"({error}): {pip_install('gsply>=0.4.6,<1')}, or take ply or splat, which need "
+            "nothing more"
         ) from None
     return gsply
 

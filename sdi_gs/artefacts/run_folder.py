@@ -31,7 +31,7 @@ import torch
 from representations.files import write_bytes
 
 from ..config import Config, dump, from_plain, read_tree
-from ..errors import UserError
+from ..errors import UserError, command
 from ..trainer import StepReport
 from . import checkpoint
 
@@ -98,7 +98,7 @@ class RunFolder:
         if path is None:
             raise UserError(
                 f"{self.path} has no checkpoint yet; start again with: "
-                f"sdi-gs generate --config {self.config_file}"
+                + command("generate", "--config", self.config_file)
             )
         return checkpoint.load(path)
 
@@ -176,7 +176,7 @@ def require_free(out: Path | None, outputs: Path = OUTPUTS) -> None:
             if any(out.iterdir()):
                 hint = "name a new folder"
                 if RunFolder(out).config_file.is_file():
-                    hint = f"it is a run: continue it with 'sdi-gs resume {out}', or {hint}"
+                    hint = f"it is a run: continue it with {command('resume', out)}, or {hint}"
                 raise UserError(f"--out {out} is not empty, and nothing in it was touched; {hint}")
         except OSError as error:
             raise _unwritable(out, error) from None

@@ -7,12 +7,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 
+from representations.checks import pip_install
+
 from ..config import Config
 from ..errors import UserError
 from ..trainer import StepReport
 from .run_folder import RunFolder
 
-INSTALL = ".venv/bin/pip install -e '.[tensorboard]'"
+NEEDS = "tensorboardX>=2.6"
 
 
 def require(config: Config) -> None:
@@ -20,7 +22,7 @@ def require(config: Config) -> None:
     if config.output.tensorboard and find_spec("tensorboardX") is None:
         raise UserError(
             "output.tensorboard=true needs the package tensorboardX, which is not installed; "
-            f"install it with: {INSTALL}"
+            f"install it with: {pip_install(NEEDS)}"
         )
 
 

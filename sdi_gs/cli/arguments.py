@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from ..errors import UserError
+from ..errors import UserError, command
 
 DEFAULT_PRESET = "mini"  # the one that works everywhere, without a download
 
@@ -66,7 +66,7 @@ def split_words(words: list[str]) -> tuple[str | None, list[str]]:
             told = " ".join([prompt or "", *rest]).strip()
             raise UserError(
                 f"{word!r} is neither the prompt nor a setting: put the whole sentence in quotes, "
-                f'as in sdi-gs generate "{told}", and write settings as key=value'
+                f"as in {command('generate', told)}, and write settings as key=value"
             )
     return prompt, list(rest)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..errors import INTERRUPTED, RunFailure, UserError, first_line, leading
+from ..errors import INTERRUPTED, RunFailure, UserError, command, first_line, leading
 from . import evaluate, studies, watch
 from .arguments import (
     ASSIGNMENT,
@@ -280,7 +280,7 @@ def _print_results(run: RunFolder, config: Config) -> None:
     typer.echo(f"  preview    {run.preview_png}")
     if run.report_file.exists():
         typer.echo(f"  report     {run.report_file}")
-    typer.echo(f"  replay     sdi-gs generate --config {run.config_file}")
+    typer.echo(f"  replay     {command('generate', '--config', run.config_file)}")
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from .. import build
 from ..config import Config, to_plain
-from ..errors import UserError
+from ..errors import UserError, command
 from ..guidance.predict import GuidedPredictor
 from ..guidance.prompts import PromptSet
 from ..guidance.sampling import ddim_sample, pure_noise
@@ -210,7 +210,7 @@ def _require_finished(path: Path) -> Config:
     if not run.summary_file.is_file():
         raise UserError(
             f"{path} never finished, so there is nothing to judge yet: continue it with "
-            f"sdi-gs resume {path}"
+            + command("resume", path)
         )
     return run.config()
 

@@ -32,9 +32,10 @@ class AgainstTruth(NamedTuple):
 
 def truth_of(config: Config) -> tuple[str, str] | None:
     """(kind, colour) where the prompt names one of each that mini was taught."""
+    from ..mini import split_words
     from ..mini.corpus import COLORS, KINDS
 
-    words = "".join(c if c.isalnum() else " " for c in config.prompt.lower()).split()
+    words = split_words(config.prompt)
     kinds = [word for word in words if word in KINDS]
     colors = [word for word in words if word in COLORS]
     if config.model.source != build.MINI or len(kinds) != 1 or len(colors) != 1:

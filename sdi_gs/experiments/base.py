@@ -21,7 +21,7 @@ from ..artefacts import media
 from ..config import Config
 from ..diffusion.base import Denoiser
 from ..errors import UserError
-from ..guidance.noise import Eps, Noised, NoiseStrategy
+from ..guidance.noise import Eps, Noised, NoiseInput, NoiseStrategy
 from ..guidance.predict import GuidedPredictor
 from ..guidance.prompts import Conditions, PromptSet
 from ..guidance.sampling import STREAM, ddim_sample, pure_noise
@@ -62,7 +62,7 @@ class Bench:
     ) -> Noised:
         """``noise`` for ``z`` [N, c, h, w] at ``t`` [N], as it is at the first step of a run."""
         start = Progress(0, self.config.steps)
-        return noise(z, Times.of(t, z.device), predict, self.alpha_bar, rng, start)
+        return noise(NoiseInput(z, Times.of(t, z.device), predict, self.alpha_bar, rng, start))
 
     @property
     def alpha_bar(self) -> Tensor:

@@ -23,16 +23,13 @@ from .. import build
 from ..artefacts import media
 from ..config import Config, to_plain
 from ..diffusion.base import Adaptable, Condition, Denoiser, NoiseLearner
-from ..diffusion.schedule import alpha_bar_at, mix, noise_between, unmix
+from ..diffusion.schedule import alpha_bar_at, noise_between, unmix
 from ..errors import UserError, nearest
-from ..guidance.draws import Rng
-from ..guidance.noise import Noised, NoiseStrategy, Predict
+from ..guidance.noise import Noised, NoiseInput, NoiseStrategy
 from ..guidance.predict import GuidedPredictor
 from ..guidance.prompts import PromptSet
 from ..guidance.sampling import STREAM, ddim_sample, pure_noise
-from ..guidance.times import Times
 from ..guidance.viewpoints import Viewpoints
-from ..ramp import Progress
 from ..run import require_ready
 
 Space = Literal["latents", "pixels"]
@@ -101,16 +98,8 @@ class CachedNoise:
     def __init__(self, kappa: Tensor) -> None:
         self.kappa = kappa
 
-    def __call__(
-        self,
-        z: Tensor,
-        t: Times,
-        predict: Predict,
-        alpha_bar: Tensor,
-        rng: Rng,
-        progress: Progress,
-    ) -> Noised:
-        return Noised(mix(z, self.kappa, alpha_bar_at(alpha_bar, t.device)), self.kappa)
+    def __call__(self, given: NoiseInput) -> Noised:
+        return given.noised(self.kappa)
 
 
 class Flat(NamedTuple):

@@ -22,8 +22,8 @@ from ..diffusion.base import Denoiser, HasPosterior
 from ..diffusion.schedule import alpha_bar_at, per_sample, require_signal, sigma
 from ..ramp import Progress, Ramp, ramp
 from ..stopwatch import Stopwatch
-from .draws import Rng, normal_like, uniform, uniform_once
-from .noise import DDIMInversion, NoiseStrategy
+from .draws import Rng, normal_like, of_group, uniform, uniform_once
+from .noise import DDIMInversion, NoiseInput, NoiseStrategy
 from .predict import GuidedPredictor
 from .prompts import PromptSet, Subject
 from .times import Times
@@ -159,7 +159,7 @@ class ScoreDistillation:
         with torch.no_grad():
             predict = GuidedPredictor(self.denoiser, self.subject.conditions(viewpoints))
             clean = z.detach()
-            noised = self.noise(clean, t, predict, alpha_bar, rng, progress)
+            noised = self.noise(NoiseInput(clean, t, predict, alpha_bar, rng, progress))
             level = alpha_bar_at(alpha_bar, t.device)
             target = self.update(
                 UpdateInput(
@@ -210,7 +210,7 @@ class ScoreDistillation:
         low = high if c.low is None else c.low.at(*progress)
         u = uniform_once(rng) if c.same_for_batch else uniform(batch, rng)
         if len(u) > 1:
-            u = u[::together].repeat_interleave(together)
+            u = of_group(u, together)
         t = (total * (low + (high - low) * u.double()) + 1e-6).long()
         return Times.of(t.clamp(1, total - 1).expand(batch), device)
 

@@ -48,6 +48,11 @@ def uniform(count: int, rng: Rng) -> Tensor:
     return torch.rand(rows, generator=source, device=source.device)[mine]
 
 
+def of_group(values: Tensor, together: int) -> Tensor:
+    """[B] with the first value of every ``together`` rows for all of them."""
+    return values[::together].repeat_interleave(together) if together > 1 else values
+
+
 def uniform_once(rng: Rng) -> Tensor:
     """One number in [0, 1) for all views of the step, [1]."""
     source = rng.rng if isinstance(rng, ViewSlice) else rng

@@ -20,7 +20,7 @@ from representations.checks import require
 
 from ..diffusion.schedule import alpha_bar_at, mix, noise_between, per_sample, unmix
 from ..ramp import Progress, Ramp, ramp
-from .draws import Rng, integer_once, normal_like, uniform
+from .draws import Rng, integer_once, normal_like, of_group, uniform
 from .times import Times
 
 Eps = Callable[[Tensor, Tensor], Tensor]
@@ -29,6 +29,11 @@ Eps = Callable[[Tensor, Tensor], Tensor]
 
 class Predict(Protocol):
     """The denoiser as a noise strategy may ask it; see :class:`~.predict.GuidedPredictor`."""
+
+    @property
+    def views_together(self) -> int:
+        """Rows in a row that are views of one shape, and share their times."""
+        ...
 
     def __call__(self, x_t: Tensor, t: Tensor, cfg_scale: float) -> Tensor:
         """(x_t [B, c, h, w], t [B] where x_t is, cfg_scale) -> epsilon [B, c, h, w]."""
@@ -47,23 +52,40 @@ class Noised(NamedTuple):
     reference: Tensor | None = None  # [B, c, h, w] what is subtracted instead of kappa
 
 
+class NoiseInput(NamedTuple):
+    """What a noise strategy is given: one batch, before any noise is in it."""
+
+    z: Tensor  # [B, c, h, w] clean latents, detached
+    t: Times  # [B] in [1, T): to plan by, and to compute with
+    predict: Predict  # the denoiser
+    alpha_bar: Tensor  # [T], where z is
+    rng: Rng  # the only source of randomness; rows in the order of the views
+    progress: Progress  # of the run, for settings that move over it
+
+    @property
+    def level(self) -> Tensor:
+        """alpha_bar at t, [B]."""
+        return alpha_bar_at(self.alpha_bar, self.t.device)
+
+    @property
+    def total(self) -> int:
+        """Times of the schedule."""
+        return len(self.alpha_bar)
+
+    def normal(self) -> Tensor:
+        """A standard normal sample like z, in which a view gets the same numbers however the batch
+        is split."""
+        return normal_like(self.z, self.rng)
+
+    def noised(self, kappa: Tensor) -> Noised:
+        """z with ``kappa`` in it, at t."""
+        return Noised(mix(self.z, kappa, self.level), kappa)
+
+
 class NoiseStrategy(Protocol):
-    """Chooses kappa.
+    """``strategy(given)`` chooses kappa and returns the latents with it."""
 
-    Args: z [B, c, h, w] clean latents; t [B] in [1, T), to plan by and to compute with; predict,
-    the denoiser; alpha_bar [T] where z is; rng, the only source of randomness, rows in the order
-    of the views; progress, for settings that move over the run.
-    """
-
-    def __call__(
-        self,
-        z: Tensor,
-        t: Times,
-        predict: Predict,
-        alpha_bar: Tensor,
-        rng: Rng,
-        progress: Progress,
-    ) -> Noised: ...
+    def __call__(self, given: NoiseInput) -> Noised: ...
 
 
 class NoiseSettings(NoiseStrategy, Protocol):
@@ -79,17 +101,8 @@ class RandomNoise:
 
     kind: Literal["random"] = "random"
 
-    def __call__(
-        self,
-        z: Tensor,
-        t: Times,
-        predict: Predict,
-        alpha_bar: Tensor,
-        rng: Rng,
-        progress: Progress,
-    ) -> Noised:
-        kappa = normal_like(z, rng)
-        return Noised(mix(z, kappa, alpha_bar_at(alpha_bar, t.device)), kappa)
+    def __call__(self, given: NoiseInput) -> Noised:
+        return given.noised(given.normal())
 
 
 @dataclass(frozen=True)
@@ -99,18 +112,9 @@ class FixedNoise:
     kind: Literal["fixed"] = "fixed"
     seed: int = 0  # which sample
 
-    def __call__(
-        self,
-        z: Tensor,
-        t: Times,
-        predict: Predict,
-        alpha_bar: Tensor,
-        rng: Rng,
-        progress: Progress,
-    ) -> Noised:
-        one = normal_like(z[:1], torch.Generator().manual_seed(self.seed))
-        kappa = one.expand_as(z)
-        return Noised(mix(z, kappa, alpha_bar_at(alpha_bar, t.device)), kappa)
+    def __call__(self, given: NoiseInput) -> Noised:
+        one = normal_like(given.z[:1], torch.Generator().manual_seed(self.seed))
+        return given.noised(one.expand_as(given.z))
 
 
 @dataclass(frozen=True)
@@ -149,26 +153,21 @@ class DDIMInversion:
             steps = torch.full_like(t, self.steps)
         return even_times(steps, last)
 
-    def __call__(
-        self,
-        z: Tensor,
-        t: Times,
-        predict: Predict,
-        alpha_bar: Tensor,
-        rng: Rng,
-        progress: Progress,
-    ) -> Noised:
-        total = len(alpha_bar)
-        tau = uniform(len(z), rng).to(t.host.device)
-        last = (t.host + (self.tau_max * total * tau).round().long()).clamp(max=total - 1)
-        times = self.times(t.host, last, total)
-        x = ddim_invert(z, times, lambda x, at: predict(x, at, self.cfg_scale), alpha_bar)
-        kappa = noise_between(x, z, alpha_bar_at(alpha_bar, last))
-        level = alpha_bar_at(alpha_bar, t.device)
-        entropy = self.entropy.at(*progress)
+    def __call__(self, given: NoiseInput) -> Noised:
+        z, t, total = given.z, given.t.host, given.total
+        tau = of_group(uniform(len(z), given.rng), given.predict.views_together).to(t.device)
+        last = (t + (self.tau_max * total * tau).round().long()).clamp(max=total - 1)
+        x = ddim_invert(
+            z,
+            self.times(t, last, total),
+            lambda x, at: given.predict(x, at, self.cfg_scale),
+            given.alpha_bar,
+        )
+        kappa = noise_between(x, z, alpha_bar_at(given.alpha_bar, last))
+        entropy = self.entropy.at(*given.progress)
         if entropy > 0.0:
-            kappa = kappa + entropy * (1.0 - per_sample(level)).sqrt() * normal_like(z, rng)
-        return Noised(mix(z, kappa, level), kappa)
+            kappa = kappa + entropy * (1.0 - per_sample(given.level)).sqrt() * given.normal()
+        return given.noised(kappa)
 
 
 def even_times(steps: Tensor, last: Tensor) -> Tensor:
@@ -210,20 +209,11 @@ class FixedPoint:
     def __post_init__(self) -> None:
         require(self.iterations >= 1, "noise.iterations", self.iterations, "1 or more", 10)
 
-    def __call__(
-        self,
-        z: Tensor,
-        t: Times,
-        predict: Predict,
-        alpha_bar: Tensor,
-        rng: Rng,
-        progress: Progress,
-    ) -> Noised:
-        level = alpha_bar_at(alpha_bar, t.device)
-        kappa = normal_like(z, rng)
+    def __call__(self, given: NoiseInput) -> Noised:
+        kappa = given.normal()
         for _ in range(self.iterations):
-            kappa = predict(mix(z, kappa, level), t.device, self.cfg_scale)
-        return Noised(mix(z, kappa, level), kappa)
+            kappa = given.predict(given.noised(kappa).x_t, given.t.device, self.cfg_scale)
+        return given.noised(kappa)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -243,25 +233,16 @@ class GradientDescent:
         require(self.iterations >= 1, "noise.iterations", self.iterations, "1 or more", 10)
         require(self.rate > 0.0, "noise.rate", self.rate, "a positive number", 0.1)
 
-    def __call__(
-        self,
-        z: Tensor,
-        t: Times,
-        predict: Predict,
-        alpha_bar: Tensor,
-        rng: Rng,
-        progress: Progress,
-    ) -> Noised:
-        level = alpha_bar_at(alpha_bar, t.device)
-        kappa = normal_like(z, rng)
+    def __call__(self, given: NoiseInput) -> Noised:
+        kappa = given.normal()
         for _ in range(self.iterations):
             with torch.enable_grad():
                 moving = kappa.detach().requires_grad_()
-                x_t = mix(z.detach(), moving, level)
-                residual = moving - predict(x_t, t.device, self.cfg_scale)
+                x_t = given.noised(moving).x_t
+                residual = moving - given.predict(x_t, given.t.device, self.cfg_scale)
                 (slope,) = torch.autograd.grad(0.5 * residual.square().sum(), moving)
             kappa = kappa - self.rate * slope
-        return Noised(mix(z, kappa, level), kappa)
+        return given.noised(kappa)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -295,27 +276,18 @@ class IntervalInversion:
         steps = (last.double() / (self.spacing * total) - 1e-9).ceil().long()
         return even_times(steps.clamp(1, self.most_steps), last)
 
-    def __call__(
-        self,
-        z: Tensor,
-        t: Times,
-        predict: Predict,
-        alpha_bar: Tensor,
-        rng: Rng,
-        progress: Progress,
-    ) -> Noised:
+    def __call__(self, given: NoiseInput) -> Noised:
         def eps_at(x: Tensor, at: Tensor) -> Tensor:
             if self.cfg_scale == 0.0:
-                return predict.without_words(x, at)
-            return predict(x, at, self.cfg_scale)
+                return given.predict.without_words(x, at)
+            return given.predict(x, at, self.cfg_scale)
 
-        total = len(alpha_bar)
-        before = (t.host - round(self.interval.at(*progress) * total)).clamp(min=0)
-        x = ddim_invert(z, self.times(before, total), eps_at, alpha_bar)
+        alpha_bar, total = given.alpha_bar, given.total
+        before = (given.t.host - round(self.interval.at(*given.progress) * total)).clamp(min=0)
+        x = ddim_invert(given.z, self.times(before, total), eps_at, alpha_bar)
         eps = eps_at(x, before.to(x.device))
-        level = alpha_bar_at(alpha_bar, t.device)
-        x_t = mix(unmix(x, eps, alpha_bar_at(alpha_bar, before)), eps, level)
-        return Noised(x_t, noise_between(x_t, z, level), reference=eps)
+        x_t = mix(unmix(x, eps, alpha_bar_at(alpha_bar, before)), eps, given.level)
+        return Noised(x_t, noise_between(x_t, given.z, given.level), reference=eps)
 
 
 @dataclass(frozen=True)
@@ -347,29 +319,21 @@ class ReleasedInversion:
             )
         return [grid[0] - self.spacing, *grid, min(t + tau, total - 1)]
 
-    def __call__(
-        self,
-        z: Tensor,
-        t: Times,
-        predict: Predict,
-        alpha_bar: Tensor,
-        rng: Rng,
-        progress: Progress,
-    ) -> Noised:
+    def __call__(self, given: NoiseInput) -> Noised:
+        z, t, alpha_bar = given.z, given.t, given.alpha_bar
         if bool((t.host != t.host[0]).any()):
             raise ValueError(
                 "noise.kind=released_inversion needs one time for the whole batch: set "
                 "guidance.t.same_for_batch=true"
             )
-        total = len(alpha_bar)
-        tau = integer_once(self.spacing, rng)
-        times = self.times(int(t.host[0]), tau, total)
+        tau = integer_once(self.spacing, given.rng)
+        times = self.times(int(t.host[0]), tau, given.total)
         x = z
         for t_from, t_to in itertools.pairwise(times):
             a_from, a_to = alpha_bar[max(t_from, 0)], alpha_bar[t_to]
-            eps = predict(x, torch.full_like(t.device, t_from), self.cfg_scale)
+            eps = given.predict(x, torch.full_like(t.device, t_from), self.cfg_scale)
             clean = (x - (1.0 - a_from).sqrt() * eps) / a_from.sqrt()
             variance = (1.0 - a_from) / (1.0 - a_to) * (1.0 - a_to / a_from)
             x = a_to.sqrt() * clean + (1.0 - a_to).sqrt() * eps
-            x = x + self.eta * variance.sqrt() * normal_like(z, rng)
+            x = x + self.eta * variance.sqrt() * given.normal()
         return Noised(x, noise_between(x, z, alpha_bar[times[-1]].expand(len(z))))

@@ -53,6 +53,11 @@ class GuidedPredictor:
         """The schedule [T] of the denoiser."""
         return self._denoiser.alpha_bar
 
+    @property
+    def views_together(self) -> int:
+        """Rows that the network must see side by side."""
+        return self._denoiser.views_together
+
     def __call__(self, x_t: Tensor, t: Tensor, cfg_scale: float) -> Tensor:
         """epsilon [B, c, h, w] under guidance; ``cfg_scale`` in the convention of
         :func:`classifier_free`, any sign. At scale 0 the negative prompt alone is asked."""

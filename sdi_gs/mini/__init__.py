@@ -16,9 +16,13 @@ def words() -> list[str]:
     return vocabulary()
 
 
+def split_words(prompt: str) -> list[str]:
+    """The words of ``prompt`` in order, small, without signs."""
+    return "".join(c if c.isalnum() else " " for c in prompt.lower()).split()
+
+
 def known_words(prompt: str) -> list[str]:
     """The object and colour words of ``prompt`` that mini was taught, in order."""
     from .corpus import COLORS, KINDS
 
-    cleaned = "".join(c if c.isalnum() else " " for c in prompt.lower())
-    return [w for w in cleaned.split() if w in KINDS or w in COLORS]
+    return [word for word in split_words(prompt) if word in KINDS or word in COLORS]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import shlex
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from ..artefacts import run_folder
 from ..artefacts.run_folder import STAGES, RunFolder
 from ..config import Config, dump
 from ..differences import between, differing
-from ..errors import UserError
+from ..errors import UserError, command
 from . import parts
 from .plots import Line, bars, plot
 from .render import page
@@ -112,7 +111,7 @@ def read(path: Path) -> Facts:
     if not lines and summary is None:
         raise UserError(
             f"{path} has no finished step yet, so there is nothing to report; wait for the first, "
-            f"or start the run again: sdi-gs generate --config {run.config_file}"
+            "or start the run again: " + command("generate", "--config", run.config_file)
         )
     return Facts(run, run.config(), lines, summary)
 
@@ -208,7 +207,7 @@ def _shown(facts: Facts, label: str) -> Shown:
     return Shown(
         label=label,
         facts=facts,
-        resume=f"sdi-gs resume {shlex.quote(str(facts.run.path))}" if unfinished else "",
+        resume=command("resume", facts.run.path) if unfinished else "",
         turntable="" if table is None else parts.embedded(table),
         views="" if views is None else parts.embedded(views),
         files=facts.exported(),

@@ -146,7 +146,7 @@ class Costs:
 
 
 @dataclass
-class Visitor:
+class Client:
     """One browser, and what it was shown last."""
 
     look: Look
@@ -157,7 +157,7 @@ class Visitor:
     shown_at: float = -math.inf
 
 
-class Window(Protocol):
+class Viewers(Protocol):
     """Where visitors are: a page in browsers."""
 
     def looks(self) -> Mapping[int, Look]:
@@ -177,7 +177,7 @@ class Limits:
     still: float
 
 
-class Studio:
+class RenderScheduler:
     """Draws for the visitors of ``window``, one picture at a time.
 
     Args:
@@ -188,17 +188,17 @@ class Studio:
 
     def __init__(
         self,
-        window: Window,
+        window: Viewers,
         draw: Callable[[Cameras], Tensor],
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.window, self.draw, self.clock = window, draw, clock
         self.costs = Costs()
-        self.visitors: dict[int, Visitor] = {}
+        self.visitors: dict[int, Client] = {}
 
-    def serve(self, version: int, limits: Limits, budget: Budget | None = None) -> bool:
-        """Draw one picture if somebody should have one and ``budget`` (None: no limit) affords it;
-        whether it did. ``version`` counts the changes of the shape."""
+    def draw_next(self, version: int, limits: Limits, budget: Budget | None = None) -> bool:
+        """Draw the picture that is due, if there is one and ``budget`` (None: no limit) affords it.
+        Returns whether a picture was drawn. ``version`` counts the changes of the shape."""
         began = self.clock()
         self._see(began)
         due = self._due(version, began, limits)
@@ -227,7 +227,7 @@ class Studio:
         looks = {name: look for name, look in self.window.looks().items() if look.usable()}
         self.visitors = {name: v for name, v in self.visitors.items() if name in looks}
         for name, look in looks.items():
-            visitor = self.visitors.setdefault(name, Visitor(look, now))
+            visitor = self.visitors.setdefault(name, Client(look, now))
             if visitor.look != look:
                 visitor.look, visitor.moved_at = look, now
 

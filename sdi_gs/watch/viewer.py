@@ -22,6 +22,7 @@ from markupsafe import Markup
 from torch import Tensor
 
 from representations.cameras import fov_from_focal
+from representations.checks import pip_install
 
 from ..artefacts import media
 from ..config import Config
@@ -33,7 +34,7 @@ from ..pages.run import thin
 from ..run import Scene
 from ..splat_files import open_splats
 from ..trainer import StepReport
-from .live import MOVING_EVERY, SHARE, STILL_EVERY, Budget, Controls, Limits, Look, Studio
+from .live import MOVING_EVERY, SHARE, STILL_EVERY, Budget, Controls, Limits, Look, RenderScheduler
 
 if TYPE_CHECKING:
     import viser
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
     from .progress import Terminal
 
 HOST = "127.0.0.1"  # of this machine only; a page that can pause a run is not for everybody
-INSTALL = ".venv/bin/pip install -e '.[viewer]'"
+NEEDS = "viser>=1.1"
 REFRESH = 1.0  # seconds between two updates of the numbers and curves
 NAP = 0.03  # seconds between two looks at the visitors while nothing else is to be done
 TRAINING = Limits(moving=SHARE * MOVING_EVERY, still=SHARE * STILL_EVERY)
@@ -59,10 +60,12 @@ def require_viser() -> None:
     except ImportError as error:
         raise UserError(
             f"the viewer needs the package viser, which is not installed ({error}); install it "
-            f"with: {INSTALL}"
+            f"with: {pip_install(NEEDS)}"
         ) from error
     if not hasattr(viser.GuiApi, "main_panel"):
-        raise UserError(f"the viewer needs viser 1.1 or newer, found {found}; update it: {INSTALL}")
+        raise UserError(
+            f"the viewer needs viser 1.1 or newer, found {found}; update it: {pip_install(NEEDS)}"
+        )
 
 
 class Exhibit(NamedTuple):
@@ -92,7 +95,7 @@ class Buttons:
 
 
 class Page:
-    """The page. Satisfies :class:`sdi_gs.watch.live.Window`.
+    """The page. Satisfies :class:`sdi_gs.watch.live.Viewers`.
 
     Raises UserError when viser is missing or no port is free.
     """
@@ -239,7 +242,7 @@ class LiveRun:
 
     def begin(self, scene: Scene) -> None:
         self.scene = scene
-        self.studio = Studio(self.page, scene.stage.draw, self.clock)
+        self.scheduler = RenderScheduler(self.page, scene.stage.draw, self.clock)
         lines = list(scene.run.stats())
         self._losses = [(line["step"] + 1.0, float(line["loss"])) for line in lines]
         self._sizes = [(line["step"] + 1.0, float(line["size"])) for line in lines]
@@ -264,7 +267,7 @@ class LiveRun:
             self._refresh()
             self._refreshed = self.clock()
             self.budget.spend(self._refreshed - now)
-        self.studio.serve(done, TRAINING, self.budget)
+        self.scheduler.draw_next(done, TRAINING, self.budget)
         if self.page.controls.take_save():
             self._save(scene, done)
         waited = self._wait(scene, done) if self.page.controls.paused else 0.0
@@ -300,7 +303,7 @@ class LiveRun:
         while controls.paused and not scene.stopping():
             if controls.take_save():
                 self._save(scene, done)
-            if not self.studio.serve(done, RESTING):
+            if not self.scheduler.draw_next(done, RESTING):
                 controls.wait(NAP)
         self.page.note("")
         waited = self.clock() - began
@@ -316,14 +319,14 @@ class LiveRun:
         steps = self.scene.config.steps
         self.page.numbers(f"finished after {steps} steps")
         self.page.note("this page closes with its last visitor; see also report.html")
-        stand(self.page, self.studio, lambda: bool(self.page.looks()))
+        stand(self.page, self.scheduler, lambda: bool(self.page.looks()))
 
 
-def stand(shown_on: Page, studio: Studio, going_on: Callable[[], bool]) -> None:
+def stand(shown_on: Page, scheduler: RenderScheduler, going_on: Callable[[], bool]) -> None:
     """Serve visitors of a shape that does not change, until told or until Ctrl-C."""
     with contextlib.suppress(KeyboardInterrupt):
         while going_on():
-            if not studio.serve(0, RESTING):
+            if not scheduler.draw_next(0, RESTING):
                 time.sleep(NAP)
 
 
@@ -352,7 +355,7 @@ def view(path: Path, port: int, say: Callable[[str], None]) -> None:
         for name in CURVES if lines else ():
             page_.curve(name, [(line["step"] + 1.0, float(line[name])) for line in lines])
         say(f"{path}: look at it in a browser at {page_.address} (Ctrl-C ends)")
-        stand(page_, Studio(page_, on_stage.draw), lambda: True)
+        stand(page_, RenderScheduler(page_, on_stage.draw), lambda: True)
     finally:
         page_.close()
 

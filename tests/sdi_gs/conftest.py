@@ -67,9 +67,13 @@ class Said:
 
 
 @pytest.fixture
-def sdi_gs(capsys: pytest.CaptureFixture[str]) -> Callable[..., Said]:
+def sdi_gs(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Said]:
     """Run the command line in this process, as the installed script does."""
     from sdi_gs.cli.main import main
+
+    monkeypatch.setattr("sys.argv", ["sdi-gs"])
 
     def run(*arguments: object) -> Said:
         capsys.readouterr()

@@ -12,7 +12,7 @@ from sdi_gs.diffusion.analytic import GaussianMixture
 from sdi_gs.diffusion.base import Condition
 from sdi_gs.diffusion.schedule import mix
 from sdi_gs.guidance.draws import Rng
-from sdi_gs.guidance.noise import Noised, NoiseStrategy, Predict
+from sdi_gs.guidance.noise import Noised, NoiseInput, NoiseStrategy, Predict
 from sdi_gs.guidance.times import Times
 from sdi_gs.guidance.viewpoints import Viewpoints
 from sdi_gs.ramp import Progress
@@ -53,20 +53,14 @@ class Given:
     def __init__(self, kappa: Tensor) -> None:
         self.kappa = kappa
 
-    def __call__(
-        self,
-        z: Tensor,
-        t: Times,
-        predict: Predict,
-        alpha_bar: Tensor,
-        rng: Rng,
-        progress: Progress,
-    ) -> Noised:
-        return Noised(mix(z, self.kappa, alpha_bar[t.device]), self.kappa)
+    def __call__(self, given: NoiseInput) -> Noised:
+        return Noised(mix(given.z, self.kappa, given.alpha_bar[given.t.device]), self.kappa)
 
 
 class Answers:
     """A predictor that answers by a formula, whatever the words and the scale."""
+
+    views_together = 1
 
     def __init__(self, formula: Callable[[Tensor, Tensor], Tensor]) -> None:
         self.formula = formula
@@ -89,4 +83,5 @@ def noised(
 ) -> Noised:
     """What ``strategy`` makes of ``z`` at the integer times ``t``."""
     at = Times.of(torch.as_tensor(t), z.device)
-    return strategy(z, at, predict, alpha_bar, rng() if generator is None else generator, progress)
+    source = rng() if generator is None else generator
+    return strategy(NoiseInput(z, at, predict, alpha_bar, source, progress))

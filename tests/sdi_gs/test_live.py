@@ -25,7 +25,7 @@ from sdi_gs.watch.live import (
     Costs,
     Limits,
     Look,
-    Studio,
+    RenderScheduler,
 )
 
 FOV = math.radians(40.0)
@@ -86,7 +86,7 @@ def test_the_picture_ends_where_the_view_ends(aspect: float) -> None:
 def test_nonsense_from_a_browser_is_no_visitor(broken: Look) -> None:
     stage = Stage(lambda pixels: 0.01)
     stage.standing[1] = broken
-    assert not stage.studio.serve(0, Limits(1.0, 1.0))
+    assert not stage.scheduler.draw_next(0, Limits(1.0, 1.0))
     assert look().usable()
 
 
@@ -130,7 +130,7 @@ class Stage:
         self.drawn = 0.0
         self.standing: dict[int, Look] = {}
         self.shown: list[tuple[int, int, float]] = []  # visitor, side, when
-        self.studio = Studio(self, self._draw, lambda: self.now)
+        self.scheduler = RenderScheduler(self, self._draw, lambda: self.now)
         self.budget = Budget()
 
     def looks(self) -> dict[int, Look]:
@@ -151,7 +151,7 @@ class Stage:
             self.now += seconds
             self.budget.earn(seconds)
             move(step)
-            self.studio.serve(step, Limits(SHARE * 0.3, SHARE * STILL_EVERY), self.budget)
+            self.scheduler.draw_next(step, Limits(SHARE * 0.3, SHARE * STILL_EVERY), self.budget)
 
 
 def around(step: int) -> Look:
@@ -213,7 +213,7 @@ def test_a_shape_that_rests_is_drawn_until_it_is_sharp_and_then_left() -> None:
 
     def serve(times: int) -> None:
         for _ in range(times):
-            if not stage.studio.serve(0, Limits(0.1, 1.5)):
+            if not stage.scheduler.draw_next(0, Limits(0.1, 1.5)):
                 stage.now += 0.05
 
     serve(200)
@@ -242,10 +242,10 @@ def test_who_leaves_is_forgotten() -> None:
     stage = Stage(COSTS["cheap"])
     stage.standing[7] = look()
     stage.train(5, 0.2)
-    assert 7 in stage.studio.visitors
+    assert 7 in stage.scheduler.visitors
     del stage.standing[7]
     stage.train(1, 0.2)
-    assert stage.studio.visitors == {}
+    assert stage.scheduler.visitors == {}
 
 
 def test_costs_are_bounded_by_smaller_pictures_and_heal() -> None:

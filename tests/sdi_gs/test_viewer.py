@@ -29,7 +29,7 @@ from sdi_gs.config import load
 from sdi_gs.look import stage
 from sdi_gs.splat_files import open_splats
 from sdi_gs.watch import viewer
-from sdi_gs.watch.live import Controls, Look, Studio
+from sdi_gs.watch.live import Controls, Look, RenderScheduler
 
 from .. import browser
 
@@ -215,7 +215,7 @@ def test_a_pause_is_no_time_of_the_run() -> None:
     page.looks = dict
     scene: Any = type("Scene", (), {"stopping": lambda self: False, "rested": rested.append})()
     scene.rested = rested.append
-    live.studio = Studio(page, lambda cameras: torch.zeros(1, 3, 8, 8), lambda: now[0])
+    live.scheduler = RenderScheduler(page, lambda cameras: torch.zeros(1, 3, 8, 8), lambda: now[0])
     page.controls.pause()
     assert live._wait(scene, 3) == 60.0
     assert rested == [60.0]
@@ -318,7 +318,7 @@ def test_a_missing_viser_is_told_before_anything_is_done(
     ):  # fmt: skip
         said = sdi_gs(*words)
         assert said.code == 2
-        assert "pip install -e '.[viewer]'" in said.err
+        assert "-m pip install 'viser>=1.1'" in said.err
     assert not out.exists()
 
 
@@ -395,8 +395,8 @@ def test_in_a_real_browser(tmp_path: Path) -> None:
     )  # fmt: skip
     going = threading.Event()
     going.set()
-    studio = Studio(page, stage(opened.config, opened.renderer).draw)
-    serving = threading.Thread(target=viewer.stand, args=(page, studio, going.is_set))
+    scheduler = RenderScheduler(page, stage(opened.config, opened.renderer).draw)
+    serving = threading.Thread(target=viewer.stand, args=(page, scheduler, going.is_set))
     serving.start()
     profile = tmp_path / "profile"
     profile.mkdir()
@@ -405,7 +405,7 @@ def test_in_a_real_browser(tmp_path: Path) -> None:
             tab.open(page.address)
             browser.until(lambda: "Settings" in tab.text())
             browser.until(lambda: centre(tab.canvas(), red)[2] > 500)
-            browser.until(lambda: sharp(studio))
+            browser.until(lambda: sharp(scheduler))
             seen = tab.canvas()
             text = tab.text()
             assert "a <i>&</i> b" in text
@@ -417,7 +417,7 @@ def test_in_a_real_browser(tmp_path: Path) -> None:
 
             agree(tab, marks)
             tab.drag((200, 350), (330, 300))
-            browser.until(lambda: sharp(studio))
+            browser.until(lambda: sharp(scheduler))
             moved = tab.canvas()
             assert abs(centre(moved, green)[0] - x_green) > 30
             agree(tab, marks)
@@ -434,9 +434,9 @@ def test_in_a_real_browser(tmp_path: Path) -> None:
         page.close()
 
 
-def sharp(studio: Studio) -> bool:
+def sharp(scheduler: RenderScheduler) -> bool:
     """Whether the newest look of the only visitor has its largest picture."""
-    everyone = list(studio.visitors.values())
+    everyone = list(scheduler.visitors.values())
     return len(everyone) == 1 and everyone[0].shown == everyone[0].look and everyone[0].side >= 384
 
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import torch
 
+from ...checks import pip_install
 from ...interface import Cameras
+from .. import MissingBackend
 from ..constants import BLUR_PX2, NEAR_PLANE
 from ..dtypes import require_float32
 from .types import Splats, Splatted
@@ -19,8 +21,8 @@ def splat(splats: Splats, features: torch.Tensor, cameras: Cameras) -> Splatted:
     try:
         from gsplat import rasterization
     except ImportError as error:
-        raise RuntimeError(
-            'back-end "cuda" needs gsplat: `pip install gsplat` beside a CUDA build of torch'
+        raise MissingBackend(
+            f'back-end "cuda" needs gsplat: {pip_install("gsplat")}, beside a CUDA build of torch'
         ) from error
     splats.check(features, cameras)
     require_float32("cuda", **splats._asdict(), features=features)
