@@ -41,8 +41,8 @@ from typing import Any, NamedTuple
 ROOT = Path(__file__).parents[1]
 FILES = [*sorted((ROOT / "sdi_gs" / "guidance").glob("*.py")), ROOT / "sdi_gs" / "views.py"]
 EQUIVALENT = Path(__file__).with_name("equivalent_mutants.tsv")
-ORACLES = ("words", "views", "draws", "oracles_denoiser", "oracles_guidance", "methods", "flat",
-           "stein", "variational")  # fmt: skip
+ORACLES = ("published_settings", "words", "views", "draws", "oracles_denoiser", "oracles_guidance", "methods", "seams",
+           "counts", "taught", "flat", "stein", "variational")  # fmt: skip
 """Closed forms only: each file takes a few seconds."""
 NEAREST = {
     "draws": ("draws",), "image_space": ("methods",), "noise": ("oracles_denoiser", "methods"),
