@@ -37,16 +37,21 @@ from mutants import Mutant, mutants
 ROOT = Path(__file__).parents[1]
 FILES = [*sorted((ROOT / "sdi_gs" / "guidance").glob("*.py")), ROOT / "sdi_gs" / "views.py"]
 EQUIVALENT = Path(__file__).with_name("equivalent_mutants.tsv")
-ORACLES = ("published_settings", "words", "views", "draws", "oracles_denoiser",
-           "oracles_guidance", "methods", "seams", "counts", "taught", "flat", "stein",
+ORACLES = ("published_settings", "words", "views", "draws", "oracles_denoiser", "oracles_noise",
+           "oracles_guidance", "methods", "seams", "counts", "taught", "sampling", "flat", "stein",
            "variational")  # fmt: skip
 """Closed forms only: each file takes a few seconds."""
 NEAREST = {
-    "draws": ("draws",), "image_space": ("methods",), "noise": ("oracles_denoiser", "methods"),
-    "sampling": ("flat",), "stein": ("stein",), "update": ("methods",),
-    "variational": ("variational",), "distillation": ("oracles_guidance", "methods"),
+    "distillation": ("oracles_guidance", "methods"),
+    "draws": ("draws",),
+    "image_space": ("methods",),
+    "noise": ("oracles_noise", "oracles_denoiser", "methods"),
     "predict": ("words", "oracles_guidance", "methods"),
-}  # fmt: skip
+    "sampling": ("sampling",),
+    "stein": ("stein",),
+    "update": ("methods",),
+    "variational": ("variational",),
+}
 """The oracles that are most likely to notice a mistake in a module, and run first."""
 COPIED = ("sdi_gs", "representations", "tests", "configs", "examples", "pyproject.toml")
 PATIENCE = 120  # seconds of processor time; all tests take a quarter of it

@@ -424,10 +424,65 @@ def test_pixels_are_pulled_towards_the_decoded_target(reduction: str) -> None:
     count = 2 if reduction == "sum" else rgb.numel()
     expected = 3.0 * 0.2 * (a * (1 - a)).sqrt() * (rgb - wanted) / count
     torch.testing.assert_close(two - one, expected.detach(), rtol=1e-9, atol=1e-12)
-    # Pictures of another size are compared at the decoder's.
-    large = torch.rand((2, 3, 8, 8), generator=rng(1), dtype=torch.float64).requires_grad_()
-    (gradient,) = torch.autograd.grad(both(large, *_front(2)).loss, large)
-    assert bool(torch.isfinite(gradient).all())
+
+
+@pytest.mark.parametrize("size", [(8, 8), (8, 2), (2, 6), (1, 1)])
+def test_pictures_of_another_size_are_compared_at_the_decoders(size: tuple[int, int]) -> None:
+    """The pull on a picture of one colour is that on the small one, shared by all of its pixels."""
+    base = words()
+    model = GaussianMixture(base.means[:, :3], base.variances[:, :3], names={"red": [1]})
+    kappa = randn(1, 3, 2, 2, seed=9)
+    prompts = PromptSet(model, "red", config=PromptConfig(view_dependent=False))
+    settings = GuidanceConfig(t=TimeConfig(high=Ramp(0.42, 0.42)), reduction="sum")
+    plain = ScoreDistillation(model, prompts, Given(kappa), config=settings, steps=10)
+    both = ImageSpace(plain, ImageSpaceConfig(weight=0.2))
+    colour = torch.tensor([0.2, 0.5, 0.9], dtype=torch.float64).reshape(1, 3, 1, 1)
+    pulls = []
+    for height, width in ((2, 2), size):
+        rgb = colour.expand(1, 3, height, width).clone().requires_grad_()
+        one, two = (torch.autograd.grad(m(rgb, *_front(1)).loss, rgb)[0] for m in (plain, both))
+        pulls.append(two - one)
+    small, large = pulls
+    torch.testing.assert_close(large.sum(dim=(2, 3)), small.sum(dim=(2, 3)))
+    assert bool((large.abs().amax(dim=1) > 0.0).all())  # no pixel is skipped
+
+
+def test_what_pixels_are_pulled_to_can_be_displayed() -> None:
+    """A target beyond white is white: of white pictures nothing is left to pull."""
+    model = GaussianMixture(torch.full((1, 3, 2, 2), 3.0).double(), torch.ones(1).double() * 1e-9)
+    prompts = PromptSet(model, "red", config=PromptConfig(view_dependent=False))
+    settings = GuidanceConfig(t=TimeConfig(high=Ramp(0.42, 0.42)))
+    kappa = randn(1, 3, 2, 2, seed=9)
+    plain = ScoreDistillation(model, prompts, Given(kappa), config=settings, steps=10)
+    both = ImageSpace(plain, ImageSpaceConfig(weight=0.2))
+    for shade, pulled in ((1.0, False), (0.9, True)):
+        rgb = torch.full((1, 3, 2, 2), shade, dtype=torch.float64)
+        extra = both(rgb, *_front(1)).loss - plain(rgb, *_front(1)).loss
+        assert (float(extra) > 1e-9) == pulled
+
+
+@pytest.mark.parametrize(("scale", "asked"), [(0.0, {0}), (1.0, {1}), (3.0, {1, 2})])
+def test_interval_inversion_asks_under_the_words_of_its_scale(
+    scale: float, asked: set[int]
+) -> None:
+    """No words, the prompt alone, or prompt and negative prompt; never before time 0."""
+    seen: list[tuple[int, int]] = []
+
+    class Spy(Words):
+        def predict_noise(self, x_t, t, condition):  # type: ignore[no-untyped-def]
+            seen.extend(zip(condition["weights"].argmax(dim=1).tolist(), t.tolist(), strict=True))
+            return super().predict_noise(x_t, t, condition)
+
+    base = words()
+    for t, before in ((400, 300), (50, 0)):
+        noise = IntervalInversion(cfg_scale=scale, interval=Ramp(0.1, 0.1), spacing=0.1)
+        step = method(Spy(base.means, base.variances), noise, t, negative="ugly")
+        seen.clear()
+        ask(step, randn(1, *SHAPE))
+        inverting = seen[:-2]  # all but the forward prediction, with words and without
+        assert {word for word, _ in inverting} == asked
+        assert max(at for _, at in inverting) == before
+        assert min(at for _, at in inverting) == 0
 
 
 def _front(count: int) -> tuple[Viewpoints, int, torch.Generator]:

@@ -5,13 +5,19 @@ from __future__ import annotations
 
 import pytest
 import torch
-from scipy.stats import chi2
+from torch import Tensor
 
 from sdi_gs.diffusion.schedule import mix, scaled_linear_alpha_bar, sigma, unmix
 from sdi_gs.guidance.distillation import GuidanceConfig, ScoreDistillation, TimeConfig
-from sdi_gs.guidance.noise import DDIMInversion, Noised, RandomNoise, ReleasedInversion
+from sdi_gs.guidance.noise import (
+    DDIMInversion,
+    Noised,
+    RandomNoise,
+    ReleasedInversion,
+)
 from sdi_gs.guidance.predict import GuidedPredictor, classifier_free, perpendicular
 from sdi_gs.guidance.prompts import Conditions, PromptConfig, PromptSet, perp_neg_blend
+from sdi_gs.guidance.update import Residual
 from sdi_gs.ramp import Progress, Ramp
 
 from .doubles import Answers, Given, Latent, around, components, noised, randn, rng
@@ -145,79 +151,6 @@ def test_released_inversion_keeps_its_level_and_shrinks() -> None:
     torch.testing.assert_close(gradient, expected.detach() / z.numel(), rtol=1e-9, atol=1e-12)
 
 
-def test_released_grid_and_its_cost() -> None:
-    noise = ReleasedInversion()
-    assert noise.times(980, 50, 1000) == [-99, *range(1, 902, 100), 999]
-    assert noise.times(250, 0, 1000) == [-99, 1, 101, 201, 250]
-    assert noise.times(101, 3, 1000) == [-99, 1, 104]
-    assert noise.times(102, 0, 1000) == [-99, 1, 101, 102]
-    with pytest.raises(ValueError, match="t > 1"):
-        noise.times(1, 0, 1000)
-    costs = [len(noise.times(int(1000 * Ramp(0.98, 0.25).at(i, 10_000)), 0, 1000)) - 1
-             for i in range(10_000)]  # fmt: skip
-    assert (costs[0], costs[-1]) == (11, 4)
-    assert sum(costs) / len(costs) == pytest.approx(7.63, abs=0.01)
-
-
-@pytest.mark.parametrize(
-    ("t", "expected"), [(980, 0.297), (800, 0.287), (600, 0.264), (400, 0.225), (250, 0.202)]
-)
-def test_released_noise_accumulates_as_published(t: int, expected: float) -> None:
-    """With a denoiser that answers zero, the injected noise alone is left in kappa (tau = 50)."""
-
-    class Tau50(ReleasedInversion):
-        def times(self, t: int, tau: int, total: int) -> list[int]:
-            return super().times(t, 50, total)
-
-    z = torch.zeros(1, 4, 64, 64, dtype=torch.float64)
-    found = noised(Tau50(), z, [t], ZERO, TABLE)
-    assert float(found.kappa.std()) == pytest.approx(expected, abs=0.006)
-
-
-def test_paper_entropy_noise_has_its_stated_size() -> None:
-    z = torch.zeros(1, 4, 64, 64, dtype=torch.float64)
-    kappa = noised(DDIMInversion(tau_max=0.0), z, [600], ZERO, TABLE).kappa
-    expected = 0.3 * float((1 - TABLE[600]).sqrt())
-    assert float(kappa.std()) == pytest.approx(expected, rel=0.03)
-    quiet = noised(DDIMInversion(tau_max=0.0, entropy=0.0), z, [600], ZERO, TABLE).kappa
-    assert float(quiet.abs().max()) == 0.0
-
-
-@pytest.mark.parametrize(("t", "tau_max"), [(500, 1 / 30), (500, 0.1), (990, 1 / 30)])
-def test_the_time_beyond_t_is_uniform(t: int, tau_max: float) -> None:
-    """tau ~ U(0, 1/30) (App. A), by the answers of a denoiser that tells the time it is asked at:
-    two Euler steps, at 0 and half way, leave ``kappa = (1 - s_half / s_last) * half``."""
-    count, widest = 20_000, 1000 * tau_max
-    strategy = DDIMInversion(steps=2, tau_max=tau_max, entropy=0.0)
-    tells = Answers(lambda x, at: at.to(x).reshape(-1, 1, 1, 1).expand_as(x))
-    z = torch.zeros(count, 1, 1, 1, dtype=torch.float64)
-    found = noised(strategy, z, [t] * count, tells, TABLE, rng(1))
-    last = torch.arange(t, min(t + round(widest), 999) + 1)
-    half = (last / 2).round().long()
-    left = (1 - sigma(TABLE[half]) / sigma(TABLE[last])) * half
-    assert float(left.sort().values.diff().min()) > 1e-3  # each last time leaves another kappa
-    distance = (found.kappa.flatten()[:, None] - left).abs()
-    assert float(distance.amin(dim=1).max()) < 1e-9
-    seen = torch.bincount(distance.argmin(dim=1), minlength=len(last))
-    edges = (torch.arange(len(last) + 1) - 0.5).clamp(0.0, widest)  # tau is rounded to a time
-    expected = edges.diff() * count / widest
-    expected[-1] += count - expected.sum()  # what would lie beyond the schedule
-    square = float(((seen - expected) ** 2 / expected).sum())
-    assert square < float(chi2.ppf(0.999, len(last) - 1))
-    torch.testing.assert_close(found.x_t, mix(z, found.kappa, TABLE[[t]]))  # back at t, for all
-
-
-def test_paper_grid() -> None:
-    noise = DDIMInversion()
-    t = torch.tensor([1, 99, 250, 700, 998, 999])
-    times = noise.times(t, t, 1000)
-    steps = [int((row.diff() > 0).sum()) for row in times]
-    assert steps == [1, 1, 2, 7, 9, 10]  # the last index of a schedule stands for t = 1
-    assert times[:, 0].tolist() == [0] * 6
-    assert times[:, -1].tolist() == t.tolist()
-    assert times[3, :8].tolist() == [0, 100, 200, 300, 400, 500, 600, 700]
-
-
 def test_schedules_of_the_published_recipe() -> None:
     assert Ramp(0.15, 0.0, 3000).at(1500, 10_000) == pytest.approx(0.075)
     convex = Ramp(1.0, 0.1, 4000)
@@ -235,6 +168,32 @@ def test_schedules_of_the_published_recipe() -> None:
     )  # fmt: skip
     found = [anneal.times(1, Progress(s, 10_000), rng()) for s in (0, 5000, 10_000)]
     assert [int(t.host[0]) for t in found] == [980, 615, 250]
+
+
+def test_a_share_of_the_schedule_is_its_time() -> None:
+    """Every thousandth, although 1000 * 0.29 and its like may fall below the whole number."""
+    step = distill(mixture(), RandomNoise(), 500)
+    for total in (100, 1000):
+        step.denoiser.alpha_bar = torch.linspace(0.999, 0.01, total, dtype=torch.float64)
+        for t in range(1, total):
+            step.config = GuidanceConfig(t=TimeConfig(high=Ramp(t / total, t / total)))
+            assert int(step.times(1, Progress(0, 10), rng()).host) == t
+    for share, t in ((0.0, 1), (0.0001, 1), (0.9999, 999), (1.0, 999), (1.2, 999)):
+        step.config = GuidanceConfig(t=TimeConfig(high=Ramp(share, share)))
+        assert int(step.times(1, Progress(0, 10), rng()).host) == t
+
+
+@pytest.mark.parametrize("same_for_batch", [False, True])
+@pytest.mark.parametrize("batch", [2, 6])
+def test_views_that_are_seen_together_share_a_time(batch: int, same_for_batch: bool) -> None:
+    step = distill(mixture(), RandomNoise(), 500)
+    step.denoiser.views_together = 2
+    low, high = Ramp(0.02, 0.02), Ramp(0.98, 0.98)
+    step.config = GuidanceConfig(t=TimeConfig(high, low, same_for_batch))
+    t = step.times(batch, Progress(0, 10), rng()).host.reshape(-1, 2)
+    assert t.shape == (batch // 2, 2)
+    assert torch.equal(t[:, 0], t[:, 1])
+    assert len(t.unique()) == (1 if same_for_batch else batch // 2)
 
 
 def test_uniform_times_stay_in_their_range_and_can_be_shared() -> None:
@@ -258,6 +217,16 @@ def test_guidance_scales_zero_and_one_are_the_plain_predictions() -> None:
     offset = cond + 6.5 * (cond - uncond)  # the other convention: one less
     torch.testing.assert_close(predict(x, t, 7.5), offset, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(predict(x, t, -7.5), classifier_free(uncond, cond, -7.5))
+
+
+def test_without_the_empty_prompt_its_prediction_is_refused() -> None:
+    with pytest.raises(ValueError, match="without the empty prompt"):
+        asked(mixture(), 1).without_words(randn(1, *SHAPE), torch.tensor([300]))
+
+
+def test_nothing_is_across_no_direction() -> None:
+    e = randn(1, *SHAPE)
+    torch.testing.assert_close(perpendicular(e, torch.zeros_like(e)), e)
 
 
 def test_perpendicular_part() -> None:
@@ -372,6 +341,75 @@ def test_view_words_reach_the_denoiser() -> None:
     words = world.embed(["front", "side", "back"])
     eps = world.predict_noise(x, guided.t, words)
     torch.testing.assert_close(guided.target, unmix(x, eps, TABLE[guided.t]))
+
+
+def test_latents_are_drawn_around_their_mean() -> None:
+    """``guidance.latents=sample``: mean and deviation times a normal sample, with the gradient of
+    both."""
+
+    class Posterior(Latent):
+        def encode_posterior(self, rgb: Tensor) -> tuple[Tensor, Tensor]:
+            return rgb, 0.5 + rgb.square()
+
+    base = mixture()
+    world = Posterior(base.means, base.variances, names=base.names)
+    z = randn(2, *SHAPE).requires_grad_()
+    kappa = randn(2, *SHAPE, seed=5)
+    step = distill(world, Given(kappa), 400, latents="sample", reduction="sum")
+    guided = step(z, around(0, 90), 0, rng(3))
+    drawn = torch.randn(z.shape, generator=rng(3), dtype=torch.float64)
+    expected = z + (0.5 + z.square()) * drawn
+    torch.testing.assert_close(guided.latents, expected.detach())
+    (gradient,) = torch.autograd.grad(guided.loss, z)
+    slope = (guided.latents - guided.target) * (1 + 2 * z.detach() * drawn) / len(z)
+    torch.testing.assert_close(gradient, slope)
+    with pytest.raises(ValueError, match=r"latents=sample: Latent has no posterior"):
+        distill(base, Given(kappa), 400, latents="sample")
+
+
+def test_what_is_left_out_is_the_paper() -> None:
+    step = ScoreDistillation(mixture(), "red", steps=1)
+    assert (step.noise, step.update, step.config) == (DDIMInversion(), Residual(), GuidanceConfig())
+    assert step.state_dict() == {}
+    step.load_state_dict({})
+    with pytest.raises(ValueError, match=r"keeps no state, got \['learner'\]"):
+        step.load_state_dict({"learner": 1})
+    with pytest.raises(ValueError, match="steps=0: a run has at least 1 step"):
+        ScoreDistillation(mixture(), "red", steps=0)
+
+
+def test_without_a_generator_it_brings_its_own() -> None:
+    z, world = randn(2, *SHAPE), mixture()
+
+    def kappas(seed: int) -> list[Tensor]:
+        step = ScoreDistillation(world, "red", RandomNoise(), steps=9, seed=seed)
+        return [step(z, around(0, 90), 0).kappa for _ in range(2)]
+
+    one, again, other = kappas(1), kappas(1), kappas(2)
+    assert torch.equal(torch.stack(one), torch.stack(again))
+    assert not torch.equal(one[0], one[1])
+    assert not torch.equal(one[0], other[0])
+    brought = ScoreDistillation(world, "red", RandomNoise(), steps=9, seed=1)
+    before = brought.rng.get_state()
+    brought(z, around(0, 90), 0, rng(5))
+    assert torch.equal(brought.rng.get_state(), before)
+
+
+def test_whoever_takes_the_time_is_told_when_the_encoding_ends() -> None:
+    laps: list[str] = []
+
+    class Watch:
+        def lap(self, name: str) -> None:
+            laps.append(name)
+
+    distill(mixture(), RandomNoise(), 400)(randn(1, *SHAPE), around(0), 0, rng(), Watch())
+    assert laps == ["encode"]
+
+
+def test_each_picture_has_one_viewpoint() -> None:
+    step = distill(mixture(), RandomNoise(), 400)
+    with pytest.raises(ValueError, match="2 pictures, but 1 viewpoints"):
+        step(randn(2, *SHAPE), around(0), 0)
 
 
 def test_an_empty_prompt_is_refused() -> None:

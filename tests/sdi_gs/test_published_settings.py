@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Defaults that a paper or its code states. Presets write down only what differs from them."""
+"""Defaults that a paper or its code states (presets write down only what differs from them), and
+where the range of each setting ends."""
 
 from __future__ import annotations
 
@@ -85,3 +86,52 @@ def test_the_defaults_are_the_published_ones(cls: type, expected: dict[str, Any]
     made = cls()
     found = {f.name: getattr(made, f.name) for f in dataclasses.fields(cls) if f.name != "kind"}
     assert found == expected
+
+
+LIMITS: list[tuple[type, str, list[Any], list[Any]]] = [
+    # setting, the outermost values that are allowed, the nearest ones that are not
+    (DDIMInversion, "steps", [1, None], [0]),
+    (DDIMInversion, "steps_per_unit", [0.01], [0.0, -0.01]),
+    (DDIMInversion, "tau_max", [0.0, 0.99], [-0.01, 1.0]),
+    (
+        DDIMInversion, "entropy", [0.0, always(0.0)],
+        [-0.01, Ramp(0.3, -0.01), Ramp(-0.01, 0.3)],
+    ),
+    (FixedPoint, "iterations", [1], [0]),
+    (GradientDescent, "iterations", [1], [0]),
+    (GradientDescent, "rate", [0.01], [0.0]),
+    (IntervalInversion, "most_steps", [1], [0]),
+    (IntervalInversion, "spacing", [0.01, 1.0], [0.0, 1.01]),
+    (
+        IntervalInversion, "interval", [Ramp(0.01, 1.0), Ramp(1.0, 0.01)],
+        [Ramp(0.0, 0.1), Ramp(0.1, 0.0), Ramp(1.01, 0.1), Ramp(0.1, 1.01)],
+    ),
+    (ReleasedInversion, "spacing", [1], [0]),
+    (NoiseFree, "low_noise_until", [0.0, 1.0], [-0.01, 1.01]),
+    (VariationalConfig, "marginal", [0.0, 1.0], [-0.01, 1.01]),
+    (VariationalConfig, "camera_dropped", [0.0, 1.0], [-0.01, 1.01]),
+    (VariationalConfig, "rank", [1], [0]),
+    (VariationalConfig, "rate", [0.0], [-1e-6]),
+    (ImageSpaceConfig, "weight", [0.0], [-0.01]),
+    (SteinConfig, "decay", [0.0, 0.99], [-0.01, 1.0]),
+    (ViewPolicy, "azimuth_deg", [(5.0, 5.0)], [(5.0, 4.9)]),
+    (ViewPolicy, "elevation_deg", [(-90.0, 90.0), (5.0, 5.0)], [(-90.1, 0.0), (0.0, 90.1)]),
+    (ViewPolicy, "elevation_deg", [], [(5.0, 4.9)]),
+    (ViewPolicy, "distance", [(0.01, 0.01)], [(0.0, 1.0), (1.0, 0.9)]),
+    (ViewPolicy, "fov_y_deg", [(0.1, 179.9), (9.0, 9.0)], [(0.0, 9.0), (9.0, 180.0), (9.0, 8.9)]),
+    (ViewPolicy, "elevation_sine_share", [0.0, 1.0], [-0.01, 1.01]),
+    (ViewPolicy, "position_jitter", [0.0], [-0.01]),
+    (ViewPolicy, "target_jitter", [0.0], [-0.01]),
+    (ViewPolicy, "up_jitter", [0.0], [-0.01]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("cls", "name", "allowed", "refused"), LIMITS)
+def test_a_setting_ends_where_it_says(
+    cls: type, name: str, allowed: list[Any], refused: list[Any]
+) -> None:
+    for value in allowed:
+        cls(**{name: value})
+    for value in refused:
+        with pytest.raises(ValueError, match=rf"\.{name}(\.start|\.end)?=.* is not possible"):
+            cls(**{name: value})

@@ -269,6 +269,8 @@ def test_viewpoints_have_the_pose_of_the_camera_that_was_drawn() -> None:
 def test_times_are_the_same_twice() -> None:
     t = Times.of(torch.tensor([3, 7]), "cpu")
     assert torch.equal(t.host, t.device)
+    away = Times.of(torch.tensor([3, 7]), "meta")
+    assert (away.host.tolist(), away.device.device.type) == ([3, 7], "meta")
 
 
 def test_noise_is_told_how_far_the_run_is() -> None:

@@ -10,13 +10,13 @@ from torch import Tensor
 from sdi_gs.diffusion.analytic import gaussian
 from sdi_gs.diffusion.schedule import scaled_linear_alpha_bar, sigma
 from sdi_gs.guidance.distillation import GuidanceConfig, ScoreDistillation, TimeConfig
-from sdi_gs.guidance.noise import RandomNoise
+from sdi_gs.guidance.noise import NoiseStrategy, RandomNoise
 from sdi_gs.guidance.prompts import PromptConfig, PromptSet
 from sdi_gs.guidance.stein import Baseline, ControlVariate, Stein, SteinConfig
 from sdi_gs.guidance.update import UpdateRule
 from sdi_gs.ramp import Ramp
 
-from .doubles import Latent, around, randn, rng
+from .doubles import Given, Latent, around, randn, rng
 
 SHAPE, VARIANCE, T = (4, 2, 2), 0.4, 500
 TABLE = scaled_linear_alpha_bar()
@@ -27,12 +27,16 @@ def world() -> Latent:
     return Latent(known.means, known.variances)
 
 
-def plain(update: UpdateRule | None = None) -> ScoreDistillation:
-    model = world()
+def plain(
+    update: UpdateRule | None = None,
+    model: Latent | None = None,
+    noise: NoiseStrategy | None = None,
+) -> ScoreDistillation:
+    model = model or world()
     prompts = PromptSet(model, "a mug", config=PromptConfig(view_dependent=False))
     settings = GuidanceConfig(cfg_scale=1.0, t=TimeConfig(high=Ramp(T / 1000, T / 1000)))
     return ScoreDistillation(
-        model, prompts, RandomNoise(), update=update, config=settings, steps=10
+        model, prompts, noise or RandomNoise(), update=update, config=settings, steps=10
     )
 
 
@@ -40,8 +44,14 @@ def with_rule(rule: ControlVariate) -> Stein:
     return Stein(plain(rule), rule)
 
 
-def stein(baseline: Baseline | None = None, decay: float = 0.95) -> Stein:
-    return with_rule(ControlVariate(SteinConfig(decay=decay), baseline))
+def stein(
+    baseline: Baseline | None = None,
+    decay: float = 0.95,
+    model: Latent | None = None,
+    noise: NoiseStrategy | None = None,
+) -> Stein:
+    rule = ControlVariate(SteinConfig(decay=decay), baseline)
+    return Stein(plain(rule, model, noise), rule)
 
 
 def targets(run, z: Tensor, steps: int, first_seed: int = 0) -> Tensor:  # type: ignore[no-untyped-def]
@@ -104,12 +114,89 @@ def test_a_baseline_that_varies_has_a_control_variate_of_mean_zero() -> None:
     assert expected > 10 * error
 
 
+def test_each_channel_learns_a_weight_of_its_own() -> None:
+    """mu of a channel is ``sigma^2 / (lambda + sigma^2)`` with that channel's variance."""
+    spread = torch.tensor([0.1, 0.4, 1.0, 3.0], dtype=torch.float64)
+    model = Latent(torch.zeros(1, *SHAPE).double(), spread.reshape(1, 4, 1, 1).expand(1, *SHAPE))
+    run = stein(decay=0.98, model=model)
+    z = randn(400, *SHAPE)
+    for _ in range(3):
+        targets(run, z, 20)
+    square = float(sigma(TABLE[T])) ** 2
+    expected = (square / (spread + square)).tolist()
+    assert run.rule.weight(z).shape == (1, 4, 1, 1)
+    assert run.rule.weight(z).flatten().tolist() == pytest.approx(expected, rel=0.03)
+
+
+def test_moments_are_running_means() -> None:
+    """The first lesson counts whole, every later one by ``1 - decay``."""
+    z, decay = randn(6, *SHAPE), 0.7
+
+    def moments(*seeds: int) -> tuple[Tensor, Tensor]:
+        run = stein(decay=decay)
+        for seed in seeds:
+            targets(run, z, 1, seed)
+        assert run.rule.covariance is not None
+        assert run.rule.variance is not None
+        return run.rule.covariance, run.rule.variance
+
+    singles = [moments(seed) for seed in (1, 2, 3)]
+    for k, found in enumerate(moments(1, 2, 3)):
+        one, two, three = (single[k] for single in singles)
+        expected = decay * (decay * one + (1 - decay) * two) + (1 - decay) * three
+        torch.testing.assert_close(found, expected)
+    kappa = torch.randn(z.shape, generator=_after_time(1, len(z)), dtype=torch.float64)
+    torch.testing.assert_close(singles[0][1], kappa.square().mean(dim=(0, 2, 3)))
+
+
+def _after_time(seed: int, views: int) -> torch.Generator:
+    generator = rng(seed)
+    torch.rand(views, generator=generator)  # the time of each view is drawn first
+    return generator
+
+
+def test_the_weight_of_a_step_is_that_of_the_steps_before() -> None:
+    """A weight from the step's own noise would be biased by it."""
+    z, run = randn(6, *SHAPE), stein()
+    torch.testing.assert_close(targets(run, z, 1, 1), targets(plain(), z, 1, 1))
+    mu = run.rule.weight(z)
+    plain_target, learned = targets(plain(), z, 1, 2)[0], targets(run, z, 1, 2)[0]
+    kappa = torch.randn(z.shape, generator=_after_time(2, len(z)), dtype=torch.float64)
+    expected = plain_target - sigma(TABLE[T]) * (1 - mu) * kappa
+    torch.testing.assert_close(learned, expected)
+
+
+def test_a_baseline_in_numbers() -> None:
+    """For phi = a . x_t + b the variate is ``kappa phi - sqrt(1 - alpha_bar) a``."""
+    a, z = randn(1, *SHAPE, seed=8), randn(3, *SHAPE)
+    seen: list[tuple[Tensor, Tensor, Tensor]] = []
+
+    class Spy(ControlVariate):
+        def variate(self, given):  # type: ignore[no-untyped-def]
+            value = super().variate(given)
+            seen.append((value, given.noised.kappa, given.noised.x_t))
+            return value
+
+    targets(with_rule(Spy(SteinConfig(), lambda x: (a * x).sum(dim=(1, 2, 3)) + 2.0)), z, 1)
+    ((variate, kappa, x_t),) = seen
+    phi = (a * x_t).sum(dim=(1, 2, 3), keepdim=True) + 2.0
+    torch.testing.assert_close(variate, kappa * phi - (1 - TABLE[T]).sqrt() * a)
+
+
+def test_a_variate_that_is_nothing_has_a_finite_weight() -> None:
+    run, z = stein(noise=Given(torch.zeros(2, *SHAPE).double())), randn(2, *SHAPE)
+    targets(run, z, 2)
+    assert run.rule.weight(z).flatten().tolist() == [0.0] * 4
+
+
 def test_what_was_learned_is_saved() -> None:
     run, other, z = stein(), stein(), randn(8, *SHAPE)
     assert run.state_dict() == {}
     targets(run, z, 3)
     other.load_state_dict(run.state_dict())
     assert torch.equal(targets(run, z, 1, 9), targets(other, z, 1, 9))
+    other.load_state_dict({})
+    assert other.state_dict() == {}
     with pytest.raises(ValueError, match="keeps its moments"):
         other.load_state_dict({"learner": 0})
     with pytest.raises(ValueError, match=r"update.decay=1\.0"):

@@ -14,6 +14,7 @@ from torch import Generator, Tensor
 from sdi_gs.diffusion.schedule import alpha_bar_at, per_sample, sigma
 from sdi_gs.diffusion.stable import StableDiffusion
 from sdi_gs.guidance.distillation import GuidanceConfig, ScoreDistillation, TimeConfig
+from sdi_gs.guidance.draws import ViewSlice
 from sdi_gs.guidance.prompts import PromptConfig, PromptSet
 from sdi_gs.guidance.update import UpdateRule
 from sdi_gs.guidance.variational import LearnedReference, Variational, VariationalConfig
@@ -145,6 +146,33 @@ def test_every_step_is_a_lesson_and_some_hide_their_camera() -> None:
     assert len(again.rule.learner.lessons) == 1  # type: ignore[attr-defined]
     with pytest.raises(ValueError, match="keeps the state of its learner"):
         again.load_state_dict({})
+
+
+def test_each_step_counts_its_own_samples() -> None:
+    z, kappa = randn(2, *SHAPE), randn(2, *SHAPE, seed=1)
+    for marginal, asked in ((0.0, 1), (0.5, 2), (1.0, 1)):
+        run = variational(kappa, Known(kappa, kappa), VariationalConfig(marginal=marginal))
+        spent = [run(z, views(0, 90), 0, rng()).evaluations for _ in range(2)]
+        assert spent == [2 * 2 + 2 * asked + 2] * 2
+
+
+def test_without_a_generator_it_takes_that_of_score_distillation() -> None:
+    z = randn(32, *SHAPE)
+    cameras = []
+    for seed in (None, 0, 1):
+        known = Known(z)
+        run = variational(z, known, VariationalConfig(camera_dropped=0.5))
+        run.inner.rng = rng(0)
+        run(z, views(*range(32)), 0, None if seed is None else rng(seed))
+        cameras.append(known.lessons[0][1])
+    assert torch.equal(cameras[0], cameras[1])
+    assert not torch.equal(cameras[0], cameras[2])
+
+
+def test_a_learner_is_not_taught_in_portions() -> None:
+    z = randn(2, *SHAPE)
+    with pytest.raises(ValueError, match="all views of a step at once"):
+        variational(z, Known(z))(z, views(0, 90), 0, ViewSlice(rng(), 0, 4))
 
 
 def test_it_is_taught_the_cameras_that_were_drawn_jitter_included() -> None:
