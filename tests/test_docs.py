@@ -78,7 +78,7 @@ def test_every_command_of_extend_works(
     capsys: pytest.CaptureFixture[str],
     foreign_kinds: None,
 ) -> None:
-    """In order, since later ones use what earlier ones made. All in this process, which has compiled
+    """In order, since later ones use what earlier ones made. All in this process, which compiles
     its kernels once: the programs that a comparison starts have tests of their own."""
     from sdi_gs.cli.main import main
     from sdi_gs.experiments import study
