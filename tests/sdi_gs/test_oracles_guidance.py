@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from scipy.stats import chi2
 
 from sdi_gs.diffusion.schedule import mix, scaled_linear_alpha_bar, sigma, unmix
 from sdi_gs.guidance.distillation import GuidanceConfig, ScoreDistillation, TimeConfig
@@ -180,6 +181,30 @@ def test_paper_entropy_noise_has_its_stated_size() -> None:
     assert float(kappa.std()) == pytest.approx(expected, rel=0.03)
     quiet = noised(DDIMInversion(tau_max=0.0, entropy=0.0), z, [600], ZERO, TABLE).kappa
     assert float(quiet.abs().max()) == 0.0
+
+
+@pytest.mark.parametrize(("t", "tau_max"), [(500, 1 / 30), (500, 0.1), (990, 1 / 30)])
+def test_the_time_beyond_t_is_uniform(t: int, tau_max: float) -> None:
+    """tau ~ U(0, 1/30) (App. A), by the answers of a denoiser that tells the time it is asked at:
+    two Euler steps, at 0 and half way, leave ``kappa = (1 - s_half / s_last) * half``."""
+    count, widest = 20_000, 1000 * tau_max
+    strategy = DDIMInversion(steps=2, tau_max=tau_max, entropy=0.0)
+    tells = Answers(lambda x, at: at.to(x).reshape(-1, 1, 1, 1).expand_as(x))
+    z = torch.zeros(count, 1, 1, 1, dtype=torch.float64)
+    found = noised(strategy, z, [t] * count, tells, TABLE, rng(1))
+    last = torch.arange(t, min(t + round(widest), 999) + 1)
+    half = (last / 2).round().long()
+    left = (1 - sigma(TABLE[half]) / sigma(TABLE[last])) * half
+    assert float(left.sort().values.diff().min()) > 1e-3  # each last time leaves another kappa
+    distance = (found.kappa.flatten()[:, None] - left).abs()
+    assert float(distance.amin(dim=1).max()) < 1e-9
+    seen = torch.bincount(distance.argmin(dim=1), minlength=len(last))
+    edges = (torch.arange(len(last) + 1) - 0.5).clamp(0.0, widest)  # tau is rounded to a time
+    expected = edges.diff() * count / widest
+    expected[-1] += count - expected.sum()  # what would lie beyond the schedule
+    square = float(((seen - expected) ** 2 / expected).sum())
+    assert square < float(chi2.ppf(0.999, len(last) - 1))
+    torch.testing.assert_close(found.x_t, mix(z, found.kappa, TABLE[[t]]))  # back at t, for all
 
 
 def test_paper_grid() -> None:

@@ -20,7 +20,7 @@ from representations.instant_ngp import InstantNGPConfig, InstantNGPRenderer
 from representations.instant_ngp.config import GridConfig, MarchConfig, MaterialConfig
 from representations.interface import Alone, Exchange, Renderer
 from sdi_gs.errors import UserError
-from sdi_gs.guidance.draws import ViewSlice, integer_once, normal_like, uniform, uniform_once
+from sdi_gs.guidance.draws import ViewSlice, uniform
 from sdi_gs.ramp import Ramp
 from sdi_gs.team import ALONE, Team, share
 from sdi_gs.trainer import Training, micro_batches, train_step
@@ -32,31 +32,6 @@ ROOT = Path(__file__).parents[2]
 
 def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
-
-
-@pytest.mark.parametrize(
-    "draw",
-    [
-        lambda rng, rows: normal_like(torch.empty(rows, 4, 3, 2), rng),
-        lambda rng, rows: uniform(rows, rng),
-    ],
-    ids=["normal", "uniform"],
-)
-def test_a_part_draws_its_rows_of_the_whole(draw: Callable[..., Tensor]) -> None:
-    whole = draw(seeded(), 6)
-    parts = [draw(ViewSlice(seeded(), first, 6), 2) for first in (0, 2, 4)]
-    assert torch.equal(torch.cat(parts), whole)
-    assert not torch.equal(parts[0], parts[1])
-
-
-def test_what_is_drawn_once_is_the_same_for_all_parts_and_leaves_the_generator_alike() -> None:
-    whole, part = seeded(), seeded()
-    cut = ViewSlice(part, 4, 6)
-    assert torch.equal(uniform_once(whole), uniform_once(cut))
-    assert integer_once(1000, whole) == integer_once(1000, cut)
-    uniform(6, whole)
-    uniform(2, cut)
-    assert torch.equal(whole.get_state(), part.get_state())
 
 
 class Second(Team):

@@ -8,6 +8,8 @@ import math
 import pytest
 import torch
 
+from representations.cameras import azimuth_in_half_turn, spherical_to_position
+from sdi_gs.guidance import Viewpoints
 from sdi_gs.views import ViewPolicy
 
 CALM = {"position_jitter": 0.0, "target_jitter": 0.0, "up_jitter": 0.0}
@@ -22,6 +24,11 @@ def distance_to_uniform(share: torch.Tensor) -> float:
     ordered = share.sort().values
     steps = torch.arange(len(share) + 1) / len(share)
     return float(torch.maximum(ordered - steps[:-1], steps[1:] - ordered).max())
+
+
+def distance_to_normal(values: torch.Tensor) -> float:
+    """The same of values that should be standard normal."""
+    return distance_to_uniform(torch.special.ndtr(values.double()))
 
 
 @pytest.mark.parametrize("stratified", [True, False])
@@ -80,6 +87,109 @@ def test_field_of_view_and_jitter_stay_in_their_bounds() -> None:
     moved = (cameras.positions.norm(dim=-1) - 2.0).abs()
     assert 0.02 < float(moved.max()) <= 0.1 * math.sqrt(3) + 1e-4
     assert len(views.azimuth_deg) == 256
+
+
+def test_the_shell_is_filled_evenly() -> None:
+    policy = ViewPolicy(distance=(1.0, 3.0), fov_y_deg=(30.0, 60.0), **CALM)
+    cameras, views = policy.sample(4000, 100, rng(3))
+    fov = 2 * torch.atan(50.0 / cameras.intrinsics[:, 1, 1]).rad2deg()
+    for share in ((views.distance - 1.0) / 2.0, (fov - 30.0) / 30.0):
+        assert distance_to_uniform(share) < 1.95 / math.sqrt(4000)  # p = 0.001
+
+
+def test_a_camera_is_moved_evenly_along_each_axis() -> None:
+    policy = ViewPolicy(**{**CALM, "position_jitter": 0.1})
+    cameras, views = policy.sample(4000, 16, rng())
+    ideal = spherical_to_position(views.azimuth_deg, views.elevation_deg, views.distance)
+    moved = (cameras.positions - ideal) / 0.2 + 0.5
+    for axis in moved.T:
+        assert distance_to_uniform(axis) < 1.95 / math.sqrt(4000)
+
+
+@pytest.mark.parametrize("deviation", [0.2, 0.05])
+def test_the_point_looked_at_is_normally_distributed(deviation: float) -> None:
+    """From far away, where the origin stands beside the line of sight is the target across it."""
+    policy = ViewPolicy(distance=(1000.0, 1000.0), **{**CALM, "target_jitter": deviation})
+    cameras, _ = policy.sample(20_000, 16, rng(1))
+    beside = cameras.world_to_cam[:, :2, 3]  # the origin as the camera sees it
+    for axis in beside.T:
+        assert distance_to_normal(axis / deviation) < 1.95 / math.sqrt(20_000)
+
+
+@pytest.mark.parametrize("deviation", [0.02, 0.1])
+def test_the_up_vector_is_normally_distributed(deviation: float) -> None:
+    """A camera on the horizon is rolled by the part of the up vector that is across its sight:
+    tan(roll) = d / (1 + d')."""
+    policy = ViewPolicy(elevation_deg=(0.0, 0.0), **{**CALM, "up_jitter": deviation})
+    cameras, _ = policy.sample(20_000, 16, rng(2))
+    right = cameras.world_to_cam[:, 0, :3]
+    rolled = torch.tan(right[:, 2].double().asin())
+    assert float(rolled.std()) == pytest.approx(deviation, rel=3 * deviation**2 + 0.02)
+    assert float(rolled.mean().abs()) < 4.5 * deviation / math.sqrt(20_000)
+
+
+def test_jitter_does_not_tie_one_axis_to_another() -> None:
+    cameras, views = ViewPolicy(distance=(100.0, 100.0)).sample(5000, 16, rng(4))
+    ideal = spherical_to_position(views.azimuth_deg, views.elevation_deg, views.distance)
+    found = torch.cat([cameras.positions - ideal, cameras.world_to_cam[:, :2, 3]], dim=1)
+    related = torch.corrcoef(found.T) - torch.eye(5)
+    assert float(related.abs().max()) < 4.5 / math.sqrt(5000)
+
+
+def test_viewpoints_say_where_the_cameras_would_stand_and_where_they_look_from() -> None:
+    """Azimuth, elevation and distance without jitter; the pose is that of the camera itself."""
+    cameras, views = ViewPolicy(**{**CALM, "target_jitter": 0.5}).sample(16, 32, rng(7))
+    again = Viewpoints.of(cameras)
+    torch.testing.assert_close(again.camera_to_world, views.camera_to_world)
+    torch.testing.assert_close(again.distance, views.distance)
+    torch.testing.assert_close(again.elevation_deg, views.elevation_deg, rtol=0, atol=1e-3)
+    turned = azimuth_in_half_turn(again.azimuth_deg - views.azimuth_deg)
+    assert float(turned.abs().max()) < 1e-3
+    orbit = Viewpoints.orbit(views.azimuth_deg, views.elevation_deg, views.distance)
+    assert float((orbit.camera_to_world - views.camera_to_world).abs().max()) > 0.1
+
+
+def test_a_pose_has_the_axes_of_opengl() -> None:
+    """From +x at the origin: right is +y, up is +z, backwards is +x."""
+    pose = Viewpoints.orbit(torch.tensor([0.0]), torch.tensor([0.0]), torch.tensor([2.0]))
+    expected = [[0, 0, 1, 2], [1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0, 1]]
+    torch.testing.assert_close(pose.camera_to_world[0], torch.tensor(expected).float())
+    assert float(Viewpoints.orbit(torch.tensor([30.0]), torch.tensor([9.0])).distance) == 1.0
+
+
+@pytest.mark.parametrize("together", [1, 2, 4])
+def test_a_group_stands_around_the_shape(together: int) -> None:
+    policy = ViewPolicy(azimuth_deg=(-90.0, 90.0), distance=(1.0, 3.0))
+    cameras, views = policy.sample(8, 16, rng(1), together)
+    assert len(views) == len(cameras) == 8
+    if together == 1:
+        return
+    for first in range(0, 8, together):
+        group = views[first : first + together]
+        turn = (group.azimuth_deg - group.azimuth_deg[0]) % 360.0
+        expected = [360.0 / together * k for k in range(together)]
+        assert turn.tolist() == pytest.approx(expected, abs=1e-3)
+        assert float(group.azimuth_deg.abs().max()) <= 180.0
+        for alike in (group.elevation_deg, group.distance,
+                      cameras.intrinsics[first : first + together, 1, 1]):  # fmt: skip
+            assert len(set(alike.tolist())) == 1
+        assert -90.0 <= float(group.azimuth_deg[0]) <= 90.0
+    assert len(set(views.distance.tolist())) == 8 // together  # groups differ
+    # Without jitter: every camera stands where its viewpoint says and looks at the origin.
+    orbit = Viewpoints.orbit(views.azimuth_deg, views.elevation_deg, views.distance)
+    torch.testing.assert_close(views.camera_to_world, orbit.camera_to_world, rtol=0, atol=1e-5)
+    with pytest.raises(ValueError, match=rf"7 views do not make groups of {together}"):
+        policy.sample(7, 16, rng(1), together)
+
+
+def test_a_turntable_is_in_the_middle_of_the_policy() -> None:
+    policy = ViewPolicy(distance=(1.0, 3.0), fov_y_deg=(40.0, 60.0))
+    cameras = policy.showcase(4, 64, 15.0)
+    assert (cameras.width, cameras.height, len(cameras)) == (64, 64, 4)
+    seen = Viewpoints.of(cameras)
+    torch.testing.assert_close(seen.distance, torch.full((4,), 2.0))
+    torch.testing.assert_close(seen.elevation_deg, torch.full((4,), 15.0))
+    assert float(cameras.intrinsics[0, 1, 1]) == pytest.approx(32 / math.tan(math.radians(25)))
 
 
 def test_one_seed_one_sequence() -> None:

@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Defaults that a paper or its code states. Presets write down only what differs from them."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+
+from sdi_gs.guidance.distillation import GuidanceConfig, TimeConfig
+from sdi_gs.guidance.image_space import ImageSpaceConfig
+from sdi_gs.guidance.noise import (
+    DDIMInversion,
+    FixedNoise,
+    FixedPoint,
+    GradientDescent,
+    IntervalInversion,
+    RandomNoise,
+    ReleasedInversion,
+)
+from sdi_gs.guidance.prompts import PromptConfig
+from sdi_gs.guidance.stein import SteinConfig
+from sdi_gs.guidance.update import Classifier, NoiseFree, Residual
+from sdi_gs.guidance.variational import VariationalConfig
+from sdi_gs.ramp import Ramp
+from sdi_gs.views import ViewPolicy
+
+
+def always(value: float) -> Ramp:
+    return Ramp(value, value)
+
+
+PUBLISHED: list[tuple[type, dict[str, Any]]] = [
+    # SDI (arXiv 2405.15891): t falls from 1 to 0.2, scale 7.5, inversion with minus that scale in
+    # int(10 t) steps, tau up to 1/30, entropy 0.3 (App. A).
+    (TimeConfig, {"high": Ramp(1.0, 0.2), "low": None, "same_for_batch": False}),
+    (
+        GuidanceConfig,
+        {"cfg_scale": always(7.5), "t": TimeConfig(), "weight": "sigma", "reduction": "mean",
+         "scale": 1.0, "latents": "mean"},
+    ),
+    (
+        DDIMInversion,
+        {"cfg_scale": -7.5, "steps_per_unit": 10.0, "steps": None, "tau_max": 1 / 30,
+         "entropy": always(0.3)},
+    ),
+    # Its code: a grid of n_inversion_steps = 10, eta 0.3.
+    (ReleasedInversion, {"cfg_scale": -7.5, "spacing": 100, "eta": 0.3}),
+    # The cameras of its code: half of the elevations uniform in the sine, jitter as threestudio's.
+    (
+        ViewPolicy,
+        {"azimuth_deg": (-180.0, 180.0), "elevation_deg": (-10.0, 45.0),
+         "elevation_sine_share": 0.5, "distance": (1.5, 2.0), "fov_y_deg": (40.0, 70.0),
+         "position_jitter": 0.1, "target_jitter": 0.2, "up_jitter": 0.02, "stratified": True},
+    ),
+    (FixedNoise, {"seed": 0}),
+    (RandomNoise, {}),
+    # Its Fig. 9 states neither iterations nor rate; the scale is the forward one.
+    (FixedPoint, {"cfg_scale": 7.5, "iterations": 10}),
+    (GradientDescent, {"cfg_scale": 7.5, "iterations": 10, "rate": 0.1}),
+    # LucidDreamer (2311.11284): delta_S = 200, delta_T from 100 to 50 in 1500 steps of 1000 times.
+    (
+        IntervalInversion,
+        {"cfg_scale": 0.0, "interval": Ramp(0.1, 0.05, 1500), "spacing": 0.2, "most_steps": 5},
+    ),
+    # DreamFusion (2209.14988): overhead above 60 degrees; front and back are quarters of the turn.
+    (
+        PromptConfig,
+        {"view_dependent": True, "overhead_above_deg": 60.0, "front_within_deg": 45.0,
+         "back_beyond_deg": 135.0, "perp_neg": "none"},
+    ),
+    (Residual, {"subtract": True}),
+    (Classifier, {"negative": Ramp(0.0, -1.0, 5000)}),  # CSD (2310.19415), coarse stage
+    (NoiseFree, {"low_noise_until": 0.2}),  # NFSD (2310.17590): t < 200 of 1000
+    # ProlificDreamer (2305.16213): a LoRA, 1e-4, no camera in a tenth of the samples.
+    (VariationalConfig, {"marginal": 0.0, "rank": 4, "rate": 1e-4, "camera_dropped": 0.1}),
+    (ImageSpaceConfig, {"weight": 0.01}),  # HiFA (2305.18766), threestudio's lambda_sds_img
+    (SteinConfig, {"decay": 0.95}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("cls", "expected"), PUBLISHED, ids=[cls.__name__ for cls, _ in PUBLISHED])
+def test_the_defaults_are_the_published_ones(cls: type, expected: dict[str, Any]) -> None:
+    made = cls()
+    found = {f.name: getattr(made, f.name) for f in dataclasses.fields(cls) if f.name != "kind"}
+    assert found == expected
