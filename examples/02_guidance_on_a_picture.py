@@ -58,7 +58,9 @@ def main() -> None:
         guided.loss.backward()
         optimizer.step()
         if step % 25 == 0 or step + 1 == options.steps:
-            print(f"step {step + 1:4}  t {int(guided.t[0]):4}  loss {float(guided.loss):.4f}")
+            print(
+                f"step {step + 1:4}  t {int(guided.t[0]):4}  loss {float(guided.loss.detach()):.4f}"
+            )
 
     pixels = (picture.detach()[0].clamp(0.0, 1.0) * 255).round().byte().permute(1, 2, 0)
     Image.fromarray(pixels.numpy()).resize((256, 256)).save(options.out)

@@ -105,7 +105,10 @@ def main() -> None:
         guided.loss.backward()
         optimizer.step()
         if step % 20 == 0 or step + 1 == options.steps:
-            print(f"step {step + 1:4}/{options.steps}  loss {float(guided.loss):.4f}", flush=True)
+            print(
+                f"step {step + 1:4}/{options.steps}  loss {float(guided.loss.detach()):.4f}",
+                flush=True,
+            )
 
     plain = {name: value.detach().cpu() for name, value in splats.items()}
     colour = plain.pop("colour").clamp(0.0, 1.0)

@@ -61,11 +61,3 @@ class Bounded:
 
 sdi_gs.register("noise", Blended)
 sdi_gs.register("update", Bounded)
-
-if __name__ == "__main__":
-    import sys
-    from subprocess import call
-
-    # This very file, from the command line.
-    words = ["generate", "a red mug", f"plugins={__file__}", "--guidance", "blended"]
-    raise SystemExit(call([sys.executable, "-m", "sdi_gs", *words, *sys.argv[1:]]))

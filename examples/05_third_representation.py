@@ -123,10 +123,3 @@ class EllipsoidRenderer:
 
 # 3. The word.
 sdi_gs.register("representation", EllipsoidConfig, EllipsoidRenderer)
-
-if __name__ == "__main__":
-    import sys
-    from subprocess import call
-
-    words = ["generate", "a red mug", f"plugins={__file__}", "representation=ellipsoid"]
-    raise SystemExit(call([sys.executable, "-m", "sdi_gs", *words, *sys.argv[1:]]))

@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
+import runpy
 import shlex
 import subprocess
 import sys
@@ -38,15 +40,6 @@ def blocks(page: Path) -> list[Block]:
 
 def environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-
-
-def run(words: list[str], where: Path) -> str:
-    """What a program prints; it must end well."""
-    done = subprocess.run(
-        words, cwd=where, capture_output=True, text=True, env=environment(), check=False
-    )
-    assert done.returncode == 0, f"{shlex.join(words)}\n{done.stdout}\n{done.stderr}"
-    return done.stdout
 
 
 def commands(page: Path) -> Iterator[str]:
@@ -85,10 +78,12 @@ def test_every_command_of_extend_works(
     capsys: pytest.CaptureFixture[str],
     foreign_kinds: None,
 ) -> None:
-    """In order, since later ones use what earlier ones made. In this process, which has compiled
-    its kernels; comparisons start programs of their own."""
+    """In order, since later ones use what earlier ones made. All in this process, which compiles
+    its kernels once: the programs that a comparison starts have tests of their own."""
     from sdi_gs.cli.main import main
+    from sdi_gs.experiments import study
 
+    monkeypatch.setattr(study, "_call", lambda name, verb, run, out: main(verb))
     monkeypatch.chdir(desk)
     typed = list(commands(EXTEND))
     assert len(typed) > 9
@@ -130,11 +125,22 @@ def test_the_documents_speak_of_modules_that_exist() -> None:
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
-def test_an_example_runs(example: Path, tmp_path: Path) -> None:
-    short = ["--steps", "2"]
-    if "sdi_gs.register" in example.read_text(encoding="utf-8"):
-        short = [*SHORT, "--out", "run"]  # its arguments are those of 'sdi-gs generate'
-    run([sys.executable, str(example), *short], tmp_path)
+def test_an_example_runs(
+    example: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, foreign_kinds: None
+) -> None:
+    """A program by itself; a plug-in by the first command that its docstring tells."""
+    from sdi_gs.cli.main import main
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    told = ast.get_docstring(ast.parse(example.read_text(encoding="utf-8"))) or ""
+    command = next(line.split(None, 1) for line in told.splitlines() if line.startswith("    "))
+    if command[0] == "sdi-gs":
+        assert main([*shlex.split(command[1]), *SHORT, "--out", "run"]) == 0
+    else:
+        assert command[0] == "python"
+        monkeypatch.setattr(sys, "argv", [*shlex.split(command[1]), "--steps", "2"])
+        runpy.run_path(sys.argv[0], run_name="__main__")
     assert any(path.is_file() for path in tmp_path.rglob("*"))
 
 
