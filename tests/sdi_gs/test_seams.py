@@ -30,6 +30,7 @@ from sdi_gs.guidance import (
     Viewpoints,
 )
 from sdi_gs.guidance.noise import DDIMInversion, RandomNoise
+from sdi_gs.guidance.prompts import FRONT, OVERHEAD, SIDE, perp_neg_blend, view_index
 from sdi_gs.guidance.times import Times
 from sdi_gs.ramp import Ramp
 from sdi_gs.team import ALONE, share
@@ -291,3 +292,22 @@ def test_random_noise_needs_no_prediction() -> None:
     model = world()
     guide = ScoreDistillation(model, "mug", RandomNoise(), steps=2)
     assert guide(torch.rand(1, 3, 2, 2), around(1), 0).evaluations == 2
+
+
+@pytest.mark.parametrize("perp_neg", ["threestudio", "stable-dreamfusion"])
+def test_overhead_begins_above_its_threshold_not_at_it(perp_neg: str) -> None:
+    """For the words and for Perp-Neg alike (DreamFusion: elevation > 60 degrees)."""
+    config = PromptConfig(perp_neg=perp_neg)  # type: ignore[arg-type]
+    at, above = 60.0, 60.001
+    seen = Viewpoints.orbit(torch.tensor([50.0, 50.0]), torch.tensor([at, above]))
+    blend = perp_neg_blend(seen, config)
+    assert bool((blend.weight[0] != 0.0).all())
+    assert bool((blend.weight[1] == 0.0).all())
+    assert blend.pair[:, 0].tolist() == [FRONT, OVERHEAD]
+    assert view_index(seen, config).tolist() == [SIDE, OVERHEAD]
+
+
+@pytest.mark.parametrize("steps", [0, -3])
+def test_a_run_has_a_step(steps: int) -> None:
+    with pytest.raises(ValueError, match="at least 1 step"):
+        ScoreDistillation(world(), "mug", steps=steps)
