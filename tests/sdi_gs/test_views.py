@@ -214,3 +214,24 @@ def test_one_seed_one_sequence() -> None:
 def test_impossible_policies_are_refused(given: dict[str, object], named: str) -> None:
     with pytest.raises(ValueError, match=named):
         ViewPolicy(**given)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("settings", "allowed"),
+    [
+        ({"elevation_deg": (-90.0, 90.0)}, True),
+        ({"elevation_deg": (-90.5, 0.0)}, False),
+        ({"elevation_deg": (0.0, 90.5)}, False),
+        ({"fov_y_deg": (0.5, 179.5)}, True),
+        ({"fov_y_deg": (0.0, 40.0)}, False),
+        ({"fov_y_deg": (40.0, 180.0)}, False),
+        ({"distance": (0.5, 0.5)}, True),
+        ({"distance": (0.0, 1.0)}, False),
+    ],
+)
+def test_the_ends_of_a_range(settings: dict[str, tuple[float, float]], allowed: bool) -> None:
+    if allowed:
+        ViewPolicy(**settings)  # type: ignore[arg-type]
+    else:
+        with pytest.raises(ValueError, match=next(iter(settings))):
+            ViewPolicy(**settings)  # type: ignore[arg-type]
