@@ -61,6 +61,17 @@ def test_a_step_counts_what_its_model_was_asked(update: object, perp_neg: str) -
     assert guided.evaluations == model.asked
 
 
+@pytest.mark.parametrize(("n", "asked"), [(0.0, 2), (-0.5, 3), (1.0, 3)])
+def test_a_classifier_score_asks_for_the_negative_prompt_where_that_counts(
+    n: float, asked: int
+) -> None:
+    model = world()
+    prompts = PromptSet(model, "mug", "blurry", PromptConfig(perp_neg="none"))
+    rule = Classifier(negative=Ramp(n, n))
+    guide = ScoreDistillation(model, prompts, RandomNoise(), update=rule, steps=10)
+    assert guide(torch.rand(1, 3, 2, 2).double(), around(10.0), 5).evaluations == asked
+
+
 def test_interval_inversion_asks_without_words_whatever_the_negative_prompt() -> None:
     """LucidDreamer inverts under the empty prompt: a negative prompt changes the guided prediction
     and nothing of kappa."""

@@ -286,6 +286,7 @@ def test_fixed_point_iteration_contracts_and_diverges_at_its_rate(cfg_scale: flo
         for n in (1, 2, 3, 4)
     ]
     moves = [b - a for a, b in itertools.pairwise(kappas)]
+    assert float(moves[0].abs().max()) > 1e-3
     for before, after in itertools.pairwise(moves):
         torch.testing.assert_close(after, rate * before, rtol=1e-7, atol=1e-9)
 
@@ -304,6 +305,7 @@ def test_gradient_descent_closes_in_on_the_fixed_point_at_its_rate(cfg_scale: fl
         for n in (1, 2, 3, 4)
     ]
     moves = [b - a for a, b in itertools.pairwise(kappas)]
+    assert float(moves[0].abs().max()) > 1e-3
     for before, after in itertools.pairwise(moves):
         torch.testing.assert_close(after, factor * before, rtol=1e-7, atol=1e-10)
 
@@ -445,6 +447,26 @@ def test_pictures_of_another_size_are_compared_at_the_decoders(size: tuple[int, 
     small, large = pulls
     torch.testing.assert_close(large.sum(dim=(2, 3)), small.sum(dim=(2, 3)))
     assert bool((large.abs().amax(dim=1) > 0.0).all())  # no pixel is skipped
+
+
+def test_the_state_of_a_method_in_pixels_is_that_of_the_method_in_latents() -> None:
+    """What the inner method has learned is saved with it, and comes back."""
+
+    class Learned:
+        held: dict[str, int]
+
+        def state_dict(self) -> dict[str, int]:
+            return self.held
+
+        def load_state_dict(self, state: dict[str, int]) -> None:
+            self.held = state
+
+    inner = Learned()
+    inner.held = {"steps": 7}
+    both = ImageSpace(inner, ImageSpaceConfig())  # type: ignore[arg-type]
+    assert both.state_dict() == {"steps": 7}
+    both.load_state_dict({"steps": 8})
+    assert inner.held == {"steps": 8}
 
 
 def test_what_pixels_are_pulled_to_can_be_displayed() -> None:

@@ -70,6 +70,19 @@ def test_released_noise_accumulates_as_published(t: int, expected: float) -> Non
     assert float(found.kappa.std()) == pytest.approx(expected, abs=0.006)
 
 
+def test_an_inversion_beyond_the_end_of_the_schedule_ends_there() -> None:
+    """t = 999 and any tau: three even steps to 999, whatever was drawn."""
+    times: list[int] = []
+
+    def zero(x: Tensor, t: Tensor) -> Tensor:
+        times.append(int(t[0]))
+        return torch.zeros_like(x)
+
+    z = torch.zeros(1, 4, 2, 2, dtype=torch.float64)
+    noised(DDIMInversion(steps=3, tau_max=0.5), z, [999], Answers(zero), TABLE)
+    assert times == [0, 333, 666]
+
+
 def test_paper_entropy_noise_has_its_stated_size() -> None:
     z = torch.zeros(1, 4, 64, 64, dtype=torch.float64)
     kappa = noised(DDIMInversion(tau_max=0.0), z, [600], ZERO, TABLE).kappa

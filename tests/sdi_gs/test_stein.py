@@ -201,3 +201,12 @@ def test_what_was_learned_is_saved() -> None:
         other.load_state_dict({"learner": 0})
     with pytest.raises(ValueError, match=r"update.decay=1\.0"):
         SteinConfig(decay=1.0)
+
+
+def test_before_anything_is_learned_the_weight_is_one_for_each_channel_of_every_view() -> None:
+    """Of the shape that the learned weight has, so that it means the same for any batch."""
+    rule = ControlVariate(SteinConfig(), None)
+    first = rule.weight(torch.zeros(2, *SHAPE))
+    assert torch.equal(first, torch.ones(1, SHAPE[0], 1, 1))
+    rule._learn(randn(2, *SHAPE, seed=1), randn(2, *SHAPE, seed=2))
+    assert rule.weight(torch.zeros(2, *SHAPE)).shape == first.shape
