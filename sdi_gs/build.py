@@ -55,6 +55,14 @@ def device(word: str) -> torch.device:
             raise UserError(f"device={other!r} is not one of auto, cpu, cuda")
 
 
+def with_threads(config: Config) -> Config:
+    """``config`` with the number of threads that a run of it has here: the last bits of a sum
+    depend on it, so that a replay must know."""
+    if config.threads is not None:
+        return config
+    return config.model_copy(update={"threads": torch.get_num_threads()})
+
+
 def use_threads(threads: int | None) -> None:
     """Give torch and numba that number of threads; None leaves them alone."""
     if threads is None:

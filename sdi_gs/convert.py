@@ -21,10 +21,11 @@ from representations.interface import Cameras, Renderer
 from . import assets, build
 from .artefacts import checkpoint, media, run_folder
 from .artefacts.checkpoint import Checkpoint
+from .artefacts.claim import claimed
 from .artefacts.run_folder import RunFolder
 from .config import Config, to_plain
 from .errors import UserError, command
-from .look import reopen
+from .look import Reopened, reopen
 from .views import ViewPolicy
 
 TARGETS = ("gaussians",)
@@ -99,21 +100,28 @@ def convert(
     path: Path, out: Path | None, options: ConvertOptions, say: Callable[[str], None]
 ) -> tuple[RunFolder, float]:
     """Convert the run at ``path``; the new run folder and the mean PSNR between the two."""
-    began = time.perf_counter()
-    run, config, teacher, saved = reopen(path)
+    reopened = reopen(path)
+    run, teacher = reopened.run, reopened.renderer
     if assets.final_format(teacher) == "ply":
         raise UserError(f"{path} is made of splats already; export it: {command('export', path)}")
     out = out if out is not None else run.path / "gaussians"
-    run_folder.require_free(out)
+    with claimed(out, "gaussians", "convert") as claim:
+        return _convert(reopened, claim.run, options, say)
+
+
+def _convert(
+    reopened: Reopened, made: RunFolder, options: ConvertOptions, say: Callable[[str], None]
+) -> tuple[RunFolder, float]:
+    began = time.perf_counter()
+    run, config, teacher, saved = reopened
     device = build.device(config.device)
     new = _configuration(config, options)
-    say(f"looking for the surface of {path}")
+    say(f"looking for the surface of {run.path}")
     student = assets.splats_on_surface(teacher, new, options.splats, max(1, options.steps))
     rng = Generator().manual_seed(config.seed)
     fit(student, teacher, config.views, options, rng, device, say)
     shown = config.views.showcase(8, 2 * options.resolution, config.output.turntable.elevation_deg)
     values = agreement(student, teacher, shown, device)
-    made = run_folder.create(new, out)
     checkpoint.save(
         made.checkpoints,
         Checkpoint(
@@ -125,10 +133,12 @@ def convert(
             seconds=saved.seconds,
         ),
     )
+    # The settings make it a run, and come last: one without its state would be trained anew.
+    run_folder.begin(made, new)
     holds = assets.export(student, made.final("ply"), "ply", config.views)
     _picture(made, student, teacher, shown, device)
     made.write_summary(
-        converted_from=str(path),
+        converted_from=str(run.path),
         asset={"final.ply": str(holds)},
         psnr_db={"mean": float(values.mean()), "lowest": float(values.min())},
         seconds=round(time.perf_counter() - began, 2),

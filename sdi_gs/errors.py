@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import os
 import shlex
 import shutil
@@ -11,8 +12,14 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-INTERRUPTED = 130
-"""Exit code that shells expect of an interrupted program."""
+DISK = frozenset(
+    {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ELOOP,
+     errno.EFBIG, errno.ENAMETOOLONG}
+)  # fmt: skip
+"""What a system says of a disk that is full, read-only, forbidden or broken."""
+
+DIVERGED = 3
+"""Exit code of a run whose numbers stopped being numbers."""
 
 
 class UserError(Exception):
@@ -40,6 +47,15 @@ def first_line(error: BaseException, otherwise: str = "") -> str:
     name of its class."""
     lines = str(error).strip().splitlines()
     return lines[0].rstrip() if lines else otherwise or type(error).__name__
+
+
+def refused(error: OSError, otherwise: object) -> str:
+    """What the system refused: the file, why, and how many bytes it needs where that is known.
+    ``otherwise`` is named where the error names no file."""
+    needed = getattr(error, "needed", None)
+    room = f" ({needed:,} bytes needed)" if needed else ""
+    name = error.filename or otherwise
+    return f"{name} could not be written: {error.strerror or error}{room}"
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

@@ -3,14 +3,11 @@
 
 from __future__ import annotations
 
-import errno
-import signal
+import contextlib
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import NamedTuple, Protocol
 
 import torch
@@ -18,15 +15,16 @@ import torch
 from . import assets, build
 from .artefacts import checkpoint, run_folder, scalars
 from .artefacts.checkpoint import Checkpoint, CheckpointError
+from .artefacts.claim import claimed, require_free
+from .artefacts.holder import Hold, held
 from .artefacts.run_folder import RunFolder
 from .config import Config, to_plain
-from .errors import INTERRUPTED, RunFailure, UserError, command, first_line, leading
+from .errors import DISK, UserError, command, first_line, leading, refused
 from .look import Stage, newest, stage, write_pictures, write_preview
 from .pages.run import write_one
+from .stopping import Interrupted, Stop, Stopping, stopping
 from .team import joined
 from .trainer import NonFinite, StepReport, Training, train
-
-_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 class Scene(NamedTuple):
@@ -51,73 +49,90 @@ class Watcher(Protocol):
     def step(self, report: StepReport) -> None: ...
 
 
-class Interrupted(RunFailure):
-    """Ctrl-C; the state is saved."""
-
-    exit_code = INTERRUPTED
-
-
-@dataclass
-class StopFlag:
-    """Set by Ctrl-C; looked at between steps, where the state is whole."""
-
-    requested: bool = False
-
-    def asked(self) -> bool:
-        return self.requested
-
-
-def require_ready(config: Config, out: Path | None, say: Callable[[str], None]) -> None:
-    """Refuse a prompt or a folder that cannot work before a model is loaded, which is announced."""
+def require_ready(config: Config, say: Callable[[str], None]) -> None:
+    """Refuse a prompt that cannot work before a model is loaded."""
     note = build.check_prompt(config)
-    if leading():
-        run_folder.require_free(out)
     scalars.require(config)
     if note:
         say(note)
-    say(f"loading {config.model.source}")
 
 
 def generate(config: Config, out: Path | None, watcher: Watcher) -> RunFolder | None:
     """A new run in a new folder; none in a process that only follows."""
-    require_ready(config, out, watcher.say)
-    with joined() as team:
-        training = build.training(config, team=team)
-        if not team.leads:
-            _follow(training, 0)
-            return None
-        run = run_folder.create(config, out)
-        return _run(config, training, run, 0, 0.0, watcher)
+    config = build.with_threads(config)
+    if leading() and out is not None:
+        require_free(out)
+    require_ready(config, watcher.say)
+    with stopping() as stop, ExitStack() as stack:
+        stack.enter_context(_nothing_yet())
+        claim = stack.enter_context(claimed(out, config.prompt, "generate")) if leading() else None
+        watcher.say(f"loading {config.model.source}")
+        with joined() as team:
+            training = build.training(config, team=team)
+            if claim is None or not team.leads:
+                _follow(training, 0, stop)
+                return None
+            with _disk_errors(claim.run):
+                run = run_folder.begin(claim.run, config)
+            return _run(Begun(config, training, run, claim.hold, stop), watcher)
 
 
 def resume(path: Path, watcher: Watcher) -> RunFolder | None:
-    """Continue a run from its newest checkpoint, to the same bytes as without the break."""
+    """Continue a run from its newest whole checkpoint, or from its settings where it has none, to
+    the same bytes as without the break."""
     run = run_folder.open_existing(path)
+    with stopping() as stop, _disk_errors(run), _named_failure(run, stop), ExitStack() as stack:
+        hold = stack.enter_context(held(run.path, "resume")) if leading() else None
+        saved, config = _state(run, watcher.say)
+        scalars.require(config)
+        watcher.say(f"loading {config.model.source}")
+        with joined() as team:
+            training = build.training(config, restored=saved is not None, team=team)
+            if saved is not None:
+                restore(training, saved)
+            first_step = saved.step if saved else 0
+            if hold is None or not team.leads:
+                _follow(training, first_step, stop)
+                return None
+            run.truncate_stats(first_step)
+            seconds = saved.seconds if saved else 0.0
+            return _run(Begun(config, training, run, hold, stop, first_step, seconds), watcher)
+
+
+def _state(run: RunFolder, say: Callable[[str], None]) -> tuple[Checkpoint | None, Config]:
+    """The newest checkpoint, None before the first one, and the settings to go on with."""
+    asked = run.config()
+    if checkpoint.latest(run.checkpoints) is None:
+        if run.summary_file.is_file():
+            raise UserError(
+                f"{run.path} is finished and has no checkpoint any more, so there is nothing to "
+                "continue; make it anew with " + command("generate", "--config", run.config_file)
+            )
+        say("no checkpoint was written yet: the run starts over, with its own settings")
+        return None, build.with_threads(asked)
     saved, config = newest(run)
-    if config != run.config():
+    if config.model_copy(update={"threads": asked.threads}) != asked:
         raise UserError(
             f"{run.config_file} was edited after the run began, and a resumed run cannot change "
             "its settings; start a new one: " + command("generate", "--config", run.config_file)
         )
-    scalars.require(config)
-    watcher.say(f"loading {config.model.source}")
-    with joined() as team:
-        training = build.training(config, restored=True, team=team)
-        restore(training, saved)
-        if not team.leads:
-            _follow(training, saved.step)
-            return None
-        run.truncate_stats(saved.step)
-        return _run(config, training, run, saved.step, saved.seconds, watcher)
+    now = build.with_threads(asked)
+    if config.threads != now.threads:
+        before = "an unknown number of" if config.threads is None else config.threads
+        say(
+            f"the run had {before} threads and goes on with {now.threads}: sums are added in "
+            "another order, and the last digits will differ from those of a run without a break"
+        )
+    return saved, now
 
 
-def _follow(training: Training, first_step: int) -> None:
+def _follow(training: Training, first_step: int, stop: Stopping) -> None:
     """The steps of a process that another one leads: that one writes and draws."""
-    with _stop_on_signal() as stop:
+    with stop.after_the_step():
         for report in train(training, first_step):
             last = report.step + 1 == training.steps
-            if not last and training.team.any(stop.requested, training.device):
-                raise Interrupted("stopped")
+            if not last and training.team.any(stop.asked(), training.device):
+                raise Interrupted("stopped", stop.why)
 
 
 def restore(training: Training, saved: Checkpoint) -> None:
@@ -128,54 +143,87 @@ def restore(training: Training, saved: Checkpoint) -> None:
     training.rng.set_state(saved.rng)
 
 
-def _run(
-    config: Config,
-    training: Training,
-    run: RunFolder,
-    first_step: int,
-    seconds_before: float,
-    watcher: Watcher,
-) -> RunFolder:
+class Begun(NamedTuple):
+    """A run that is ready for its next step."""
+
+    config: Config
+    training: Training
+    run: RunFolder
+    hold: Hold
+    stop: Stopping
+    first_step: int = 0
+    seconds_before: float = 0.0  # of the processes before this one
+
+
+class Clock:
+    """Seconds of a run, without those of waiting."""
+
+    def __init__(self, before: float) -> None:
+        self._began = time.perf_counter() - before
+
+    def spent(self) -> float:
+        return time.perf_counter() - self._began
+
+    def rested(self, seconds: float) -> None:
+        self._began += seconds
+
+
+def _run(begun: Begun, watcher: Watcher) -> RunFolder:
     """The loop with everything that is written around it."""
-    began = time.perf_counter()
-    shown = stage(config, training.renderer)
-    elevation_deg = config.output.turntable.elevation_deg
+    config, run = begun.config, begun.run
+    clock = Clock(begun.seconds_before)
+    shown = stage(config, begun.training.renderer)
+    with _disk_errors(run), _named_failure(run, begun.stop):
+        _train(begun, shown, clock, watcher)
+        watcher.say("drawing the turntable")
+        begun.hold.require()
+        _finish(config, shown, run, clock.spent(), watcher)
+    return run
 
-    def spent() -> float:
-        return seconds_before + time.perf_counter() - began
 
-    def rested(seconds: float) -> None:
-        nonlocal began
-        began += seconds
+def _train(begun: Begun, shown: Stage, clock: Clock, watcher: Watcher) -> None:
+    """All steps that are left, each with its line, its preview and its checkpoint where due."""
+    config, training, run, hold, stop, first_step, _ = begun
+    output, done = config.output, first_step
 
     def save(step: int) -> None:
-        checkpoint.save(run.checkpoints, snapshot(config, training, step, spent()))
+        hold.require()
+        checkpoint.save(run.checkpoints, snapshot(config, training, step, clock.spent()))
 
-    with _disk_errors(run), _named_failure(run):
-        with _stop_on_signal() as stop, scalars.logging(config, run, first_step) as log:
-            watcher.begin(Scene(config, run, shown, first_step, save, stop.asked, rested))
+    with scalars.logging(config, run, first_step) as log, stop.after_the_step():
+        watcher.begin(Scene(config, run, shown, first_step, save, stop.asked, clock.rested))
+        try:
             for report in train(training, first_step):
-                done = report.step + 1
+                hold.require()
                 run.append(report)
+                done = report.step + 1
                 log(report)
                 watcher.step(report)
-                if _due(done, config.output.preview_every):
+                if _due(done, output.preview_every):
+                    elevation_deg = output.turntable.elevation_deg
                     write_preview(shown, config.resolution, elevation_deg, run.preview(done))
                 if done == config.steps:
                     break
-                stopping = training.team.any(stop.requested, training.device)
-                if stopping or _due(done, config.output.checkpoint_every):
+                stopping_ = training.team.any(stop.asked(), training.device)
+                if stopping_ or _due(done, output.checkpoint_every):
                     save(done)
-                if stopping:
-                    raise Interrupted(
-                        f"stopped after step {done} of {config.steps}; the state is saved. "
-                        f"Continue with:\n  {_resume_command(run)}"
-                    )
-            if first_step < config.steps:
-                save(config.steps)
-        watcher.say("drawing the turntable")
-        _finish(config, shown, run, spent(), watcher)
-    return run
+                if stopping_:
+                    raise _stopped(begun, done)
+        except Stop:
+            if not training.undo_step():
+                raise
+            save(done)  # the step was given up before it changed anything
+            raise _stopped(begun, done) from None
+        if first_step < config.steps:
+            save(config.steps)
+
+
+def _stopped(begun: Begun, done: int) -> Interrupted:
+    return Interrupted(
+        f"stopped after step {done} of {begun.config.steps}; the state is saved. "
+        f"Continue with:\n  {_resume_command(begun.run)}",
+        begun.stop.why,
+    )
 
 
 def _resume_command(run: RunFolder) -> str:
@@ -228,27 +276,19 @@ def _due(done: int, every: int) -> bool:
 
 
 @contextmanager
-def _stop_on_signal() -> Iterator[StopFlag]:
-    """The first Ctrl-C asks for a stop after the current step; a second one does not wait."""
-    stop = StopFlag()
-
-    def ask(_signal: int, _frame: FrameType | None) -> None:
-        stop.requested = True
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
+def _nothing_yet() -> Iterator[None]:
+    """A stop before the first step leaves nothing."""
     try:
-        before = signal.signal(signal.SIGINT, ask)
-    except ValueError:  # not in the main thread: whoever started us handles signals
-        yield stop
-        return
-    try:
-        yield stop
-    finally:
-        signal.signal(signal.SIGINT, before)
+        yield
+    except Stop as stop:
+        raise Interrupted(
+            "stopped before the first step; nothing was made, and the same command starts again",
+            stop.number,
+        ) from None
 
 
 @contextmanager
-def _named_failure(run: RunFolder) -> Iterator[None]:
+def _named_failure(run: RunFolder, stop: Stopping) -> Iterator[None]:
     """A run that breaks says where its last good state is."""
     try:
         yield
@@ -263,10 +303,11 @@ def _named_failure(run: RunFolder) -> Iterator[None]:
             "memory, or with a lower batch or resolution"
         ) from error
     except KeyboardInterrupt:
-        # A second Ctrl-C, or one while the pictures are drawn: nothing more is saved.
-        command = f"; continue with:\n  {_resume_command(run)}"
-        saved = checkpoint.latest(run.checkpoints) is not None
-        raise Interrupted(f"stopped at once; {_kept(run)}{command if saved else ''}") from None
+        # A second Ctrl-C, a step beyond the grace time, or a stop while the pictures are drawn:
+        # nothing more is saved.
+        raise Interrupted(
+            f"stopped at once; {_kept(run)}; continue with:\n  {_resume_command(run)}", stop.why
+        ) from None
 
 
 def _kept(run: RunFolder) -> str:
@@ -276,17 +317,24 @@ def _kept(run: RunFolder) -> str:
 
 @contextmanager
 def _disk_errors(run: RunFolder) -> Iterator[None]:
-    """A full or read-only disk is told once, with the way to continue."""
-    again = f"after making room, continue with: {_resume_command(run)}"
+    """A full, read-only or forbidden disk is told once, with the way to continue."""
     try:
         yield
     except CheckpointError as error:
-        raise CheckpointError(f"{error}; {again}") from error
+        if isinstance(error.__cause__, OSError):
+            raise CheckpointError(f"{error}; {_after_room(run)}") from error
+        raise
     except OSError as error:
-        if error.errno not in _DISK:
+        if error.errno not in DISK:
             raise
-        kept = checkpoint.latest(run.checkpoints)
-        raise UserError(
-            f"{error.filename or run.path} could not be written: {error.strerror}; "
-            + (f"{kept} is intact; {again}" if kept else "no checkpoint was written yet")
-        ) from error
+        kept = ""
+        with contextlib.suppress(OSError):
+            found = checkpoint.latest(run.checkpoints)
+            kept = f"{found} is intact; " if found else ""
+        raise UserError(f"{refused(error, run.path)}; {kept}{_after_room(run)}") from error
+
+
+def _after_room(run: RunFolder) -> str:
+    if not run.config_file.is_file():
+        return "nothing was begun: after making room, the same command works"
+    return f"after making room, continue with: {_resume_command(run)}"

@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 
 from representations.interface import Cameras, RefineReport, Renderer, Trace
 
-from .errors import RunFailure
+from .errors import DIVERGED, RunFailure
 from .guidance import Guidance, Viewpoints
 from .guidance.draws import Rng, ViewSlice
 from .ramp import Ramp
@@ -51,6 +51,17 @@ class Training:
     micro_batch: int | None = None  # views per forward and backward pass; None: the whole batch
     together: int = 1  # views that the diffusion model must see side by side
     team: Team = ALONE  # processes that share the views of a step
+    _before: Tensor | None = None  # the generator's state before a step that changed nothing yet
+
+    def undo_step(self) -> bool:
+        """Go back to before the step that was broken off; False where it has changed something. A
+        guidance that learns has changed as soon as it was asked."""
+        if self._before is None or self.team.count > 1 or self.guidance.state_dict():
+            return False
+        self.rng.set_state(self._before)
+        for optimizer in self.renderer.optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        return True
 
 
 class StepReport(NamedTuple):
@@ -69,7 +80,10 @@ class StepReport(NamedTuple):
 
 
 class NonFinite(RunFailure):
-    """A loss or a gradient stopped being a number; the parameters were not touched."""
+    """A loss or a gradient stopped being a number; the parameters were not touched. The method
+    diverged, which is a result: exit code 3."""
+
+    exit_code = DIVERGED
 
 
 class MicroBatch(NamedTuple):
@@ -93,6 +107,7 @@ def train_step(training: Training, step: int) -> StepReport:
     """One optimisation step: render, guide, backpropagate, update, refine."""
     watch = Stopwatch(training.device)
     renderer, team = training.renderer, training.team
+    training._before = training.rng.get_state()
 
     # Every process draws all views, and works on its own.
     cameras, viewpoints = training.views.sample(
@@ -111,6 +126,7 @@ def train_step(training: Training, step: int) -> StepReport:
     team.add_gradients(_parameters(renderer.optimizers))
     losses, t, evaluations, finite = reduce_losses(training, done)
     require_finite(renderer.optimizers, losses, finite, step)
+    training._before = None
     with rates_times(renderer.optimizers, rate_factor(training, step)):
         for optimizer in renderer.optimizers:
             optimizer.step()

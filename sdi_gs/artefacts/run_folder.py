@@ -28,7 +28,7 @@ from typing import Any
 
 import torch
 
-from representations.files import write_bytes
+from representations.files import open_own, write_bytes
 
 from ..config import Config, dump, from_plain, read_tree
 from ..errors import UserError, command
@@ -118,7 +118,7 @@ class RunFolder:
             "seconds": {name: round(value, 5) for name, value in report.seconds.items()},
             **peak_memory(),
         }
-        with self.stats_file.open("a", encoding="utf-8") as file:
+        with os.fdopen(open_own(self.stats_file), "a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 
     def stats(self) -> Iterator[dict[str, Any]]:
@@ -164,40 +164,10 @@ class RunFolder:
 PEAKS = ("peak_memory_mb", "peak_cuda_memory_mb")
 
 
-def require_free(out: Path | None, outputs: Path = OUTPUTS) -> None:
-    """Refuse a folder that holds anything or cannot be written, before minutes are spent on a
-    model."""
-    if out is None:
-        out = outputs / "new"
-    elif out.exists():
-        if not out.is_dir():
-            raise UserError(f"--out {out} is a file; name a folder that does not exist yet")
-        try:
-            if any(out.iterdir()):
-                hint = "name a new folder"
-                if RunFolder(out).config_file.is_file():
-                    hint = f"it is a run: continue it with {command('resume', out)}, or {hint}"
-                raise UserError(f"--out {out} is not empty, and nothing in it was touched; {hint}")
-        except OSError as error:
-            raise _unwritable(out, error) from None
-    existing = next(path for path in (out.absolute(), *out.absolute().parents) if path.exists())
-    if not existing.is_dir():
-        raise _unwritable(out, NotADirectoryError(0, f"{existing} is a file"))
-    if not os.access(existing, os.W_OK | os.X_OK):
-        raise _unwritable(out, PermissionError(0, f"{existing} may not be written by this user"))
-
-
-def create(config: Config, out: Path | None, outputs: Path = OUTPUTS) -> RunFolder:
-    """A new, empty run folder with its config.yaml; an existing run is never written into."""
-    path = out if out is not None else _next_free(outputs, slug(config.prompt))
-    require_free(path)
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        run = RunFolder(path)
-        write_bytes(run.config_file, dump(config).encode())
-        run.checkpoints.mkdir()
-    except OSError as error:
-        raise _unwritable(path, error) from None
+def begin(run: RunFolder, config: Config) -> RunFolder:
+    """Write the settings into an empty folder, which makes it the folder of a run."""
+    write_bytes(run.config_file, dump(config).encode())
+    run.checkpoints.mkdir(exist_ok=True)
     return run
 
 
@@ -273,24 +243,6 @@ def median_seconds(lines: Sequence[dict[str, Any]]) -> dict[str, float]:
         stage: statistics.median(line["seconds"].get(stage, 0.0) for line in counted)
         for stage in STAGES
     }
-
-
-def _unwritable(path: Path, error: OSError) -> UserError:
-    return UserError(
-        f"the run folder {path} cannot be written: {error.strerror}; choose another with --out"
-    )
-
-
-def free_name(prompt: str) -> Path:
-    """A folder below outputs/ that does not exist yet, named after ``prompt``."""
-    return _next_free(OUTPUTS, slug(prompt))
-
-
-def _next_free(outputs: Path, name: str) -> Path:
-    number = 1
-    while (outputs / f"{name}-{number}").exists():
-        number += 1
-    return outputs / f"{name}-{number}"
 
 
 def _cpu_name() -> str:

@@ -3,15 +3,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..errors import INTERRUPTED, RunFailure, UserError, command, first_line, leading
+from ..errors import DISK, RunFailure, UserError, command, first_line, leading, refused
+from ..stopping import stopping
 from . import evaluate, studies, watch
 from .arguments import (
     ASSIGNMENT,
@@ -41,6 +44,8 @@ app.add_typer(config_app, name="config")
 studies.register(app)
 watch.register(app)
 evaluate.register(app)
+
+STOPPED = "stopped; whatever was finished is kept"
 
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="folder that 'generate' made")]
 
@@ -290,10 +295,13 @@ def main(arguments: list[str] | None = None) -> int:
     debug = "--debug" in arguments
     arguments = [word for word in arguments if word != "--debug"]
     try:
-        code = app(arguments, standalone_mode=False)
-        return code if isinstance(code, int) else 0
+        with stopping() as stop:
+            code = app(arguments, standalone_mode=False)
+        if not stop.asked():  # typer makes an exit code of a stop
+            return code if isinstance(code, int) else 0
+        code, message = 128 + stop.why, STOPPED
     except KeyboardInterrupt:
-        code, message = INTERRUPTED, "interrupted; nothing was changed"
+        code, message = 128 + stop.why, STOPPED
     except BrokenPipeError:
         # The reader of our output has left, as 'head' does; nobody is there to be told.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -303,11 +311,12 @@ def main(arguments: list[str] | None = None) -> int:
         if debug:
             raise
     except Exception as error:
-        if debug:
-            raise
         code, message = _unexpected(error)
+        if debug and code == 1:
+            raise
     if leading():
-        typer.echo(f"sdi-gs: {as_flags(message, arguments)}", err=True)
+        with contextlib.suppress(OSError):  # the terminal is gone, and the code still counts
+            typer.echo(f"sdi-gs: {as_flags(message, arguments)}", err=True)
     return code
 
 
@@ -326,13 +335,15 @@ def as_flags(message: str, arguments: list[str]) -> str:
 
 
 def _unexpected(error: Exception) -> tuple[int, str]:
-    """A mistyped command line, or a mistake of ours."""
+    """A mistyped command line, a disk that refuses, or a mistake of ours."""
     usage = getattr(error, "format_message", None)
     if callable(usage):
         return 2, f"{usage()} (see sdi-gs --help)"
     kind = type(error).__name__
-    if kind == "Abort":
-        return INTERRUPTED, "interrupted"
+    if kind == "Abort":  # typer's word for Ctrl-C where nobody hears signals
+        return 128 + signal.SIGINT, STOPPED
+    if isinstance(error, OSError) and error.errno in DISK:
+        return 2, f"{refused(error, 'a file')}; after making room, the same command works"
     said = first_line(error, "no message")
     return 1, f"internal error: {kind}: {said} (the traceback is shown with --debug)"
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..errors import RunFailure
 from .arguments import ASSIGNMENT, ClipOption, Settings, StudyOut, split_words
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def compare(
     """One sentence through several representations and guidances: table and HTML page."""
     from representations.files import write_bytes
 
-    from ..artefacts.run_folder import free_name
+    from ..artefacts.claim import free_name
     from ..experiments.compare import Plan
     from ..experiments.compare import compare as run_all
     from ..experiments.compare_page import page, table
@@ -42,11 +43,21 @@ def compare(
         tuple(settings or ()), clip,
     )  # fmt: skip
     folder = out if out is not None else free_name(f"compare {prompt}")
-    rows = run_all(plan, folder, typer.echo)
-    typer.echo("\n" + table(rows) + "\n")
-    write_bytes(folder / "compare.html", page(plan, rows, _machine()).encode())
+    made = run_all(plan, folder, typer.echo)
+    if made.rows:
+        typer.echo("\n" + table(made.rows) + "\n")
+    for one in made.missing:
+        typer.echo(str(one))
+    write_bytes(folder / "compare.html", page(plan, made, _machine()).encode())
     for name in ("compare.html", "compare.json"):
         typer.echo(f"  {folder / name}")
+    _require_whole(made.lacking())
+
+
+def _require_whole(lacking: str | None) -> None:
+    """A table that lacks runs is shown, and is a failure."""
+    if lacking is not None:
+        raise RunFailure(lacking)
 
 
 def _machine() -> str:
@@ -77,7 +88,6 @@ def generate2d(
     out: Annotated[Path | None, typer.Option(help="new folder")] = None,
 ) -> None:
     """Make pictures by score distillation, or by DDIM to compare."""
-    from ..artefacts.run_folder import free_name
     from ..config import load
     from ..experiments.flat import FlatOptions
     from ..experiments.flat import generate as make
@@ -92,8 +102,7 @@ def generate2d(
         space=space, move=move, rate=rate, samples=samples,  # type: ignore[arg-type]
     )  # fmt: skip
     chosen = load(config, settings, None if special else guidance)
-    folder = out if out is not None else free_name(f"2d {chosen.prompt}")
-    for path in make(chosen, options, folder, typer.echo):
+    for path in make(chosen, options, out, typer.echo):
         typer.echo(f"  {path}")
 
 
@@ -113,7 +122,6 @@ def experiment(
 ) -> None:
     """Repeat a figure of the paper: data, plot and table. fig8, fig11, fig14 and aids are whole
     runs on the presets of a family, 'mini' (150 steps if you do not say steps=N) or 'sdi'."""
-    from ..artefacts.run_folder import free_name
     from ..config import load
     from ..experiments import run as experiments
     from ..experiments.base import table
@@ -133,8 +141,7 @@ def experiment(
         return
     entry = experiments.require(name)
     chosen = load(config, [*settings, f"prompt={prompt or 'a red mug'}"])
-    folder = out if out is not None else free_name(name)
-    result, paths = experiments.run(name, chosen, samples, folder, typer.echo)
+    result, paths = experiments.run(name, chosen, samples, out, typer.echo)
     typer.echo(f"\n{entry.shows}\n{result.y}\n{table(result)}\n")
     for path in paths:
         typer.echo(f"  {path}")
@@ -183,7 +190,7 @@ def _print_table(
 ) -> None:
     from dataclasses import replace
 
-    from ..artefacts.run_folder import free_name
+    from ..artefacts.claim import free_name
     from ..experiments import sheet, tables
     from ..experiments.chains import EXAMPLE, SHORT
 
@@ -199,6 +206,7 @@ def _print_table(
     typer.echo("\n" + tables.text(entries) + "\n")
     for path in paths:
         typer.echo(f"  {path}")
+    _require_whole(tables.missing(shown))
 
 
 def register(app: typer.Typer) -> None:

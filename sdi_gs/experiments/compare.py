@@ -126,24 +126,61 @@ def configuration(plan: Plan, cell: Cell) -> Config:
     return load(preset, settings, cell.guidance, upper)
 
 
-def compare(plan: Plan, out: Path, say: Callable[[str], None]) -> list[Row]:
-    """Run everything in ``plan`` below the folder ``out``; compare.json grows with each run. What
-    an earlier call left there is not done again.
+class Missing(NamedTuple):
+    """A run that measured nothing."""
 
-    Raises RunFailure when a run fails; what is done by then is kept.
-    """
+    cell: Cell
+    why: str
+    diverged: bool  # its numbers stopped being numbers, a result; else it came to no end
+
+    def __str__(self) -> str:
+        word = "diverged" if self.diverged else "not run"
+        return f"{self.cell.name}: {word}: {self.why}"
+
+
+class Comparison(NamedTuple):
+    """Every run of a plan, measured or not."""
+
+    rows: list[Row]
+    missing: list[Missing]
+
+    def lacking(self) -> str | None:
+        """What must be said besides where runs came to no end; None where all did."""
+        lost = [one for one in self.missing if not one.diverged]
+        if not lost:
+            return None
+        return (
+            f"{len(lost)} of {len(self.rows) + len(self.missing)} runs are not in the comparison; "
+            f"the first is {lost[0]}. The same command with --out tries them again, and makes no "
+            "other anew"
+        )
+
+    def plain(self) -> dict[str, Any]:
+        lost = [{**one.cell._asdict(), "diverged": one.diverged, "why": one.why}
+                for one in self.missing]  # fmt: skip
+        return {"rows": [asdict(row) for row in self.rows], "missing": lost}
+
+
+def compare(plan: Plan, out: Path, say: Callable[[str], None]) -> Comparison:
+    """Run everything in ``plan`` below the folder ``out``; compare.json grows with each run. What
+    an earlier call left there is not done again, and a run that came to no end is tried again."""
     wanted = {cell: configuration(plan, cell) for cell in cells(plan)}  # mistakes come first
     check_prompts(wanted.values(), say)
-    judge = judge_for(list(wanted.values()), plan.clip)
-    study.open_folder(out)
-    rows: list[Row] = []
-    for number, (cell, config) in enumerate(wanted.items(), start=1):
-        say(f"run {number} of {len(wanted)}: {cell.name}, {config.steps} steps")
-        rows.append(measure(study.obtain(cell.name, config, out, say), cell, out, judge))
-        report = {"plan": asdict(plan), "rows": [asdict(row) for row in rows]}
-        report |= run_folder.environment()
-        write_bytes(out / "compare.json", (json.dumps(report, indent=2) + "\n").encode())
-    return rows
+    made = Comparison([], [])
+    with study.opened(out, "compare"):
+        judge = judge_for(list(wanted.values()), plan.clip)
+        for number, (cell, config) in enumerate(wanted.items(), start=1):
+            say(f"run {number} of {len(wanted)}: {cell.name}, {config.steps} steps")
+            try:
+                run = study.obtain(cell.name, config, out, say)
+                made.rows.append(measure(run, cell, out, judge))
+            except (study.NotRun, study.Diverged) as error:
+                lost = Missing(cell, str(error), isinstance(error, study.Diverged))
+                say(f"  {lost}")
+                made.missing.append(lost)
+            report = {"plan": asdict(plan), **made.plain(), **run_folder.environment()}
+            write_bytes(out / "compare.json", (json.dumps(report, indent=2) + "\n").encode())
+    return made
 
 
 def check_prompts(configs: Iterable[Config], say: Callable[[str], None]) -> None:

@@ -10,7 +10,7 @@ from ..artefacts.run_folder import STAGES
 from ..pages import render
 from ..pages.plots import Line, bars, plot
 from ..pages.text import Column, drop_unmeasured, or_dash, text_table
-from .compare import Plan, Row
+from .compare import Comparison, Plan, Row
 
 COLUMNS: tuple[Column[Row], ...] = (
     ("representation", lambda r: r.representation),
@@ -43,8 +43,9 @@ def table(rows: Sequence[Row]) -> str:
     return text_table(drop_unmeasured(COLUMNS, rows))
 
 
-def page(plan: Plan, rows: Sequence[Row], machine: str) -> str:
+def page(plan: Plan, made: Comparison, machine: str) -> str:
     """The whole HTML page; films and pictures are named relative to its folder."""
+    rows = made.rows
     milliseconds = [
         (_label(row), {stage: 1e3 * row.seconds_per_step[stage] for stage in STAGES})
         for row in rows
@@ -74,8 +75,9 @@ def page(plan: Plan, rows: Sequence[Row], machine: str) -> str:
             ],
             "columns": COLUMNS,
             "rows": rows,
+            "missing": list(map(str, made.missing)),
             "note": NOTE,
-            "plots": [*curves, bars(milliseconds, "milliseconds of a step", "ms")],
+            "plots": [*curves, bars(milliseconds, "milliseconds of a step", "ms")] if rows else [],
         },
     )
 

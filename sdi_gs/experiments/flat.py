@@ -21,6 +21,7 @@ from representations.files import write_bytes
 
 from .. import build
 from ..artefacts import media
+from ..artefacts.claim import claimed
 from ..config import Config, to_plain
 from ..diffusion.base import Adaptable, Condition, Denoiser, NoiseLearner
 from ..diffusion.schedule import alpha_bar_at, noise_between, unmix
@@ -171,10 +172,16 @@ def distill(
 
 
 def generate(
-    config: Config, options: FlatOptions, out: Path, say: Callable[[str], None]
+    config: Config, options: FlatOptions, out: Path | None, say: Callable[[str], None]
 ) -> list[Path]:
     """Pictures of ``config.prompt`` in the new folder ``out``; the files."""
-    require_ready(config, out, say)
+    require_ready(config, say)
+    with claimed(out, f"2d {config.prompt}", "generate2d") as claim:
+        say(f"loading {config.model.source}")
+        return _generate(config, options, claim.path)
+
+
+def _generate(config: Config, options: FlatOptions, out: Path) -> list[Path]:
     build.use_threads(config.threads)
     denoiser = build.denoiser(config.model, build.device(config.device))
     with build.below("prompts"):
@@ -185,23 +192,19 @@ def generate(
     with torch.no_grad():
         pictures = denoiser.decode(made.latents).clamp(0.0, 1.0).cpu()
         steps = [denoiser.decode(target).clamp(0.0, 1.0).cpu() for target in made.targets]
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        files = [media.save_png(media.contact_sheet(pictures), out / "pictures.png")]
-        if steps:
-            strip = media.contact_sheet(torch.cat(steps), columns=len(steps))
-            files.append(media.save_png(strip, out / "evolution.png"))
-        summary = {
-            "prompt": config.prompt, "method": options.method, "space": options.space,
-            "move": options.move, "samples": options.samples, "steps": config.steps,
-            "seconds": round(seconds, 2),
-            "network_samples_per_picture": made.evaluations / options.samples,
-            "evolution_times": made.times, "config": to_plain(config),
-        }  # fmt: skip
-        path = out / "summary.json"
-        write_bytes(path, (json.dumps(summary, indent=2) + "\n").encode())
-    except OSError as error:
-        raise UserError(f"{out} cannot be written: {error.strerror or error}") from error
+    files = [media.save_png(media.contact_sheet(pictures), out / "pictures.png")]
+    if steps:
+        strip = media.contact_sheet(torch.cat(steps), columns=len(steps))
+        files.append(media.save_png(strip, out / "evolution.png"))
+    summary = {
+        "prompt": config.prompt, "method": options.method, "space": options.space,
+        "move": options.move, "samples": options.samples, "steps": config.steps,
+        "seconds": round(seconds, 2),
+        "network_samples_per_picture": made.evaluations / options.samples,
+        "evolution_times": made.times, "config": to_plain(config),
+    }  # fmt: skip
+    path = out / "summary.json"
+    write_bytes(path, (json.dumps(summary, indent=2) + "\n").encode())
     return [*files, path]
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from .. import build
+from ..artefacts.claim import claimed
 from ..config import Config, to_plain
 from ..errors import UserError, nearest
 from ..run import require_ready
@@ -37,20 +38,18 @@ def require(name: str) -> Experiment:
 
 
 def run(
-    name: str, config: Config, samples: int, out: Path, say: Callable[[str], None]
+    name: str, config: Config, samples: int, out: Path | None, say: Callable[[str], None]
 ) -> tuple[Result, list[Path]]:
     """Measure and write into the new folder ``out``; the result and the files."""
     chosen = require(name)
-    require_ready(config, out, say)
-    build.use_threads(config.threads)
-    denoiser = build.denoiser(config.model, build.device(config.device))
-    say(f"drawing {samples} samples of {config.prompt!r}")
-    on = bench(denoiser, config, samples)
-    result = chosen.measure(on, say)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
+    require_ready(config, say)
+    with claimed(out, name, f"experiment {name}") as claim:
+        say(f"loading {config.model.source}")
+        build.use_threads(config.threads)
+        denoiser = build.denoiser(config.model, build.device(config.device))
+        say(f"drawing {samples} samples of {config.prompt!r}")
+        on = bench(denoiser, config, samples)
+        result = chosen.measure(on, say)
         context = {"prompt": config.prompt, "samples": samples, "torch": torch.__version__,
                    "config": to_plain(config)}  # fmt: skip
-        return result, write(result, name, chosen.shows, out, context)
-    except OSError as error:
-        raise UserError(f"{out} cannot be written: {error.strerror or error}") from error
+        return result, write(result, name, chosen.shows, claim.path, context)

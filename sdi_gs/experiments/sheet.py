@@ -58,10 +58,10 @@ def sides(picture: Path) -> tuple[Image.Image, Image.Image]:
 
 
 def sheet(shown: Sequence[Shown], out: Path) -> Image.Image:
-    """Draw it from the pictures that the runs below ``out`` left; a run that failed says so."""
+    """Draw it from the pictures that the runs below ``out`` left; a run without one says so."""
     variants = list(dict.fromkeys(run.wanted.variant.label for run in shown))
     places = list(dict.fromkeys(place(run) for run in shown))
-    runs = {(run.wanted.variant.label, place(run)): run.row for run in shown}
+    runs = {(run.wanted.variant.label, place(run)): run for run in shown}
     heads, width = titles(places), WORDS + 2 * TILE * len(places)
     blocks = 2 if len(variants) > LINES_OF_A_BLOCK and len(places) <= 2 else 1
     lines = -(-len(variants) // blocks)
@@ -75,9 +75,10 @@ def sheet(shown: Sequence[Shown], out: Path) -> Image.Image:
             left = x + WORDS + 2 * TILE * column
             if line == 0:
                 draw.text((left + 6, 6), title, INK, font)
-            row = runs[variant, at]
+            run = runs[variant, at]
+            row = run.row
             if row is None:
-                draw.text((left + 6, y + TILE // 2 - LETTER // 2), "failed", FAINT, font)
+                draw.text((left + 6, y + TILE // 2 - LETTER // 2), run.word, FAINT, font)
                 continue
             for k, picture in enumerate(sides(out / row.run / "preview.png")):
                 image.paste(picture, (left + k * TILE, y))

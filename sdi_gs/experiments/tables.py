@@ -12,7 +12,7 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from zlib import crc32
 
 from markupsafe import Markup
@@ -22,12 +22,11 @@ from representations.files import write_bytes
 from ..artefacts import run_folder
 from ..artefacts.run_folder import slug
 from ..config import Config
-from ..errors import RunFailure, UserError
+from ..errors import UserError
 from ..evaluation.protocol import Judge
 from ..pages import render
 from ..pages.plots import bars, standalone
 from ..pages.text import Column, drop_unmeasured, or_dash, text_table
-from ..run import Interrupted
 from . import study
 from .chains import Variant
 from .compare import VIEWS, Cell, Plan, Row, cells, check_prompts, configuration, judge_for
@@ -48,8 +47,9 @@ class Entry:
 
     representation: str
     variant: str
-    runs: int
-    diverged_percent: float  # failed, empty, or far from any object
+    runs: int  # that came to an end; all other figures are about these
+    not_run: int  # that were killed or could not be made, and say nothing
+    diverged_percent: float | None  # no numbers, empty, or far from any object
     psnr_db: float | None  # mean of the others, where mini knows the objects
     psnr_spread_db: float | None  # standard deviation over them
     recognised: int | None  # runs that CLIP knows among all its sentences in most views
@@ -80,11 +80,32 @@ class Wanted(NamedTuple):
         return f"{shape}-{slug(self.variant.label)}-{words}-{self.cell.seed}"
 
 
+class Without(NamedTuple):
+    """A run that measured nothing."""
+
+    why: str
+    diverged: bool  # its numbers stopped being numbers, a result; else it came to no end
+
+
+Outcome = Row | Without
+
+
 class Shown(NamedTuple):
-    """A run and what came of it: None where it failed."""
+    """A run and what came of it."""
 
     wanted: Wanted
-    row: Row | None
+    outcome: Outcome
+
+    @property
+    def row(self) -> Row | None:
+        return self.outcome if isinstance(self.outcome, Row) else None
+
+    @property
+    def word(self) -> str:
+        """What stands where the picture of a run without one would."""
+        if not isinstance(self.outcome, Without):
+            return ""
+        return "diverged" if self.outcome.diverged else "not run"
 
 
 def wanted(variants: Sequence[Variant], plan: Plan, prompts: Sequence[str]) -> list[list[Wanted]]:
@@ -114,42 +135,65 @@ def measure(
     call left there is not done again.
 
     ``plan`` says on what; its prompt, guidances and settings are those of each variant and prompt.
-    A run that fails counts as diverged; its log is kept.
+    A run whose numbers stop being numbers has diverged. One that is killed or cannot be made is no
+    result: it says so, and the same call tries it again.
     """
     if not prompts:
         raise UserError('no prompt: name at least one in quotes, such as "a red mug"')
     lines = wanted(variants, plan, prompts)
     configs = [run.config for line in lines for run in line]
     check_prompts(configs, say)
-    judge = judge_for(configs, plan.clip)
-    study.open_folder(out)
-    entries: list[Entry] = []
-    shown: list[Shown] = []
-    for line in lines:
-        rows: list[Row | None] = []
-        for run in line:
-            say(f"run {len(shown) + 1} of {len(configs)}: {run.name}")
-            rows.append(_row(run, out, judge, say))
-            shown.append(Shown(run, rows[-1]))
-        entries.append(summarise(line[0].cell.representation, line[0].variant.label, rows))
-        report = {"plan": asdict(plan), "prompts": list(prompts),
-                  "variants": [asdict(v) for v in variants],
-                  "entries": [asdict(entry) for entry in entries],
-                  "runs": [asdict(s.row) if s.row else {"run": s.wanted.name} for s in shown],
-                  **run_folder.environment()}  # fmt: skip
-        write_bytes(out / "table.json", (json.dumps(report, indent=2) + "\n").encode())
+    with study.opened(out, "table"):
+        judge = judge_for(configs, plan.clip)
+        entries: list[Entry] = []
+        shown: list[Shown] = []
+        for line in lines:
+            outcomes: list[Outcome] = []
+            for run in line:
+                say(f"run {len(shown) + 1} of {len(configs)}: {run.name}")
+                outcomes.append(_outcome(run, out, judge, say))
+                shown.append(Shown(run, outcomes[-1]))
+            label = line[0].variant.label
+            entries.append(summarise(line[0].cell.representation, label, outcomes))
+            report = {"plan": asdict(plan), "prompts": list(prompts),
+                      "variants": [asdict(v) for v in variants],
+                      "entries": [asdict(entry) for entry in entries],
+                      "runs": [_plain(s) for s in shown], **run_folder.environment()}  # fmt: skip
+            write_bytes(out / "table.json", (json.dumps(report, indent=2) + "\n").encode())
     return entries, shown
 
 
-def _row(run: Wanted, out: Path, judge: Judge | None, say: Callable[[str], None]) -> Row | None:
-    """What a run measured; None for one that failed."""
+def _plain(shown: Shown) -> dict[str, Any]:
+    """A run in table.json."""
+    if isinstance(shown.outcome, Row):
+        return asdict(shown.outcome)
+    return {"run": shown.wanted.name, shown.word.replace(" ", "_"): shown.outcome.why}
+
+
+def _outcome(run: Wanted, out: Path, judge: Judge | None, say: Callable[[str], None]) -> Outcome:
+    """What a run measured, or why it did not."""
     try:
         return measure_run(study.obtain(run.name, run.config, out, say), run.cell, out, judge)
-    except Interrupted:
-        raise
-    except RunFailure as error:
-        say(f"  {error}")
+    except study.NotRun as error:
+        say(f"  not run: {error}")
+        return Without(str(error), False)
+    except study.Diverged as error:
+        say(f"  diverged: {error}")
+        return Without(str(error), True)
+
+
+def missing(shown: Sequence[Shown]) -> str | None:
+    """What a table that lacks runs must say besides; None for a whole one."""
+    lacking = [s for s in shown if s.word == "not run"]
+    if not lacking:
         return None
+    first = lacking[0]
+    assert isinstance(first.outcome, Without)
+    return (
+        f"{len(lacking)} of {len(shown)} runs are not in the table, and it says nothing about "
+        f"them; the first is {first.wanted.name}: {first.outcome.why}. The same command with --out "
+        "tries them again, and makes no other anew"
+    )
 
 
 def _diverged(row: Row) -> bool:
@@ -161,10 +205,11 @@ def _diverged(row: Row) -> bool:
     return row.psnr_db < row.blank_db + DIVERGED_DB and not seen
 
 
-def summarise(representation: str, variant: str, rows: Sequence[Row | None]) -> Entry:
+def summarise(representation: str, variant: str, outcomes: Sequence[Outcome]) -> Entry:
     """One line of the table."""
-    done = [row for row in rows if row is not None]
+    done = [outcome for outcome in outcomes if isinstance(outcome, Row)]
     good = [row for row in done if not _diverged(row)]
+    runs = len(done) + sum(isinstance(o, Without) and o.diverged for o in outcomes)
     values = [row.psnr_db for row in good if row.psnr_db is not None]
     judged = [row.judged for row in good if row.judged is not None]
     memory = [m for row in done if (m := row.peak_cuda_memory_mb or row.peak_memory_mb)]
@@ -175,8 +220,9 @@ def summarise(representation: str, variant: str, rows: Sequence[Row | None]) -> 
     return Entry(
         representation=representation,
         variant=variant,
-        runs=len(rows),
-        diverged_percent=100.0 * (len(rows) - len(good)) / len(rows),
+        runs=runs,
+        not_run=len(outcomes) - runs,
+        diverged_percent=100.0 * (runs - len(good)) / runs if runs else None,
         psnr_db=mean(values),
         psnr_spread_db=statistics.pstdev(values) if len(values) > 1 else None,
         recognised=sum(j.r_precision > 0.5 for j in judged) if judged else None,
@@ -194,7 +240,8 @@ COLUMNS: tuple[Column[Entry], ...] = (
     ("representation", lambda e: Path(e.representation).stem),
     ("variant", lambda e: e.variant),
     ("runs", lambda e: str(e.runs)),
-    ("diverged %", lambda e: f"{e.diverged_percent:.0f}"),
+    ("not run", lambda e: str(e.not_run) if e.not_run else "-"),
+    ("diverged %", lambda e: or_dash(e.diverged_percent, ".0f")),
     ("PSNR dB", lambda e: or_dash(e.psnr_db, ".2f")),
     ("+-", lambda e: or_dash(e.psnr_spread_db, ".2f")),
     ("recognised", lambda e: or_dash(e.recognised, ".0f")),
@@ -208,11 +255,12 @@ COLUMNS: tuple[Column[Entry], ...] = (
 )
 
 NOTE = (
-    f"diverged: failed, empty in most views, or less than {DIVERGED_DB:g} dB better than white "
-    "pictures and recognised in no view; the other measures leave those out. recognised: runs "
-    f"whose sentence CLIP finds among all it may choose from in most of {VIEWS} views; R-prec.: "
-    "the share of views. network/step: samples that the denoiser was asked about in a step, of all "
-    "views together. seconds and memory are of whole runs."
+    f"diverged: without numbers, empty in most views, or less than {DIVERGED_DB:g} dB better than "
+    "white pictures and recognised in no view; the other measures leave those out. not run: killed "
+    "or never made, and in no figure. recognised: runs whose sentence CLIP finds among all it may "
+    f"choose from in most of {VIEWS} views; R-prec.: the share of views. network/step: samples "
+    "that the denoiser was asked about in a step, of all views together. seconds and memory are of "
+    "whole runs."
 )
 
 
@@ -226,9 +274,10 @@ def page(title: str, entries: Sequence[Entry], shown: Sequence[Shown], machine: 
     column per sentence and seed. Pictures are named relative to the page's folder."""
     head, *body = drop_unmeasured(COLUMNS, entries)
     gallery: dict[str, list[Picture]] = {}
-    for run, row in shown:
+    for one in shown:
+        run = one.wanted
         line = f"{Path(run.cell.representation).stem} / {run.variant.label}"
-        gallery.setdefault(line, []).append(_picture(run, row))
+        gallery.setdefault(line, []).append(_picture(one))
     return render.page(
         "table",
         {
@@ -287,10 +336,12 @@ class Picture(NamedTuple):
     caption: tuple[str, ...]
 
 
-def _picture(run: Wanted, row: Row | None) -> Picture:
+def _picture(shown: Shown) -> Picture:
+    run, row = shown.wanted, shown.row
     words = run.config.prompt + (f", seed {run.cell.seed}" if run.cell.seed else "")
     if row is None:
-        return Picture("", (words, "failed"))
+        assert isinstance(shown.outcome, Without)
+        return Picture("", (words, f"{shown.word}: {shown.outcome.why}"))
     said = [or_dash(row.psnr_db, ".1f") + " dB"] if row.psnr_db is not None else []
     if row.judged is not None:
         said.append(f"recognised in {100 * row.judged.r_precision:.0f} % of views")

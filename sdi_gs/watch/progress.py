@@ -3,8 +3,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from markupsafe import escape
@@ -91,9 +95,23 @@ class Silent:
     def end(self) -> None: ...
 
 
+@contextmanager
+def _unharmed() -> Iterator[None]:
+    """A terminal that was closed, or a pipe that nobody reads any more, ends no run: what is said
+    from then on goes nowhere."""
+    try:
+        yield
+    except OSError:
+        with contextlib.suppress(OSError, ValueError):
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, sys.stdout.fileno())
+            os.close(nowhere)
+
+
 class Plain:
     """A line now and then, for logs and pipes."""
 
+    @_unharmed()
     def say(self, text: str) -> None:
         print(text, flush=True)
 
@@ -106,7 +124,7 @@ class Plain:
         self._pace.lap()
         done, steps = report.step + 1, self._pace.steps
         if done == self._first + 1 or done == steps or done % self._every == 0:
-            print(f"step {done:>5}/{steps}  {describe(report, self._pace)}", flush=True)
+            self.say(f"step {done:>5}/{steps}  {describe(report, self._pace)}")
 
     def rest(self, seconds: float) -> None:
         self._pace.rest(seconds)
@@ -178,15 +196,18 @@ class Live:
             console=Console(highlight=False, soft_wrap=True),
         )
 
+    @_unharmed()
     def say(self, text: str) -> None:
         self._progress.console.print(text, markup=False)
 
+    @_unharmed()
     def begin(self, scene: Scene) -> None:
         first, steps = scene.first_step, scene.config.steps
         self._pace = Pace(first, steps)
         self._task = self._progress.add_task("", total=steps, completed=first, numbers="")
         self._progress.start()
 
+    @_unharmed()
     def step(self, report: StepReport) -> None:
         self._pace.lap()
         numbers = describe(report, self._pace)
@@ -198,6 +219,7 @@ class Live:
     def linger(self) -> None:
         """A terminal keeps what it was told."""
 
+    @_unharmed()
     def end(self) -> None:
         self._progress.stop()
 

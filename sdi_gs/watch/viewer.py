@@ -34,6 +34,7 @@ from ..pages.run import thin
 from ..run import Scene
 from ..splat_files import open_splats
 from ..trainer import StepReport
+from .gate import guarded
 from .live import MOVING_EVERY, SHARE, STILL_EVERY, Budget, Controls, Limits, Look, RenderScheduler
 
 if TYPE_CHECKING:
@@ -106,7 +107,7 @@ class Page:
 
         try:
             # viser greets with a box of its own; the caller prints the address.
-            with contextlib.redirect_stdout(io.StringIO()):
+            with contextlib.redirect_stdout(io.StringIO()), guarded():
                 self.server = viser.ViserServer(host=HOST, port=port, verbose=False)
         except (OSError, RuntimeError, AssertionError) as error:
             raise UserError(

@@ -88,7 +88,13 @@ def test_the_table_leaves_out_what_nobody_measured() -> None:
 
 def test_the_page_is_well_formed_and_shows_every_film() -> None:
     plan = compare.Plan("a red mug")
-    text = report.page(plan, [row(), row(run="runs/b", psnr_db=None, curve=[])], "a machine")
+    cell = compare.Cell("gaussians", "sds", 1)
+    made = compare.Comparison(
+        [row(), row(run="runs/b", psnr_db=None, curve=[])],
+        [compare.Missing(cell, "killed <by> SIGKILL", False)],
+    )
+    text = report.page(plan, made, "a machine")
+    assert "gaussians-sds-1: not run: killed &lt;by&gt; SIGKILL" in text
     assert Page(text).urls == [
         f"runs/{run}/{file}" for run in "ab" for file in ("turntable.mp4", "preview.png")
     ]

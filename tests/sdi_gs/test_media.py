@@ -74,3 +74,15 @@ def test_psnr_of_a_known_difference() -> None:
     truth = torch.full((3, 3, 4, 4), 0.5)
     made = truth + torch.tensor([0.1, 0.01, 0.0]).reshape(3, 1, 1, 1)
     assert media.psnr(made, truth).tolist() == pytest.approx([20.0, 40.0, 120.0], abs=1e-3)
+
+
+@pytest.mark.parametrize("size", [32, 64, 96])
+def test_the_same_frames_are_the_same_film_every_time(tmp_path: Path, size: int) -> None:
+    """A moving disc on white, at the sizes at which x264's macroblock tree is not repeatable."""
+    y, x = torch.meshgrid(*[torch.linspace(-1, 1, size)] * 2, indexing="ij")
+    frames = torch.ones(48, 3, size, size)
+    for k, frame in enumerate(frames):
+        stripes = torch.stack([(3 * x + k / 5).sin(), (2 * x * y + k / 7).cos(), (x + y) / 2])
+        frame[:, x**2 + y**2 < 0.6] = stripes.square()[:, x**2 + y**2 < 0.6]
+    films = {media.save_film(frames, tmp_path / "film.mp4", 24).read_bytes() for _ in range(30)}
+    assert len(films) == 1

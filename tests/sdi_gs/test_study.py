@@ -17,9 +17,9 @@ import pytest
 from sdi_gs.artefacts import checkpoint
 from sdi_gs.artefacts.run_folder import RunFolder
 from sdi_gs.config import Config, load
-from sdi_gs.errors import RunFailure, UserError
+from sdi_gs.errors import UserError
 from sdi_gs.experiments import study
-from sdi_gs.run import Interrupted
+from sdi_gs.stopping import Interrupted
 
 Run = Callable[..., Any]
 
@@ -39,20 +39,27 @@ def here(sdi_gs: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(study, "_call", call)
 
 
+def folder(out: Path) -> None:
+    """The folder of a study."""
+    with study.opened(out, "table"):
+        pass
+
+
 def quiet(said: str) -> None:
     pass
 
 
 @pytest.mark.usefixtures("here")
 def test_what_is_finished_is_taken_as_it_is(config: Config, tmp_path: Path) -> None:
-    study.open_folder(tmp_path / "s")
-    run = study.obtain("one", config, tmp_path / "s", quiet)
+    with study.opened(tmp_path / "s", "table"):
+        run = study.obtain("one", config, tmp_path / "s", quiet)
     summary = run.summary_file.read_bytes()
     said: list[str] = []
     assert study.obtain("one", config, tmp_path / "s", said.append) == run
     assert said == ["  finished before"]
     assert run.summary_file.read_bytes() == summary
-    study.open_folder(tmp_path / "s")  # ours, so it may be gone on with
+    with study.opened(tmp_path / "s", "table"):  # ours, so it may be gone on with
+        pass
     with pytest.raises(UserError, match="with other settings"):
         study.obtain("one", config.model_copy(update={"seed": 5}), tmp_path / "s", quiet)
     assert run.summary_file.read_bytes() == summary
@@ -63,13 +70,13 @@ def test_what_was_stopped_goes_on_to_the_same_bytes(
     config: Config, fast: Path, interrupted: Run, tmp_path: Path
 ) -> None:
     out = tmp_path / "s"
-    study.open_folder(out)
+    folder(out)
     whole = study.obtain("whole", config, out, quiet)
     interrupted("generate", "a mug", "--config", fast, "--out", out / "runs" / "part")
     assert not RunFolder(out / "runs" / "part").summary_file.exists()
     said: list[str] = []
     part = study.obtain("part", config, out, said.append)
-    assert said == ["  goes on from its checkpoint"]
+    assert said == ["  goes on where it was stopped"]
     assert part.final("ply").read_bytes() == whole.final("ply").read_bytes()
 
 
@@ -78,7 +85,7 @@ def test_what_was_stopped_before_its_first_checkpoint_begins_again(
     config: Config, tmp_path: Path
 ) -> None:
     out = tmp_path / "s"
-    study.open_folder(out)
+    folder(out)
     run = study.obtain("one", config, out, quiet)
     run.summary_file.unlink()
     for path in run.checkpoints.iterdir():
@@ -90,24 +97,54 @@ def test_what_was_stopped_before_its_first_checkpoint_begins_again(
 def test_a_foreign_folder_is_not_written_into(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("mine")
     with pytest.raises(UserError, match="not empty"):
-        study.open_folder(tmp_path)
+        folder(tmp_path)
     with pytest.raises(UserError, match="is a file"):
-        study.open_folder(tmp_path / "thesis.tex")
+        folder(tmp_path / "thesis.tex")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["thesis.tex"]
 
 
-def test_a_run_that_cannot_begin_stops_the_study_and_one_that_breaks_does_not(
+def test_a_folder_of_the_same_names_is_not_a_study(tmp_path: Path) -> None:
+    """Somebody's own folder of runs, with nothing of ours beside it."""
+    mine = tmp_path / "runs" / "fast-sdi-a-mug-0"
+    mine.mkdir(parents=True)
+    (mine / "notes.txt").write_text("mine")
+    with pytest.raises(UserError, match="not empty"):
+        folder(tmp_path)
+    assert (mine / "notes.txt").read_text() == "mine"
+    (tmp_path / "table.json").write_text('["mine"]')
+    with pytest.raises(UserError, match="not empty"):
+        folder(tmp_path)
+    # One of ours from before the mark was introduced has its table.
+    (tmp_path / "table.json").write_text('{"plan": {}, "entries": []}')
+    folder(tmp_path)
+    assert (mine / "notes.txt").read_text() == "mine"
+
+
+def test_a_run_that_cannot_begin_or_loses_its_numbers_says_so(
     config: Config, fast: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "s"
-    study.open_folder(out)
+    folder(out)
     gone = config.model.model_copy(update={"source": str(tmp_path / "nowhere")})
-    with pytest.raises(UserError, match=r"one could not begin: .*nowhere"):
+    with pytest.raises(study.NotRun, match=r"nowhere"):
         study.obtain("one", config.model_copy(update={"model": gone}), out, quiet)
-    wild = load(str(fast), ["prompt=a mug", "representation.rates.means=1e38"])
-    with pytest.raises(RunFailure, match=r"the run two failed"):
+    wild = load(str(fast), ["prompt=a mug", "terms.opacity={start: 0, end: 1e60, over: 3}"])
+    with pytest.raises(study.Diverged, match="is inf"):
         study.obtain("two", wild, out, quiet)
     assert (out / "runs" / "two.log").stat().st_size > 0
+
+
+@pytest.mark.parametrize("ending", ["yaml", "log"])
+def test_nothing_is_written_through_a_symbolic_link(
+    config: Config, tmp_path: Path, ending: str
+) -> None:
+    out = tmp_path / "s"
+    folder(out)
+    (tmp_path / "thesis.tex").write_text("mine")
+    (out / "runs" / f"one.{ending}").symlink_to(tmp_path / "thesis.tex")
+    with pytest.raises(UserError, match="symbolic link"):
+        study.obtain("one", config, out, quiet)
+    assert (tmp_path / "thesis.tex").read_text() == "mine"
 
 
 def test_a_run_that_somebody_stopped_has_not_failed(
@@ -115,16 +152,20 @@ def test_a_run_that_somebody_stopped_has_not_failed(
 ) -> None:
     class Stopped:
         def wait(self) -> int:
-            return Interrupted.exit_code
+            return 130
 
     monkeypatch.setattr("subprocess.Popen", lambda *_, **__: Stopped())
-    study.open_folder(tmp_path / "s")
+    folder(tmp_path / "s")
     with pytest.raises(Interrupted, match="goes on from here"):
         study.obtain("one", config, tmp_path / "s", quiet)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="Ctrl-C reaches a group of processes on POSIX only")
-def test_ctrl_c_waits_until_the_run_has_saved(fast: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stop_waits_until_the_run_has_saved(
+    fast: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    """Of the table alone, as a scheduler does; a terminal's Ctrl-C comes to all its processes."""
     out = tmp_path / "s"
     run = RunFolder(out / "runs" / "fast-sdi-a-mug-0")
     table = subprocess.Popen(
@@ -136,13 +177,14 @@ def test_ctrl_c_waits_until_the_run_has_saved(fast: Path, tmp_path: Path) -> Non
         until = time.monotonic() + 120
         while not run.stats_file.exists() and time.monotonic() < until:
             time.sleep(0.1)
-        os.killpg(table.pid, signal.SIGINT)
+        table.send_signal(number)
         _, err = table.communicate(timeout=60)
     finally:
         if table.poll() is None:
             os.killpg(table.pid, signal.SIGKILL)
-    assert table.returncode == 130
+    assert table.returncode == 128 + number
     assert f"--out {out}" in err
+    assert "stopped after step" in (out / "runs" / "fast-sdi-a-mug-0.log").read_text()
     saved = checkpoint.latest(run.checkpoints)
     assert saved is not None
     assert checkpoint.load(saved).step == len(list(run.stats()))  # to the very step

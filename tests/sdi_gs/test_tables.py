@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
+import subprocess
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable
 from pathlib import Path
@@ -18,13 +20,23 @@ from PIL import Image
 
 from representations.interface import Cameras
 from sdi_gs.artefacts.run_folder import RunFolder
+from sdi_gs.cli.main import main
 from sdi_gs.config import Config, dump, load
 from sdi_gs.errors import RunFailure, UserError
 from sdi_gs.evaluation.protocol import Judged
-from sdi_gs.experiments import compare, sheet
+from sdi_gs.experiments import compare, sheet, study
 from sdi_gs.experiments.chains import CHAINS, Variant, chain, methods
 from sdi_gs.experiments.compare import Plan, Row, cells, configuration
-from sdi_gs.experiments.tables import Shown, measure, page, summarise, text, wanted
+from sdi_gs.experiments.tables import (
+    Shown,
+    Without,
+    measure,
+    missing,
+    page,
+    summarise,
+    text,
+    wanted,
+)
 from sdi_gs.experiments.tables import write as write_table
 from sdi_gs.guidance.noise import DDIMInversion, IntervalInversion
 
@@ -72,7 +84,7 @@ def test_no_shape_at_all_is_as_good_as_a_white_picture(prompt: str) -> None:
 
 
 def test_a_line_of_table1_leaves_diverged_runs_out_of_the_mean() -> None:
-    rows = [row(20.0), row(24.0, peak_memory_mb=700.0), row(12.0), None]
+    rows = [row(20.0), row(24.0, peak_memory_mb=700.0), row(12.0), Without("inf", True)]
     entry = summarise("gaussians", "sdi", rows)
     assert (entry.runs, entry.diverged_percent) == (4, 50.0)
     assert entry.psnr_db == pytest.approx(22.0)
@@ -80,7 +92,7 @@ def test_a_line_of_table1_leaves_diverged_runs_out_of_the_mean() -> None:
     assert entry.ms_per_step == pytest.approx(400.0)
     assert entry.peak_memory_mb == 700.0
     assert summarise("gaussians", "sdi", rows[:1]).psnr_spread_db is None  # one has none
-    nothing = summarise("gaussians", "sdi", [None])
+    nothing = summarise("gaussians", "sdi", [Without("inf", True)])
     assert (nothing.diverged_percent, nothing.psnr_db, nothing.seconds) == (100.0, None, None)
     assert "22.00" in text([entry, nothing])
     unknown = summarise("gaussians", "sdi", [row(None)])  # no truth, no verdict
@@ -154,30 +166,94 @@ def test_plots_of_a_table_leave_out_what_nobody_measured(tmp_path: Path) -> None
     drawn = ElementTree.fromstring((tmp_path / "table.svg").read_text())
     assert "21 dB" in "".join(drawn.itertext())
     assert "R-precision" not in (tmp_path / "table.html").read_text().split("<svg")[1]
-    failed = summarise("gaussians", "sdi", [None])
+    failed = summarise("gaussians", "sdi", [Without("killed", False)])
     assert "svg" not in {path.suffix[1:] for path in write_table("t", [failed], [], "m", tmp_path)}
 
 
-def test_a_run_that_fails_counts_as_diverged(
+def test_a_table_counts_what_ended_and_says_what_did_not(
     fast: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(name: str, config: Config, out: Path, say: Callable[[str], None]) -> RunFolder:
-        raise RunFailure("it blew up")
+    """Three runs of a method: one is killed, one loses its numbers, one ends. Only the last two are
+    results, and the killed one changes no figure."""
+    whole = row(20.0)
 
-    monkeypatch.setattr("sdi_gs.experiments.study.obtain", broken)
+    def obtained(name: str, config: Config, out: Path, say: Callable[[str], None]) -> RunFolder:
+        if config.seed == 0:
+            raise study.NotRun("killed by SIGKILL")
+        if config.seed == 1:
+            raise study.Diverged("step 1: the loss is inf")
+        return RunFolder(out)
+
+    monkeypatch.setattr("sdi_gs.experiments.study.obtain", obtained)
+    monkeypatch.setattr("sdi_gs.experiments.tables.measure_run", lambda *_: whole)
     said: list[str] = []
-    plan = Plan("x", representations=(str(fast),), guidances=("sdi",), seeds=2)
+    plan = Plan("x", representations=(str(fast),), guidances=("sdi",), seeds=3)
     (entry,), shown = measure(methods(["sdi"]), plan, ["a mug"], tmp_path / "t", said.append)
-    assert (entry.runs, entry.diverged_percent) == (2, 100.0)
-    assert any("it blew up" in line for line in said)
-    assert page("t", [entry], shown, "m").count("failed") >= 2
+    assert (entry.runs, entry.not_run, entry.diverged_percent) == (2, 1, 50.0)
+    assert entry == dataclasses.replace(
+        summarise(entry.representation, "sdi", [whole]), runs=2, not_run=1, diverged_percent=50.0
+    )
+    assert "  not run: killed by SIGKILL" in said
+    assert "  diverged: step 1: the loss is inf" in said
+    runs = json.loads((tmp_path / "t" / "table.json").read_text())["runs"]
+    assert runs[0]["not_run"] == "killed by SIGKILL"
+    assert runs[1]["diverged"] == "step 1: the loss is inf"
+    html = page("t", [entry], shown, "m")
+    assert "not run: killed by SIGKILL" in html
+    assert "diverged: step 1" in html
+    lacking = missing(shown)
+    assert lacking is not None
+    assert lacking.startswith("1 of 3 runs are not in the table")
+    assert missing(shown[1:]) is None
+    lost = summarise("gaussians", "sdi", [Without("killed", False)])
+    assert (lost.runs, lost.diverged_percent) == (0, None)
+    assert text([lost]).splitlines()[1].split()[:4] == ["gaussians", "sdi", "0", "1"]
+
+
+@pytest.mark.parametrize(
+    "verb",
+    [("table1", "a mug", "--guidances", "sdi", "--steps", 3, "--representations"),
+     ("experiment", "fig14", "a mug", "steps=3", "--representation"),
+     ("compare", "a mug", "--guidances", "sdi", "--steps", 3, "--representations")],
+)  # fmt: skip
+def test_a_killed_child_makes_the_verb_fail_and_the_same_command_mends_it(
+    sdi_gs: Run, fast: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    verb: tuple[object, ...],
+) -> None:  # fmt: skip
+    """A child that kills itself, as the system does when memory runs out; then one that lives."""
+    out = tmp_path / "t"
+    real = study._call
+
+    def killed(name: str, words: list[str], run: RunFolder, out: Path) -> None:
+        start = subprocess.Popen
+        with monkeypatch.context() as patch:
+            patch.setattr(
+                "subprocess.Popen",
+                lambda argv, **more: start(["sh", "-c", "kill -9 $$"], **more),
+            )
+            real(name, words, run, out)
+
+    def here(name: str, words: list[str], run: RunFolder, out: Path) -> None:
+        assert main(words) == 0
+
+    monkeypatch.setattr(study, "_call", killed)
+    said = sdi_gs(*verb, fast, "--out", out)
+    assert said.code == 1, said.err
+    assert "killed by SIGKILL, as the system does when memory runs out" in said.err
+    assert "The same command with --out" in said.err
+    html = next(out.glob("*.html")).read_text()
+    assert "not run" in html
+    monkeypatch.setattr(study, "_call", here)
+    again = sdi_gs(*verb, fast, "--out", out)
+    assert again.code == 0, again.err
+    assert "not run" not in again.out
 
 
 def test_a_sentence_that_mini_does_not_know_is_told_before_the_first_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def stopped(name: str, config: Config, out: Path, say: Callable[[str], None]) -> RunFolder:
-        raise RunFailure("enough")
+        raise study.NotRun("enough")
 
     monkeypatch.setattr("sdi_gs.experiments.study.obtain", stopped)
     plan = Plan("", representations=("gaussians",))
@@ -248,10 +324,10 @@ def test_a_chain_from_the_command_line(
 def test_the_sheet_shows_the_first_side_and_the_one_behind_it(
     fast: Path, tmp_path: Path, names: list[str], blocks: int
 ) -> None:
-    """Grey says which view of which run; the last run of the first line has failed."""
+    """Grey says which view of which run; the last run of the first line was not made."""
     plan = Plan("", representations=(str(fast),))
     variants = [Variant(f"{name} {i}", name) for i, name in enumerate(names)]
-    shown = []
+    shown, lost = [], Without("killed", False)
     for line in wanted(variants, plan, ["a mug", "a cup"]):
         for run in line:
             number = len(shown)
@@ -259,7 +335,7 @@ def test_the_sheet_shows_the_first_side_and_the_one_behind_it(
             picture = np.concatenate([tiles[:, :128], tiles[:, 128:]]).astype(np.uint8)
             (tmp_path / run.name).mkdir()
             Image.fromarray(picture).save(tmp_path / run.name / "preview.png")
-            shown.append(Shown(run, None if number == 1 else row(20.0, run=run.name)))
+            shown.append(Shown(run, lost if number == 1 else row(20.0, run=run.name)))
     with Image.open(sheet.write(shown, tmp_path)) as opened:
         drawn = np.array(opened.convert("L"))
     lines = -(-len(names) // blocks)

@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A new folder of one's own, before anything is loaded and without harm to what is there."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from representations.files import is_litter
+
+from ..errors import UserError, command
+from .holder import FILE, Hold, held, living, refusal
+from .run_folder import OUTPUTS, RunFolder, slug
+
+_TRIES = 100  # names that others may take while we look for a free one
+
+
+class Claim(NamedTuple):
+    """A folder that this process alone writes in."""
+
+    path: Path
+    hold: Hold
+
+    @property
+    def run(self) -> RunFolder:
+        return RunFolder(self.path)
+
+
+@contextmanager
+def claimed(out: Path | None, name: str, verb: str, outputs: Path = OUTPUTS) -> Iterator[Claim]:
+    """Make and hold the folder ``out``, or ``outputs``/<name>-<n>. A folder in which nothing was
+    begun is taken away again.
+
+    Raises:
+        UserError: it holds anything, is held by another process, or cannot be written.
+    """
+    if out is not None:
+        require_free(out)
+    path, made = _make(out, name, outputs)
+    with contextlib.ExitStack() as stack:
+        stack.callback(_take_away, made)
+        try:
+            hold = stack.enter_context(held(path, verb))
+            require_free(path, mine=True)
+        except OSError as error:
+            raise unwritable(path, error) from error
+        yield Claim(path, hold)
+
+
+def require_free(out: Path, mine: bool = False) -> None:
+    """Refuse a folder that holds anything or cannot be written, before minutes are spent on a
+    model. What a dead process left half-written is nothing; ``mine``: we hold it ourselves."""
+    if out.is_symlink() and not out.exists():
+        raise UserError(f"--out {out} is a symbolic link to nothing; name a new folder")
+    if out.exists():
+        if not out.is_dir():
+            raise UserError(f"--out {out} is a file; name a folder that does not exist yet")
+        try:
+            holder = None if mine else living(out)
+            if holder is not None:
+                raise UserError(refusal(out, holder))
+            if any(path.name != FILE and not is_litter(path) for path in out.iterdir()):
+                hint = "name a new folder"
+                if RunFolder(out).config_file.is_file():
+                    hint = f"it is a run: continue it with {command('resume', out)}, or {hint}"
+                raise UserError(f"--out {out} is not empty, and nothing in it was touched; {hint}")
+        except OSError as error:
+            raise unwritable(out, error) from None
+    existing = next(path for path in (out.absolute(), *out.absolute().parents) if path.exists())
+    if not existing.is_dir():
+        raise unwritable(out, NotADirectoryError(0, f"{existing} is a file"))
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise unwritable(out, PermissionError(0, f"{existing} may not be written by this user"))
+
+
+def unwritable(path: Path, error: OSError) -> UserError:
+    return UserError(
+        f"the folder {path} cannot be written: {error.strerror or error}; choose another with --out"
+    )
+
+
+def free_name(words: str, outputs: Path = OUTPUTS) -> Path:
+    """A folder below outputs/ that does not exist yet, named after ``words``."""
+    name, number = slug(words), 1
+    while os.path.lexists(outputs / f"{name}-{number}"):
+        number += 1
+    return outputs / f"{name}-{number}"
+
+
+def _make(out: Path | None, name: str, outputs: Path) -> tuple[Path, list[Path]]:
+    """The folder, and those that had to be made for it, the innermost first."""
+    for _ in range(_TRIES):
+        path = out if out is not None else free_name(name, outputs)
+        made = [p for p in (path, *path.parents) if not p.exists()]
+        try:
+            path.mkdir(parents=True, exist_ok=out is not None)
+        except FileExistsError:
+            if out is not None:
+                raise UserError(f"--out {out} is a file; name a new folder") from None
+            continue
+        except OSError as error:
+            raise unwritable(path, error) from None
+        return path, made
+    raise UserError(f"no free name was found for {outputs / name}; name a folder with --out")
+
+
+def _take_away(folders: list[Path]) -> None:
+    for folder in folders:
+        with contextlib.suppress(OSError):  # not empty: something was begun
+            folder.rmdir()
