@@ -14,7 +14,7 @@ from torch import Tensor
 from representations.interface import Cameras, Renderer
 
 from . import build, strict
-from .artefacts import media, run_folder
+from .artefacts import checkpoint, media, run_folder
 from .artefacts.checkpoint import Checkpoint
 from .artefacts.run_folder import RunFolder
 from .config import Config, TurntableConfig, from_plain, to_plain
@@ -87,7 +87,7 @@ def reopen(path: Path) -> Reopened:
     run = run_folder.open_existing(path)
     saved, config = newest(run)
     renderer = build.renderer(config, build.device(config.device), restored=True)
-    with build.below("checkpoint"):
+    with checkpoint.fitting():
         renderer.load_state_dict(saved.renderer)
     return Reopened(run, config, renderer, saved)
 

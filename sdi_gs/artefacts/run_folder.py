@@ -7,7 +7,7 @@
       config.yaml      every setting; 'sdi-gs generate --config' on it replays the run
       stats.jsonl      one line per step
       previews/        contact sheets while training
-      checkpoints/     the newest state
+      checkpoints/     the two newest states
       final.ply (splats) or final.glb (mesh)  turntable.mp4  preview.png  summary.json
       report.html      all of it on one page
 """
@@ -93,14 +93,8 @@ class RunFolder:
         return from_plain(read_tree(self.config_file))
 
     def latest(self) -> checkpoint.Checkpoint:
-        """The newest checkpoint; a run without one says so."""
-        path = checkpoint.latest(self.checkpoints)
-        if path is None:
-            raise UserError(
-                f"{self.path} has no checkpoint yet; start again with: "
-                + command("generate", "--config", self.config_file)
-            )
-        return checkpoint.load(path)
+        """The newest checkpoint that is whole; a run without one says so."""
+        return checkpoint.newest(self.checkpoints)[0]
 
     def append(self, report: StepReport) -> None:
         """One line of stats.jsonl."""

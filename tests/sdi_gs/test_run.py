@@ -57,8 +57,8 @@ def test_the_folder_of_a_run(whole: Path) -> None:
     present = {path.relative_to(whole).as_posix() for path in whole.rglob("*") if path.is_file()}
     assert present == {
         "config.yaml", "stats.jsonl", "previews/step_0000003.png", "previews/step_0000006.png",
-        "checkpoints/step_0000006.pt", "final.ply", "turntable.gif", "preview.png", "summary.json",
-        "report.html",
+        "checkpoints/step_0000004.pt", "checkpoints/step_0000006.pt", "final.ply",
+        "turntable.gif", "preview.png", "summary.json", "report.html",
     }  # fmt: skip
     lines = [json.loads(line) for line in (whole / "stats.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == list(range(6))
@@ -316,8 +316,7 @@ def test_a_method_that_learns_resumes_with_what_it_learned(
         assert sdi_gs(*command, "--out", out).code != 0
     assert sdi_gs("resume", out).code == 0
     assert (out / "final.ply").read_bytes() == (whole / "final.ply").read_bytes()
-    learned = [torch.load(next((run / "checkpoints").iterdir()), weights_only=True)["guidance"]
-               for run in (out, whole)]  # fmt: skip
+    learned = [checkpoint.newest(run / "checkpoints")[0].guidance for run in (out, whole)]
     assert same(*learned)
     weights = learned[0]["learner"]["weights"]
     assert any(float(value.abs().max()) > 0 for name, value in weights.items() if "up" in name)
