@@ -107,7 +107,8 @@ def resume(path: Path, watcher: Watcher) -> RunFolder | None:
         if not team.leads:
             _follow(training, saved.step)
             return None
-        run.truncate_stats(saved.step)
+        for told in run.truncate_stats(saved.step):
+            watcher.say(told)
         return _run(config, training, run, saved.step, saved.seconds, watcher)
 
 
