@@ -14,7 +14,7 @@ from torch import Tensor
 from representations.interface import Cameras, Renderer
 
 from . import build, strict
-from .artefacts import media, run_folder
+from .artefacts import checkpoint, media, run_folder
 from .artefacts.checkpoint import Checkpoint
 from .artefacts.run_folder import RunFolder
 from .config import Config, TurntableConfig, from_plain, to_plain
@@ -85,16 +85,22 @@ class Reopened(NamedTuple):
 def reopen(path: Path) -> Reopened:
     """Load the shape of the run at ``path``."""
     run = run_folder.open_existing(path)
-    saved, config = newest(run)
+    saved, config, passed = newest(run)
+    if passed:
+        raise UserError(
+            f"{passed[0]}; an older one is whole: have the run go on from that with "
+            + command("resume", path)
+        )
     renderer = build.renderer(config, build.device(config.device), restored=True)
-    with build.below("checkpoint"):
+    with checkpoint.fitting():
         renderer.load_state_dict(saved.renderer)
     return Reopened(run, config, renderer, saved)
 
 
-def newest(run: RunFolder) -> tuple[Checkpoint, Config]:
-    """The newest checkpoint and its settings; it must hold what the run is made of."""
-    saved = run.latest()
+def newest(run: RunFolder) -> tuple[Checkpoint, Config, list[str]]:
+    """The newest checkpoint that is whole, its settings, and a sentence for each newer one that is
+    not; it must hold what the run is made of."""
+    saved, passed = checkpoint.newest(run.checkpoints)
     config = from_plain(saved.config)
     held, asked = (to_plain(c)["representation"]["kind"] for c in (config, run.config()))
     if held != asked:
@@ -103,7 +109,7 @@ def newest(run: RunFolder) -> tuple[Checkpoint, Config]:
             f"{asked}: put the run's own checkpoint back, or train again with "
             + command("generate", "--config", run.config_file)
         )
-    return saved, config
+    return saved, config, passed
 
 
 def redraw(path: Path, out: Path | None, given: dict[str, object], stills: int) -> list[Path]:

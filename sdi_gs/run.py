@@ -94,7 +94,8 @@ def resume(path: Path, watcher: Watcher) -> RunFolder | None:
             if hold is None or not team.leads:
                 _follow(training, first_step, stop)
                 return None
-            run.truncate_stats(first_step)
+            for told in run.truncate_stats(first_step):
+                watcher.say(told)
             seconds = saved.seconds if saved else 0.0
             return _run(Begun(config, training, run, hold, stop, first_step, seconds), watcher)
 
@@ -110,7 +111,9 @@ def _state(run: RunFolder, say: Callable[[str], None]) -> tuple[Checkpoint | Non
             )
         say("no checkpoint was written yet: the run starts over, with its own settings")
         return None, build.with_threads(asked)
-    saved, config = newest(run)
+    saved, config, passed = newest(run)
+    for damage in passed:
+        say(f"{damage}; going on from the one before")
     if config.model_copy(update={"threads": asked.threads}) != asked:
         raise UserError(
             f"{run.config_file} was edited after the run began, and a resumed run cannot change "
@@ -137,9 +140,9 @@ def _follow(training: Training, first_step: int, stop: Stopping) -> None:
 
 def restore(training: Training, saved: Checkpoint) -> None:
     """Put every part back to where the checkpoint was written."""
-    with build.below("checkpoint"):
+    with checkpoint.fitting():
         training.renderer.load_state_dict(saved.renderer)
-    training.guidance.load_state_dict(saved.guidance)
+        training.guidance.load_state_dict(saved.guidance)
     training.rng.set_state(saved.rng)
 
 

@@ -7,20 +7,19 @@
       config.yaml      every setting; 'sdi-gs generate --config' on it replays the run
       stats.jsonl      one line per step
       previews/        contact sheets while training
-      checkpoints/     the newest state
+      checkpoints/     the two newest states
       final.ply (splats) or final.glb (mesh)  turntable.mp4  preview.png  summary.json
       report.html      all of it on one page
 """
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import re
 import statistics
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -33,7 +32,8 @@ from representations.files import open_own, write_bytes
 from ..config import Config, dump, from_plain, read_tree
 from ..errors import UserError, command
 from ..trainer import StepReport
-from . import checkpoint
+from . import records
+from .records import Peaks, StepLine, Summary
 
 OUTPUTS = Path("outputs")
 
@@ -92,76 +92,67 @@ class RunFolder:
     def config(self) -> Config:
         return from_plain(read_tree(self.config_file))
 
-    def latest(self) -> checkpoint.Checkpoint:
-        """The newest checkpoint; a run without one says so."""
-        path = checkpoint.latest(self.checkpoints)
-        if path is None:
-            raise UserError(
-                f"{self.path} has no checkpoint yet; start again with: "
-                + command("generate", "--config", self.config_file)
-            )
-        return checkpoint.load(path)
-
     def append(self, report: StepReport) -> None:
         """One line of stats.jsonl."""
-        line = {
-            "step": report.step,
-            "t": round(report.t, 3),
-            "loss": report.loss,
-            "losses": report.losses,
-            "size": report.refined.size,
-            "unit": report.refined.unit,
-            "added": report.refined.added,
-            "removed": report.refined.removed,
-            "events": list(report.refined.events),
-            "evaluations": report.evaluations,
-            "seconds": {name: round(value, 5) for name, value in report.seconds.items()},
-            **peak_memory(),
-        }
+        line = records.to_json(records.line_of(report, peak_memory())) + "\n"
         with os.fdopen(open_own(self.stats_file), "a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+            file.write(line)
 
-    def stats(self) -> Iterator[dict[str, Any]]:
-        """The lines of stats.jsonl; a line cut short by a crash ends them."""
-        if not self.stats_file.exists():
-            return
-        with self.stats_file.open(encoding="utf-8") as file:
-            for line in file:
-                try:
-                    yield json.loads(line)
-                except json.JSONDecodeError:
-                    return
+    def read_stats(self) -> records.Stats:
+        """The lines of stats.jsonl, and a sentence for each damaged one."""
+        return records.read_stats(self.stats_file)
 
-    def truncate_stats(self, steps_done: int) -> None:
-        """Forget the steps after the checkpoint: a resumed run writes them again."""
-        kept = [json.dumps(line) + "\n" for line in self.stats() if line["step"] < steps_done]
+    def stats(self) -> list[StepLine]:
+        """The lines of stats.jsonl that are whole."""
+        return self.read_stats().lines
+
+    def measured_stats(self, steps: int) -> list[StepLine]:
+        """The lines of a finished run of that many steps. UserError unless all of them are whole:
+        what is measured on less would look like the run's."""
+        again = "make the run again: " + command("generate", "--config", self.config_file)
+        return records.require_complete(self.stats_file, steps, again)
+
+    def summary(self) -> Summary:
+        """What a finished run came to. UserError where its file is damaged."""
+        again = f"to have it written again: {command('resume', self.path)}"
+        return records.read_summary(self.summary_file, again)
+
+    def truncate_stats(self, steps_done: int) -> list[str]:
+        """Forget the steps after the checkpoint: a resumed run writes them again. What is said to
+        the user about steps before it whose lines were damaged and are lost."""
+        found = self.read_stats()
+        kept = [
+            text + "\n"
+            for line, text in zip(found.lines, found.texts, strict=True)
+            if line.step < steps_done
+        ]
         write_bytes(self.stats_file, "".join(kept).encode())
+        told = [records.lost(found.damage)] if found.damage else []
+        if gaps := records.missing_steps(found.lines, steps_done):
+            told.append(f"{self.stats_file} has no lines any more for the steps {gaps}")
+        return told
 
     def seconds_per_stage(self) -> dict[str, float]:
         """Sums over all steps, resumed ones counted once."""
         totals: dict[str, float] = {}
         for line in self.stats():
-            for stage, seconds in line["seconds"].items():
+            for stage, seconds in line.seconds.items():
                 totals[stage] = totals.get(stage, 0.0) + seconds
         return {stage: round(seconds, 2) for stage, seconds in totals.items()}
 
     def last_size(self) -> int | None:
         """Primitives after the last step."""
-        size = None
-        for line in self.stats():
-            size = int(line["size"])
-        return size
+        lines = self.stats()
+        return lines[-1].size if lines else None
 
-    def peak_memory(self) -> dict[str, Any]:
+    def peak_memory(self) -> Peaks:
         """The most memory that any of the processes held that made this run, this one included."""
-        return largest_memory([*self.stats(), peak_memory()])
+        return records.largest_memory([*self.stats(), peak_memory()])
 
     def write_summary(self, **measured: Any) -> None:
-        text = json.dumps({**measured, **environment(), **self.peak_memory()}, indent=2)
-        write_bytes(self.summary_file, (text + "\n").encode())
-
-
-PEAKS = ("peak_memory_mb", "peak_cuda_memory_mb")
+        records.write_json(
+            self.summary_file, {**measured, **environment(), **self.peak_memory().plain()}
+        )
 
 
 def begin(run: RunFolder, config: Config) -> RunFolder:
@@ -208,39 +199,30 @@ def environment() -> dict[str, Any]:
     }
 
 
-def peak_memory() -> dict[str, Any]:
-    """The most memory this process has held, in MB."""
-    peaks: dict[str, Any] = dict.fromkeys(PEAKS)
+def peak_memory() -> Peaks:
+    """The most memory this process has held."""
+    here = cuda = None
     if sys.platform != "win32":
         import resource
 
         # Linux counts kilobytes, macOS bytes.
         unit = 2**20 if sys.platform == "darwin" else 2**10
-        peaks["peak_memory_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // unit
+        here = float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // unit)
     if torch.cuda.is_available():
-        peaks["peak_cuda_memory_mb"] = torch.cuda.max_memory_allocated() // 2**20
-    return peaks
+        cuda = float(torch.cuda.max_memory_allocated() // 2**20)
+    return Peaks(peak_memory_mb=here, peak_cuda_memory_mb=cuda)
 
 
-def largest_memory(lines: Iterable[dict[str, Any]]) -> dict[str, Any]:
-    """The highest of each figure that :func:`peak_memory` names; None where no line has it."""
-    lines = list(lines)
-    return {
-        name: max((line[name] for line in lines if line.get(name) is not None), default=None)
-        for name in PEAKS
-    }
-
-
-def settled(lines: Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]:
+def settled(lines: Sequence[StepLine]) -> Sequence[StepLine]:
     """The steps whose seconds count: all but the first ones, and at least the last."""
     return lines[min(len(lines) - 1, max(3, int(WARM_UP * len(lines)))) :]
 
 
-def median_seconds(lines: Sequence[dict[str, Any]]) -> dict[str, float]:
+def median_seconds(lines: Sequence[StepLine]) -> dict[str, float]:
     """Seconds of a step by stage: medians over the settled steps of a non-empty stats.jsonl."""
     counted = settled(lines)
     return {
-        stage: statistics.median(line["seconds"].get(stage, 0.0) for line in counted)
+        stage: statistics.median(line.seconds.get(stage, 0.0) for line in counted)
         for stage in STAGES
     }
 

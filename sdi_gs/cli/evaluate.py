@@ -62,29 +62,26 @@ def _sentences(path: Path | None) -> tuple[str, ...] | None:
 
 def _require_ours(out: Path) -> None:
     """An evaluation may replace an evaluation, and nothing else."""
-    import json
+    from ..artefacts.records import parse, read_text
 
     if not out.exists():
         return
     try:
-        ours = "evaluations" in json.loads(out.read_text(encoding="utf-8"))
-    except (OSError, ValueError, TypeError):
+        ours = "evaluations" in parse(read_text(out))
+    except (ValueError, TypeError):
         ours = False
     if not ours:
         raise UserError(f"--out {out} exists and is not an evaluation; name another file")
 
 
 def _write(out: Path, done: Sequence[Evaluation]) -> None:
-    import json
-
-    from representations.files import write_bytes
-
+    from ..artefacts.records import write_json
     from ..artefacts.run_folder import environment
 
     report = {"evaluations": [e.plain() for e in done], **environment()}
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        write_bytes(out, (json.dumps(report, indent=2) + "\n").encode())
+        write_json(out, report)
     except OSError as error:
         raise UserError(f"--out {out} cannot be written: {error.strerror or error}") from error
 

@@ -7,7 +7,6 @@ the model draws in 2D.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -212,12 +211,13 @@ def _require_finished(path: Path) -> Config:
             f"{path} never finished, so there is nothing to judge yet: continue it with "
             + command("resume", path)
         )
+    run.summary()  # damaged ones are told before a model is loaded
     return run.config()
 
 
 def _evaluate(path: Path, judge: Judge, options: EvaluationOptions) -> Evaluation:
     opened = reopen(path)
-    config = opened.config
+    config, summary = opened.config, opened.run.summary()
     size = max(config.resolution, judge.clip.size)
     elevation = config.output.turntable.elevation_deg
     cameras = config.views.showcase(options.views, size, elevation)
@@ -228,7 +228,6 @@ def _evaluate(path: Path, judge: Judge, options: EvaluationOptions) -> Evaluatio
         drawn = ddim_pictures(config, options.samples)
         flat = judge(drawn, config.prompt)
         flat_nearest = _nearest(drawn, config)
-    summary = json.loads(opened.run.summary_file.read_text(encoding="utf-8"))
     return Evaluation(
         run=str(path),
         prompt=config.prompt,
@@ -240,8 +239,8 @@ def _evaluate(path: Path, judge: Judge, options: EvaluationOptions) -> Evaluatio
         truth=truth,
         nearest_psnr_db=nearest,
         flat_nearest_psnr_db=flat_nearest,
-        seconds=summary.get("seconds"),
-        peak_memory_mb=summary.get("peak_cuda_memory_mb") or summary.get("peak_memory_mb"),
+        seconds=summary.seconds,
+        peak_memory_mb=summary.peak_cuda_memory_mb or summary.peak_memory_mb,
     )
 
 

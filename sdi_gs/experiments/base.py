@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from representations.files import write_bytes
 
 from .. import build
 from ..artefacts import media
+from ..artefacts.records import to_json
 from ..config import Config
 from ..diffusion.base import Denoiser
 from ..errors import UserError
@@ -127,7 +127,7 @@ def write(
     report = {"experiment": name, "shows": shows, **context, "rows": result.rows}
     drawn = standalone(plot(result.lines(), result.x, result.y, result.log))
     contents = {
-        "json": json.dumps(report, indent=2) + "\n",
+        "json": to_json(report, indent=2) + "\n",
         "csv": text.getvalue(),
         "svg": drawn + "\n",
     }

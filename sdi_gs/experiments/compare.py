@@ -7,7 +7,6 @@ that none disturbs another's seconds.
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -17,13 +16,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from representations.files import write_bytes
-
 from .. import build
 from ..artefacts import media, run_folder
+from ..artefacts.records import StepLine, write_json
 from ..artefacts.run_folder import RunFolder, median_seconds
 from ..config import REPRESENTATIONS, Config, guidances, load, set_plugins
-from ..errors import UserError, nearest
+from ..errors import UserError, first_line, nearest
 from ..evaluation.protocol import MINI_JUDGE, Judge, Judged, default_clip, mostly_empty
 from ..evaluation.truth import truth_of
 from ..look import Reopened, reopen
@@ -179,7 +177,7 @@ def compare(plan: Plan, out: Path, say: Callable[[str], None]) -> Comparison:
                 say(f"  {lost}")
                 made.missing.append(lost)
             report = {"plan": asdict(plan), **made.plain(), **run_folder.environment()}
-            write_bytes(out / "compare.json", (json.dumps(report, indent=2) + "\n").encode())
+            write_json(out / "compare.json", report)
     return made
 
 
@@ -201,10 +199,9 @@ def judge_for(configs: Sequence[Config], clip: str | None) -> Judge | None:
 
 def measure(run: RunFolder, cell: Cell, out: Path, judge: Judge | None) -> Row:
     """Read a finished run below ``out``, and look at its shape from all sides."""
-    lines = list(run.stats())
-    summary = json.loads(run.summary_file.read_text(encoding="utf-8"))
     opened = reopen(run.path)
     config = opened.config
+    lines, summary = run.measured_stats(config.steps), run.summary()
     psnr_db, blank_db = _truth_and_blank_db(opened) or (None, None)
     size = max(config.resolution, judge.clip.size if judge else 0)
     cameras = config.views.showcase(VIEWS, size, config.output.turntable.elevation_deg)
@@ -224,13 +221,13 @@ def measure(run: RunFolder, cell: Cell, out: Path, judge: Judge | None) -> Row:
         run=str(run.path.relative_to(out)),
         steps=len(lines),
         seconds_per_step=median_seconds(lines),
-        seconds_total=summary["seconds"],
-        evaluations_per_step=statistics.mean(line["evaluations"] for line in lines),
-        peak_memory_mb=summary["peak_memory_mb"],
-        peak_cuda_memory_mb=summary["peak_cuda_memory_mb"],
+        seconds_total=summary.seconds,
+        evaluations_per_step=statistics.mean(line.evaluations for line in lines),
+        peak_memory_mb=summary.peak_memory_mb,
+        peak_cuda_memory_mb=summary.peak_cuda_memory_mb,
         parameters=sum(owned.values()),
-        size=summary["size"],
-        unit=lines[-1]["unit"],
+        size=lines[-1].size,
+        unit=lines[-1].unit,
         files={path.name: path.stat().st_size for path in run.finals()},
         psnr_db=psnr_db,
         blank_db=blank_db,
@@ -255,24 +252,40 @@ def _truth_and_blank_db(opened: Reopened) -> tuple[float, float] | None:
     return float(seen.mean()), float(media.psnr(torch.ones_like(truth), truth).mean())
 
 
-def _curve(
-    run: RunFolder, config: Config, lines: list[dict[str, Any]]
-) -> Iterator[dict[str, float]]:
+def _curve(run: RunFolder, config: Config, lines: Sequence[StepLine]) -> Iterator[dict[str, float]]:
     """PSNR of the previews, by step and by seconds of training."""
-    from PIL import Image
-
     from ..mini.corpus import render_truth
 
     known = truth_of(config)
     if known is None:
         return
-    size = config.resolution
-    seconds = np.cumsum([sum(line["seconds"].values()) for line in lines])
+    seconds = np.cumsum([sum(line.seconds.values()) for line in lines])
     for path in sorted((run.path / "previews").glob("step_*.png")):
-        step = int(path.stem.removeprefix("step_"))
-        sheet = torch.from_numpy(np.array(Image.open(path).convert("RGB"))).float() / 255.0
-        views = sheet.shape[1] // size
-        pictures = sheet.reshape(size, views, size, 3).permute(1, 3, 0, 2)
-        cameras = config.views.showcase(views, size, config.output.turntable.elevation_deg)
+        step, pictures = _preview(path, config.resolution, len(lines))
+        cameras = config.views.showcase(
+            len(pictures), config.resolution, config.output.turntable.elevation_deg
+        )
         psnr = float(media.psnr(pictures, render_truth(*known, cameras)).mean())
         yield {"step": step, "seconds": float(seconds[step - 1]), "psnr_db": psnr}
+
+
+def _preview(path: Path, size: int, steps: int) -> tuple[int, torch.Tensor]:
+    """How many steps were done, and the views [V, 3, size, size] in [0, 1]. UserError for a file
+    that is no sheet of this run."""
+    from PIL import Image
+
+    digits = path.stem.removeprefix("step_")
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+            if not digits.isdecimal() or not 1 <= int(digits) <= steps:
+                raise ValueError(f"the run has {steps} steps")
+            if height != size or width % size or width > 100 * size:
+                raise ValueError(f"it is {width} x {height} pixels, views are {size} x {size}")
+            sheet = torch.from_numpy(np.array(image.convert("RGB"))).float() / 255.0
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise UserError(
+            f"{path} is no sheet of views of this run ({first_line(error)}): delete it to compare "
+            "without it"
+        ) from None
+    return int(digits), sheet.reshape(size, width // size, size, 3).permute(1, 3, 0, 2)

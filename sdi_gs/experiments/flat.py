@@ -7,7 +7,6 @@ kappa and the target taken over as it is, it *is* DDIM (sec. 4); with random noi
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,11 +16,10 @@ from typing import Literal, NamedTuple, get_args
 import torch
 from torch import Generator, Tensor, nn
 
-from representations.files import write_bytes
-
 from .. import build
 from ..artefacts import media
 from ..artefacts.claim import claimed
+from ..artefacts.records import write_json
 from ..config import Config, to_plain
 from ..diffusion.base import Adaptable, Condition, Denoiser, NoiseLearner
 from ..diffusion.schedule import alpha_bar_at, noise_between, unmix
@@ -203,8 +201,7 @@ def _generate(config: Config, options: FlatOptions, out: Path) -> list[Path]:
         "network_samples_per_picture": made.evaluations / options.samples,
         "evolution_times": made.times, "config": to_plain(config),
     }  # fmt: skip
-    path = out / "summary.json"
-    write_bytes(path, (json.dumps(summary, indent=2) + "\n").encode())
+    path = write_json(out / "summary.json", summary)
     return [*files, path]
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
-import json
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -20,6 +19,7 @@ from markupsafe import Markup
 from representations.files import write_bytes
 
 from ..artefacts import run_folder
+from ..artefacts.records import write_json
 from ..artefacts.run_folder import slug
 from ..config import Config
 from ..errors import UserError
@@ -159,7 +159,7 @@ def measure(
                       "variants": [asdict(v) for v in variants],
                       "entries": [asdict(entry) for entry in entries],
                       "runs": [_plain(s) for s in shown], **run_folder.environment()}  # fmt: skip
-            write_bytes(out / "table.json", (json.dumps(report, indent=2) + "\n").encode())
+            write_json(out / "table.json", report)
     return entries, shown
 
 

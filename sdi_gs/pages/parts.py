@@ -46,7 +46,7 @@ def embedded_small(path: Path, width: int) -> str:
     try:
         with Image.open(path) as image:
             small = image.convert("RGB")
-    except OSError as error:
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise UserError(f"{path} is damaged; delete it to go on without it") from error
     small.thumbnail((width, 10 * width))
     buffer = io.BytesIO()

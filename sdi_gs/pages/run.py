@@ -7,16 +7,15 @@ Only files are read: no model, no checkpoint and no device is needed.
 from __future__ import annotations
 
 import itertools
-import json
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from markupsafe import Markup
 
 from ..artefacts import run_folder
+from ..artefacts.records import Peaks, StepLine, Summary, largest_memory, lost
 from ..artefacts.run_folder import STAGES, RunFolder
 from ..config import Config, dump
 from ..differences import between, differing
@@ -44,8 +43,9 @@ class Facts:
 
     run: RunFolder
     config: Config
-    lines: list[dict[str, Any]]  # of stats.jsonl, one per step
-    summary: dict[str, Any] | None  # None: the run has not finished
+    lines: list[StepLine]  # of stats.jsonl, one per step
+    summary: Summary | None  # None: the run has not finished
+    damage: str = ""  # what is said about lines of stats.jsonl that were left out
 
     @property
     def name(self) -> str:
@@ -53,26 +53,27 @@ class Facts:
 
     @property
     def steps_done(self) -> int:
-        return int(self.lines[-1]["step"]) + 1 if self.lines else 0
+        return self.lines[-1].step + 1 if self.lines else 0
 
     @property
     def seconds(self) -> float | None:
         """Of the whole run; for an unfinished one those of its steps alone."""
         if self.summary is not None:
-            return float(self.summary["seconds"]) if "seconds" in self.summary else None
-        return sum(sum(line["seconds"].values()) for line in self.lines)
+            return self.summary.seconds
+        return sum(sum(line.seconds.values()) for line in self.lines)
 
-    def peak(self, name: str) -> float | None:
-        """One of ``run_folder.PEAKS``, in MB."""
-        found: float | None = run_folder.largest_memory([*self.lines, self.summary or {}])[name]
-        return found
+    @property
+    def peaks(self) -> Peaks:
+        """Of all processes of the run."""
+        return largest_memory([*self.lines, *([self.summary] if self.summary else [])])
 
     def status(self) -> str:
+        damage = f"; {self.damage}" if self.damage else ""
         if self.summary is None:
-            return f"not finished: {self.steps_done} of {self.config.steps} steps"
-        if "converted_from" in self.summary:
-            return f"converted from {self.summary['converted_from']}"
-        return f"finished: {self.config.steps} steps"
+            return f"not finished: {self.steps_done} of {self.config.steps} steps{damage}"
+        if self.summary.converted_from is not None:
+            return f"converted from {self.summary.converted_from}{damage}"
+        return f"finished: {self.config.steps} steps{damage}"
 
     def turntable(self) -> Path | None:
         known = [self.run.turntable(kind) for kind in ("mp4", "gif")]
@@ -81,7 +82,7 @@ class Facts:
 
     def exported(self) -> list[tuple[str, str]]:
         """Name of each asset, and what it holds."""
-        told = (self.summary or {}).get("asset", {})
+        told = self.summary.asset if self.summary is not None else {}
         found = [
             path
             for path in sorted(self.run.path.iterdir())
@@ -100,20 +101,14 @@ def read(path: Path) -> Facts:
     """The run in the folder ``path``. UserError for any other folder, and for a run that has
     nothing to show yet."""
     run = run_folder.open_existing(path)
-    lines, summary = list(run.stats()), None
-    if run.summary_file.is_file():
-        try:
-            summary = json.loads(run.summary_file.read_text(encoding="utf-8"))
-        except ValueError:
-            raise UserError(
-                f"{run.summary_file} is damaged; delete it to have a report of the steps alone"
-            ) from None
+    lines, _, damage = run.read_stats()
+    summary = run.summary() if run.summary_file.exists() else None
     if not lines and summary is None:
         raise UserError(
             f"{path} has no finished step yet, so there is nothing to report; wait for the first, "
             "or start the run again: " + command("generate", "--config", run.config_file)
         )
-    return Facts(run, run.config(), lines, summary)
+    return Facts(run, run.config(), lines, summary, lost(damage))
 
 
 def write_one(path: Path, out: Path | None = None) -> Path:
@@ -229,7 +224,8 @@ def _views(facts: Facts) -> Path | None:
 
 
 def _sheets(facts: Facts) -> list[Path]:
-    return sorted((facts.run.path / "previews").glob("step_*.png"))
+    found = (facts.run.path / "previews").glob("step_*.png")
+    return sorted(path for path in found if path.stem.removeprefix("step_").isdecimal())
 
 
 def _previews(facts: Facts) -> list[tuple[str, str]]:
@@ -263,7 +259,7 @@ def _size(facts: Facts) -> str:
     if not facts.lines:
         return "-"
     last = facts.lines[-1]
-    return f"{last['size']:,} {last['unit']}"
+    return f"{last.size:,} {last.unit}"
 
 
 NAMES: tuple[Column[Facts], ...] = (
@@ -275,21 +271,20 @@ MEASURES: tuple[Column[Facts], ...] = (
     ("steps", lambda f: f"{f.steps_done:,}"),
     ("seconds", lambda f: "-" if f.seconds is None else f"{f.seconds:.1f}"),
     ("a step", _step),
-    ("peak memory", lambda f: _mb(f.peak("peak_memory_mb"))),
-    ("peak CUDA memory", lambda f: _mb(f.peak("peak_cuda_memory_mb"))),
+    ("peak memory", lambda f: _mb(f.peaks.peak_memory_mb)),
+    ("peak CUDA memory", lambda f: _mb(f.peaks.peak_cuda_memory_mb)),
     ("size", _size),
-    ("last loss", lambda f: f"{f.lines[-1]['loss']:.4g}" if f.lines else "-"),
+    ("last loss", lambda f: f"{f.lines[-1].loss:.4g}" if f.lines else "-"),
 )
 
 
 def _environment(facts: Facts) -> list[tuple[str, str]]:
     """Versions and hardware as the run recorded them, not those of this process."""
-    summary = facts.summary or {}
-    groups = ("hardware", "versions")
+    summary = facts.summary
     told = [
         (name, "none" if value is None else str(value))
-        for group in groups
-        for name, value in summary.get(group, {}).items()
+        for group in ((summary.hardware, summary.versions) if summary is not None else ())
+        for name, value in group.items()
     ]
     return told or [("unknown", "a run writes this down when it finishes")]
 
@@ -299,9 +294,9 @@ def _plots(found: Sequence[Facts], labels: Sequence[str]) -> list[Markup]:
     ran = [(facts, label) for facts, label in zip(found, labels, strict=True) if facts.lines]
     if not ran:
         return []
-    units = list(dict.fromkeys(facts.lines[-1]["unit"] for facts, _ in ran))
+    units = list(dict.fromkeys(facts.lines[-1].unit for facts, _ in ran))
     # A logarithm of a loss that is not positive would drop points in silence.
-    log = all(line["loss"] > 0.0 for facts, _ in ran for line in facts.lines)
+    log = all(line.loss > 0.0 for facts, _ in ran for line in facts.lines)
     medians = [(label, run_folder.median_seconds(facts.lines)) for facts, label in ran]
     milliseconds = [
         (label, {stage: 1e3 * value for stage, value in median.items()})
@@ -318,7 +313,7 @@ def _plots(found: Sequence[Facts], labels: Sequence[str]) -> list[Markup]:
 
 def _lines(ran: Sequence[tuple[Facts, str]], key: str) -> list[Line]:
     return [
-        Line(label, thin([(line["step"] + 1, line[key]) for line in facts.lines]))
+        Line(label, thin([(line.step + 1, getattr(line, key)) for line in facts.lines]))
         for facts, label in ran
     ]
 
@@ -339,7 +334,7 @@ def _seconds(ran: Sequence[tuple[Facts, str]]) -> list[Line]:
 
 def _timed(facts: Facts, measure: Callable[[dict[str, float]], float]) -> list[tuple[float, float]]:
     counted = run_folder.settled(facts.lines)
-    points = [(line["step"] + 1, measure(line["seconds"])) for line in counted]
+    points = [(line.step + 1, measure(line.seconds)) for line in counted]
     return thin(points, statistics.median)
 
 

@@ -25,6 +25,7 @@ from representations.cameras import fov_from_focal
 from representations.checks import pip_install
 
 from ..artefacts import media
+from ..artefacts.records import lost
 from ..config import Config
 from ..differences import differing
 from ..errors import UserError
@@ -244,9 +245,9 @@ class LiveRun:
     def begin(self, scene: Scene) -> None:
         self.scene = scene
         self.scheduler = RenderScheduler(self.page, scene.stage.draw, self.clock)
-        lines = list(scene.run.stats())
-        self._losses = [(line["step"] + 1.0, float(line["loss"])) for line in lines]
-        self._sizes = [(line["step"] + 1.0, float(line["size"])) for line in lines]
+        lines = scene.run.stats()
+        self._losses = [(line.step + 1.0, line.loss) for line in lines]
+        self._sizes = [(line.step + 1.0, float(line.size)) for line in lines]
         self.page.present(exhibit(scene.config), tuple(CURVES), with_buttons=True)
         self.page.numbers(f"step {scene.first_step} of {scene.config.steps}")
         self.page.note("")
@@ -339,7 +340,9 @@ def view(path: Path, port: int, say: Callable[[str], None]) -> None:
     require_viser()
     if path.is_dir():
         run = reopen(path)
-        on_stage, lines = run.stage, list(run.run.stats())
+        on_stage, (lines, _, damage) = run.stage, run.run.read_stats()
+        if damage:
+            say(lost(damage))
         shown = exhibit(run.config)
         what = f"step {run.saved.step} of {run.config.steps}"
     elif path.exists():
@@ -354,7 +357,7 @@ def view(path: Path, port: int, say: Callable[[str], None]) -> None:
         page_.present(shown, tuple(CURVES) if lines else (), with_buttons=False)
         page_.numbers(what)
         for name in CURVES if lines else ():
-            page_.curve(name, [(line["step"] + 1.0, float(line[name])) for line in lines])
+            page_.curve(name, [(line.step + 1.0, float(getattr(line, name))) for line in lines])
         say(f"{path}: look at it in a browser at {page_.address} (Ctrl-C ends)")
         stand(page_, RenderScheduler(page_, on_stage.draw), lambda: True)
     finally:

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 
+from sdi_gs.artefacts import checkpoint
 from sdi_gs.cli.arguments import split_words
 from sdi_gs.errors import UserError, first_line
 from sdi_gs.mini import MINI_DIR
@@ -229,8 +230,8 @@ def run(sdi_gs: Run, fast: Path, tmp_path: Path) -> Path:
 
 def test_a_checkpoint_of_another_version(sdi_gs: Run, run: Path) -> None:
     path = run / "checkpoints" / "step_0000001.pt"
-    payload = torch.load(path, weights_only=True)
-    torch.save({**payload, "version": 99}, path)
+    payload = {"format": checkpoint.FORMAT, "version": 99, **vars(checkpoint.load(path))}
+    torch.save(payload, path)
     before = path.read_bytes()
     for verb in ("resume", "render", "export"):
         refused(sdi_gs(verb, run), "version 99", "--init")

@@ -41,7 +41,8 @@ def run_folder(path: Path, word: str, finished: bool = True) -> Path:
     config = load("mini").model_copy(update={"prompt": word, "negative_prompt": word})
     (path / "config.yaml").write_text(dump(config))
     lines = [
-        {"step": k, "loss": 0.1, "t": 5.0, "size": 3, "unit": word,
+        {"step": k, "loss": 0.1, "losses": {word: 0.1}, "t": 5.0, "size": 3, "unit": word,
+         "added": 0, "removed": 0, "events": [word], "evaluations": 8,
          "seconds": dict.fromkeys(STAGES, 0.1), "peak_memory_mb": 5.0}
         for k in range(4)
     ]  # fmt: skip
@@ -49,7 +50,7 @@ def run_folder(path: Path, word: str, finished: bool = True) -> Path:
     for name in ("preview.png", "turntable.gif", "previews/step_0000002.png"):
         Image.new("RGB", (8, 8)).save(path / name)
     summary = {"asset": {word: word}, "hardware": {word: word}, "versions": {"torch": word},
-               "converted_from": word}  # fmt: skip
+               "converted_from": word, "seconds": 2.0}  # fmt: skip
     if finished:
         (path / "summary.json").write_text(json.dumps(summary))
     return path

@@ -57,8 +57,8 @@ def test_the_folder_of_a_run(whole: Path) -> None:
     present = {path.relative_to(whole).as_posix() for path in whole.rglob("*") if path.is_file()}
     assert present == {
         "config.yaml", "stats.jsonl", "previews/step_0000003.png", "previews/step_0000006.png",
-        "checkpoints/step_0000006.pt", "final.ply", "turntable.gif", "preview.png", "summary.json",
-        "report.html",
+        "checkpoints/step_0000004.pt", "checkpoints/step_0000006.pt", "final.ply",
+        "turntable.gif", "preview.png", "summary.json", "report.html",
     }  # fmt: skip
     lines = [json.loads(line) for line in (whole / "stats.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == list(range(6))
@@ -149,6 +149,63 @@ def test_after_a_crash_the_steps_since_the_checkpoint_are_written_once(
     steps = [json.loads(line)["step"] for line in (out / "stats.jsonl").read_text().splitlines()]
     assert steps == list(range(6))
     assert (out / "final.ply").read_bytes() == (whole / "final.ply").read_bytes()
+
+
+def test_a_damaged_checkpoint_is_passed_over_and_named(sdi_gs: Run, whole: Path) -> None:
+    """resume goes on from the one before to the same bytes; verbs that show the shape do not show
+    an older one instead."""
+    newest = whole / "checkpoints" / "step_0000006.pt"
+    wanted = (whole / "final.ply").read_bytes()
+    data = bytearray(newest.read_bytes())
+    data[len(data) // 2] ^= 1
+    newest.write_bytes(data)
+    for verb in ("render", "export"):
+        said = sdi_gs(verb, whole)
+        assert said.code == 2
+        assert str(newest) in said.err
+        assert f"sdi-gs resume {whole}" in said.err
+    said = sdi_gs("resume", whole)
+    assert said.code == 0, said.err
+    assert str(newest) in said.out
+    assert "going on from the one before" in said.out
+    assert (whole / "final.ply").read_bytes() == wanted
+    assert sdi_gs("render", whole).code == 0
+
+
+def test_a_run_stopped_before_its_first_checkpoint_starts_over(
+    sdi_gs: Run, fast: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """generate names resume, and resume works, to the same bytes."""
+
+    def crash() -> None:
+        raise RuntimeError("lightning")
+
+    out = tmp_path / "r"
+    command = ("generate", PROMPT, "--config", fast, "--out", out, "--seed", 3)
+    with monkeypatch.context() as patch:
+        stop_at(patch, 1, crash)
+        assert sdi_gs(*command, "output.checkpoint_every=4").code == 1
+    assert checkpoint.latest(out / "checkpoints") is None
+    assert f"sdi-gs resume {out}" in sdi_gs(*command).err
+    said = sdi_gs("resume", out)
+    assert said.code == 0, said.err
+    assert "starts over" in said.out
+    assert (out / "final.ply").read_bytes() == (whole / "final.ply").read_bytes()
+    assert len((out / "stats.jsonl").read_text().splitlines()) == 6
+
+
+def test_the_threads_of_a_run_are_noted_and_another_number_is_told(
+    sdi_gs: Run, fast: Path, interrupted: Run, tmp_path: Path
+) -> None:
+    out = tmp_path / "r"
+    interrupted("generate", "a mug", "--config", fast, "--out", out)
+    settings = out / "config.yaml"
+    assert "threads: 1" in settings.read_text()
+    settings.write_text(settings.read_text().replace("threads: 1", "threads: 2"))
+    said = sdi_gs("resume", out)
+    assert said.code == 0, said.err
+    assert "the run had 1 threads and goes on with 2" in said.out
+    torch.set_num_threads(1)
 
 
 def test_a_full_disk_during_a_checkpoint(
@@ -316,8 +373,7 @@ def test_a_method_that_learns_resumes_with_what_it_learned(
         assert sdi_gs(*command, "--out", out).code != 0
     assert sdi_gs("resume", out).code == 0
     assert (out / "final.ply").read_bytes() == (whole / "final.ply").read_bytes()
-    learned = [torch.load(next((run / "checkpoints").iterdir()), weights_only=True)["guidance"]
-               for run in (out, whole)]  # fmt: skip
+    learned = [checkpoint.newest(run / "checkpoints")[0].guidance for run in (out, whole)]
     assert same(*learned)
     weights = learned[0]["learner"]["weights"]
     assert any(float(value.abs().max()) > 0 for name, value in weights.items() if "up" in name)
