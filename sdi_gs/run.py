@@ -94,6 +94,7 @@ def resume(path: Path, watcher: Watcher) -> RunFolder | None:
             if hold is None or not team.leads:
                 _follow(training, first_step, stop)
                 return None
+            checkpoint.drop_old(run.checkpoints)
             for told in run.truncate_stats(first_step):
                 watcher.say(told)
             seconds = saved.seconds if saved else 0.0

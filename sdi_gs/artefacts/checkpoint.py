@@ -99,11 +99,16 @@ def save(folder: Path, checkpoint: Checkpoint) -> Path:
             f"the checkpoint of step {checkpoint.step} could not be written to {folder}: "
             f"{error.strerror or error} ({len(body):,} bytes needed); {intact}"
         ) from error
-    found = _all(folder)
-    here = found.index(path)
-    for other in (*found[: max(0, here + 1 - KEPT)], *found[here + 1 :]):
-        other.unlink(missing_ok=True)
+    for later in _all(folder)[_all(folder).index(path) + 1 :]:
+        later.unlink(missing_ok=True)
+    drop_old(folder)
     return path
+
+
+def drop_old(folder: Path) -> None:
+    """Keep the newest :data:`KEPT` files; a process that was killed may have left one more."""
+    for older in _all(folder)[:-KEPT]:
+        older.unlink(missing_ok=True)
 
 
 def _make_room(folder: Path, path: Path) -> bool:

@@ -8,53 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import torch
 import yaml
 
 from ..stopping import interrupt, stop_at
+from ..tiny import FIELD, FIELD_TERMS, save_model, save_settings
 
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A pipeline folder as save_pretrained writes it: 16-pixel pictures, 8x8 latents."""
-    from diffusers import (
-        AutoencoderKL,
-        DDIMScheduler,
-        StableDiffusionPipeline,
-        UNet2DConditionModel,
-    )
-    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
-
-    torch.manual_seed(0)
-    letters = [chr(code) for code in range(33, 127)]
-    vocab = {s: i for i, s in enumerate([*letters, *(f"{c}</w>" for c in letters)])}
-    vocab |= {"<|startoftext|>": len(vocab), "<|endoftext|>": len(vocab) + 1}
-    text = CLIPTextConfig(
-        vocab_size=len(vocab), hidden_size=16, intermediate_size=16, num_hidden_layers=1,
-        num_attention_heads=2, max_position_embeddings=12,
-        bos_token_id=vocab["<|startoftext|>"], eos_token_id=vocab["<|endoftext|>"],
-    )  # fmt: skip
-    unet = UNet2DConditionModel(
-        sample_size=8, block_out_channels=(8, 16), layers_per_block=1, norm_num_groups=4,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        cross_attention_dim=16, attention_head_dim=2,
-    )  # fmt: skip
-    vae = AutoencoderKL(
-        block_out_channels=(8, 8), down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2, norm_num_groups=4, latent_channels=4,
-    )  # fmt: skip
-    schedule = DDIMScheduler(
-        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear",
-        clip_sample=False, set_alpha_to_one=False, steps_offset=1,
-    )  # fmt: skip
-    path = tmp_path_factory.mktemp("model") / "tiny"
-    StableDiffusionPipeline(
-        vae=vae, text_encoder=CLIPTextModel(text), unet=unet, scheduler=schedule,
-        tokenizer=CLIPTokenizer(vocab=vocab, merges=[], model_max_length=12),
-        safety_checker=None, feature_extractor=None, requires_safety_checker=False,
-    ).save_pretrained(path)  # fmt: skip
-    return path
+    return save_model(tmp_path_factory.mktemp("model") / "tiny")
 
 
 @dataclass(frozen=True)
@@ -87,52 +50,15 @@ def sdi_gs(
 @pytest.fixture(scope="session")
 def fast(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A configuration whose whole run takes well under a second."""
-    path = tmp_path_factory.mktemp("configs") / "fast.yaml"
-    path.write_text(
-        f"""# For tests.
-model: {{source: {tiny_model}, dtype: float32}}
-device: cpu
-steps: 6
-batch: 2
-resolution: 16
-guidance: {{cfg_scale: 2.0}}
-noise: {{kind: ddim_inversion, cfg_scale: 0.0, steps: 2}}
-representation:
-  count: 60
-  max_count: 80
-  densify: {{every: 2, start: 0.0, stop: 1.0}}
-output:
-  preview_every: 3
-  checkpoint_every: 2
-  turntable: {{frames: 4, size: 16, format: gif}}
-""",
-        encoding="utf-8",
-    )
-    return path
-
-
-FIELD = {
-    "kind": "instant_ngp",
-    "radius": 1.0,
-    "grid": {
-        "levels": 3, "log2_size": 10, "base_resolution": 4, "max_resolution": 12,
-        "start_levels": 2, "start_step": 2, "level_every": 1,
-    },
-    "density": {"hidden": 8, "blob_strength": 20.0},
-    "march": {"samples": 48, "max_samples": 48, "resolution": 8, "update_every": 2, "warmup": 4},
-    "material": {"albedo_steps": 3},
-}  # fmt: skip
+    return save_settings(tmp_path_factory.mktemp("configs") / "fast.yaml", tiny_model)
 
 
 @pytest.fixture(scope="session")
 def field_config(fast: Path) -> Path:
     """The fast configuration of the splat tests with a field in place of the splats."""
-    tree = yaml.safe_load(fast.read_text())
-    tree["representation"] = FIELD
-    tree["terms"] = {"orientation": 0.01, "convexity": 0.1, "z_variance": 0.1}
+    source = Path(yaml.safe_load(fast.read_text())["model"]["source"])
     path = fast.with_name("field.yaml")
-    path.write_text(yaml.safe_dump(tree))
-    return path
+    return save_settings(path, source, representation=FIELD, terms=FIELD_TERMS)
 
 
 @pytest.fixture
