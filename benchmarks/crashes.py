@@ -85,6 +85,9 @@ def content(path: Path) -> Any:
     if path.name == "table.json":
         report = json.loads(path.read_text())
         return [(e["variant"], e["runs"], e["not_run"]) for e in report["entries"]]
+    if path.name == "compare.json":
+        report = json.loads(path.read_text())
+        return [[(row["guidance"], row["size"]) for row in report["rows"]], report["missing"]]
     return path.read_bytes()
 
 
@@ -98,7 +101,8 @@ def _plain(value: Any, torch: Any) -> Any:
     return value
 
 
-TIMED = ("summary.json", "report.html", "table.html", "table.csv", "table.svg", "study.json")
+TIMED = ("summary.json", "report.html", "table.html", "table.csv", "table.svg", "compare.html",
+         "study.json")  # fmt: skip
 """Files that hold seconds, or nothing of the result."""
 
 

@@ -29,6 +29,7 @@ from .look import Reopened, reopen
 from .views import ViewPolicy
 
 TARGETS = ("gaussians",)
+FILES = ("config.yaml", "final.ply", "preview.png", "summary.json", "checkpoints/step_*.pt")
 SAY_EVERY = 100  # steps
 
 
@@ -105,7 +106,7 @@ def convert(
     if assets.final_format(teacher) == "ply":
         raise UserError(f"{path} is made of splats already; export it: {command('export', path)}")
     out = out if out is not None else run.path / "gaussians"
-    with claimed(out, "gaussians", "convert") as claim:
+    with claimed(out, "gaussians", "convert", all_or_none=FILES) as claim:
         return _convert(reopened, claim.run, options, say)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -31,9 +31,18 @@ class Claim(NamedTuple):
 
 
 @contextmanager
-def claimed(out: Path | None, name: str, verb: str, outputs: Path = OUTPUTS) -> Iterator[Claim]:
+def claimed(
+    out: Path | None,
+    name: str,
+    verb: str,
+    outputs: Path = OUTPUTS,
+    all_or_none: Sequence[str] = (),
+) -> Iterator[Claim]:
     """Make and hold the folder ``out``, or ``outputs``/<name>-<n>. A folder in which nothing was
     begun is taken away again.
+
+    ``all_or_none``: patterns of the files that a verb writes which cannot go on: they go where it
+    fails, so that the same command works again.
 
     Raises:
         UserError: it holds anything, is held by another process, or cannot be written.
@@ -48,7 +57,11 @@ def claimed(out: Path | None, name: str, verb: str, outputs: Path = OUTPUTS) -> 
             require_free(path, mine=True)
         except OSError as error:
             raise unwritable(path, error) from error
-        yield Claim(path, hold)
+        try:
+            yield Claim(path, hold)
+        except BaseException:
+            _remove(path, all_or_none)
+            raise
 
 
 def require_free(out: Path, mine: bool = False) -> None:
@@ -106,6 +119,16 @@ def _make(out: Path | None, name: str, outputs: Path) -> tuple[Path, list[Path]]
             raise unwritable(path, error) from None
         return path, made
     raise UserError(f"no free name was found for {outputs / name}; name a folder with --out")
+
+
+def _remove(folder: Path, patterns: Sequence[str]) -> None:
+    """Files that we wrote into a folder which was empty, and their own folders."""
+    for pattern in patterns:
+        for path in folder.glob(pattern):
+            with contextlib.suppress(OSError):
+                path.unlink()
+                if path.parent != folder:
+                    path.parent.rmdir()
 
 
 def _take_away(folders: list[Path]) -> None:

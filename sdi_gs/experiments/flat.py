@@ -174,7 +174,8 @@ def generate(
 ) -> list[Path]:
     """Pictures of ``config.prompt`` in the new folder ``out``; the files."""
     require_ready(config, say)
-    with claimed(out, f"2d {config.prompt}", "generate2d") as claim:
+    files = ("pictures.png", "evolution.png", "summary.json")
+    with claimed(out, f"2d {config.prompt}", "generate2d", all_or_none=files) as claim:
         say(f"loading {config.model.source}")
         return _generate(config, options, claim.path)
 

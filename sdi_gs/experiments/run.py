@@ -43,7 +43,7 @@ def run(
     """Measure and write into the new folder ``out``; the result and the files."""
     chosen = require(name)
     require_ready(config, say)
-    with claimed(out, name, f"experiment {name}") as claim:
+    with claimed(out, name, f"experiment {name}", all_or_none=(f"{name}.*",)) as claim:
         say(f"loading {config.model.source}")
         build.use_threads(config.threads)
         denoiser = build.denoiser(config.model, build.device(config.device))
