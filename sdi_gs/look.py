@@ -87,7 +87,7 @@ def reopen(path: Path) -> Reopened:
     run = run_folder.open_existing(path)
     saved, config = newest(run)
     renderer = build.renderer(config, build.device(config.device), restored=True)
-    with checkpoint.fitting():
+    with checkpoint.fitting(saved):
         renderer.load_state_dict(saved.renderer)
     return Reopened(run, config, renderer, saved)
 
@@ -95,7 +95,8 @@ def reopen(path: Path) -> Reopened:
 def newest(run: RunFolder) -> tuple[Checkpoint, Config]:
     """The newest checkpoint and its settings; it must hold what the run is made of."""
     saved = run.latest()
-    config = from_plain(saved.config)
+    with checkpoint.fitting(saved):
+        config = from_plain(saved.config)
     held, asked = (to_plain(c)["representation"]["kind"] for c in (config, run.config()))
     if held != asked:
         raise UserError(
