@@ -82,12 +82,15 @@ def damaged(victim: Victim, number: int, seed: int, target: Path) -> str:
     return f"{name}: {', '.join(done)}"
 
 
-def attempt(victim: Victim, number: int, seed: int, folder: Path, whole: str) -> Outcome:
-    """One mutation, read in this process."""
+def attempt(
+    victim: Victim, number: int, seed: int, folder: Path, whole: str, seconds: float = 0.0
+) -> Outcome:
+    """One mutation, read in this process; ``seconds`` sets an alarm, 0 none."""
     target = folder / "damaged"
     what = damaged(victim, number, seed, target)
     began = time.perf_counter()
     kind, said = "internal", ""
+    signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
         found = _sum(victim.read(target))
         kind = "same" if found == whole else "other"
@@ -101,6 +104,8 @@ def attempt(victim: Victim, number: int, seed: int, folder: Path, whole: str) ->
         kind = "hang"
     except Exception:
         said = traceback.format_exc(limit=-4)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
     return Outcome(number, kind, what, said, time.perf_counter() - began, 0.0)
 
 
@@ -133,12 +138,7 @@ def _child(
     os.dup2(sink, 2)
     for number in numbers:
         Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
-        signal.setitimer(signal.ITIMER_REAL, SECONDS)
-        try:
-            outcome = attempt(victim, number, seed, folder, whole)
-        except Hang:
-            outcome = Outcome(number, "hang", "", "", SECONDS, 0.0)
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        outcome = attempt(victim, number, seed, folder, whole, SECONDS)
         outcome = outcome._replace(megabytes=_peak_mb())
         if outcome.megabytes > MEGABYTES and outcome.kind in GOOD:
             outcome = outcome._replace(kind="memory")
@@ -236,6 +236,10 @@ def main() -> int:
     parser.add_argument("--only", help="part of the name of a reader")
     parser.add_argument("--show", type=int, default=5, help="bad ones that are shown, of a reader")
     args = parser.parse_args()
+    # Imported once, not by every child.
+    from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel  # noqa: F401
+    from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer  # noqa: F401
+
     folder = Path(tempfile.mkdtemp(prefix="damage-"))
     counts: dict[str, Counter[str]] = defaultdict(Counter)
     worst: dict[str, tuple[float, float]] = defaultdict(lambda: (0.0, 0.0))
@@ -257,8 +261,8 @@ def main() -> int:
                     slow = outcome.seconds > SECONDS / 3
                     if (outcome.kind in BAD or slow) and shown < args.show:
                         shown += 1
-                        print(f"{victim.name} {outcome.number} {outcome.kind}, {outcome.seconds:.1f} s: "
-                              f"{outcome.what}\n"
+                        print(f"{victim.name} {outcome.number} {outcome.kind}, "
+                              f"{outcome.seconds:.1f} s: {outcome.what}\n"
                               f"    {outcome.said}", flush=True)  # fmt: skip
             print(victim.name, dict(counts[victim.name]), flush=True)
     finally:

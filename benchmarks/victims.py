@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import io
 import json
@@ -260,14 +261,19 @@ def read_init(name: str) -> Callable[[Path], Any]:
 
 
 def zip_instead(data: bytes, rng: random.Random) -> bytes:
-    """An archive whose members claim gigabytes."""
+    """An archive that unpacks into a thousand times its size."""
+    return _packed()
+
+
+@functools.cache
+def _packed() -> bytes:
     import zipfile
 
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         for k in range(3):
             with archive.open(f"x{k}.obj", "w", force_zip64=True) as member:
-                for _ in range(40):
+                for _ in range(100):
                     member.write(bytes(2**20))
     return buffer.getvalue()
 
@@ -298,17 +304,17 @@ def victims(folder: Path) -> list[Victim]:
              for path in JUDGE_DIR.iterdir()}  # fmt: skip
     text = (*BYTES, wounds.lines, wounds.word)
     found = [
-        Victim("stats", run, {"stats.jsonl": line}, read_stats, 4000),
-        Victim("summary", run, {"summary.json": plain}, read_summary, 3000),
-        Victim("config", run, {"config.yaml": yaml}, read_config, 3000),
-        Victim("checkpoint", run, {saved: state}, read_checkpoint, 3000),
-        Victim("page", run, everything, read_page, 1200),
-        Victim("measure", run, {**everything, saved: state}, read_measure, 800),
-        Victim("model", MINI_DIR, model, read_model, 1500),
-        Victim("clip", JUDGE_DIR, judge, read_clip, 1000),
+        Victim("stats", run, {"stats.jsonl": line}, read_stats, 5000),
+        Victim("summary", run, {"summary.json": plain}, read_summary, 4000),
+        Victim("config", run, {"config.yaml": yaml}, read_config, 3600),
+        Victim("checkpoint", run, {saved: state}, read_checkpoint, 2400),
+        Victim("page", run, everything, read_page, 900),
+        Victim("measure", run, {**everything, saved: state}, read_measure, 300),
+        Victim("model", MINI_DIR, model, read_model, 500),
+        Victim("clip", JUDGE_DIR, judge, read_clip, 500),
     ]
-    for name, share in (("a.ply", 700), ("a.splat", 400), ("b.glb", 500), ("b.obj", 400),
-                        ("b.stl", 200), ("p.ply", 300)):  # fmt: skip
+    for name, share in (("a.ply", 800), ("a.splat", 500), ("b.glb", 500), ("b.obj", 400),
+                        ("b.stl", 300), ("p.ply", 300)):  # fmt: skip
         found.append(
             Victim(f"init {name}", init, {name: (*text, zip_instead)}, read_init(name), share)
         )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import pathlib
 import re
 import types
@@ -153,6 +154,8 @@ def build(cls: type, data: Any, path: str = "") -> Any:
         annotation = _follow(cls, data, keys)
         if _bare(annotation) in (int, float):
             raise ConfigError(f"{_join(path, keys)}: got true or false, but a number is needed")
+    for keys, number in _infinite(data):
+        raise ConfigError(f"{_join(path, keys)}: got {number}, but a finite number is needed")
     try:
         return TypeAdapter(cls).validate_python(data)
     except ValidationError as error:
@@ -248,6 +251,18 @@ def _flags(data: Any, keys: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, .
     elif isinstance(data, Mapping):
         for key, value in data.items():
             yield from _flags(value, (*keys, str(key)))
+
+
+def _infinite(data: Any, keys: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], float]]:
+    """Every NaN and infinity in plain data."""
+    if isinstance(data, float) and not math.isfinite(data):
+        yield keys, data
+    elif isinstance(data, Mapping):
+        for key, value in data.items():
+            yield from _infinite(value, (*keys, str(key)))
+    elif isinstance(data, list | tuple):
+        for index, value in enumerate(data):
+            yield from _infinite(value, (*keys, str(index)))
 
 
 def _parse(annotation: Any, raw: str, path: str) -> Any:

@@ -70,7 +70,7 @@ class Summary(Peaks):
     seconds: Seconds  # of the whole run
     asset: dict[Text, Text]  # name of the file, and what it holds
     versions: dict[Text, Text]
-    hardware: dict[Text, Text | int | None]
+    hardware: dict[Text, Text | Count | None]
     prompt: Text | None = None
     steps: Count | None = None
     seconds_per_stage: dict[Text, Seconds] = {}
