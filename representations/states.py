@@ -5,13 +5,15 @@ taken, for torch accepts moments of another shape and rates that are words, and 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
+
+LARGEST = 1e12
+"""Of the numbers in an optimiser's groups: rates, decays, and how they change."""
 
 
 def require_tensors(given: Any, shapes: Mapping[str, Sequence[int]], name: str) -> None:
@@ -59,7 +61,7 @@ def require_optimizer(given: Any, own: Optimizer, shapes: Sequence[Sequence[int]
 
 
 def _require_like(given: Any, own: Any, name: str) -> None:
-    """Plain data of the same build; numbers may differ, but not become less than 0."""
+    """Plain data of the same build; numbers may differ between 0 and LARGEST."""
     if isinstance(own, Mapping):
         fits = isinstance(given, Mapping) and set(given) == set(own)
         if fits:
@@ -72,7 +74,7 @@ def _require_like(given: Any, own: Any, name: str) -> None:
                 _require_like(one, other, f"{name}.{index}")
     elif isinstance(own, int | float) and not isinstance(own, bool):
         number = isinstance(given, int | float) and not isinstance(given, bool)
-        fits = number and math.isfinite(given) and given >= 0
+        fits = number and 0 <= given <= LARGEST  # which NaN is not
     else:
         fits = type(given) is type(own) and given == own
     if not fits:

@@ -101,11 +101,12 @@ class Clip:
         comes out is no numbers."""
         seen = self.pictures(torch.full((1, 3, self.size, self.size), 0.5))
         read = self.captions(["a mug"])
-        finite = bool(torch.isfinite(seen).all() and torch.isfinite(read).all())
-        if seen.shape != read.shape or not finite or not 1e-3 <= self.scale <= 1e4:
+        # Weights of zeros give vectors that normalising leaves at zero.
+        unit = all(abs(float(row.norm()) - 1.0) < 1e-3 for row in (*seen, *read))
+        if seen.shape != read.shape or not unit or not 1e-3 <= self.scale <= 1e4:
             raise ModelError(
-                f"its pictures become {tuple(seen.shape)}, its sentences {tuple(read.shape)}, or "
-                f"no numbers, and cosines are multiplied by {self.scale:.3g}: it is damaged"
+                f"its pictures become {tuple(seen.shape)}, its sentences {tuple(read.shape)}, "
+                f"or no unit vectors, and cosines are multiplied by {self.scale:.3g}: it is damaged"
             )
 
     @property

@@ -120,6 +120,12 @@ def test_a_damaged_model_folder(model: Path, name: str) -> None:
     assert str(model) in str(refused.value)
 
 
+def blank(path: Path, name: str) -> None:
+    header, body = split(path)
+    begin, end = header[name]["data_offsets"]
+    join(path, header, body[:begin] + bytes(end - begin) + body[end:])
+
+
 CLIP: dict[str, tuple[Callable[[Path], None], str]] = {
     "a weight is missing": (
         lambda folder: rename(folder / "model.safetensors", "logit_scale"), "lacks 1 weights"
@@ -127,6 +133,10 @@ CLIP: dict[str, tuple[Callable[[Path], None], str]] = {
     "a weight is NaN": (
         lambda folder: spoil(folder / "model.safetensors", "visual_projection.weight"),
         r"no numbers, in visual_projection\.weight",
+    ),
+    "weights of zeros": (
+        lambda folder: blank(folder / "model.safetensors", "visual_projection.weight"),
+        "or no unit vectors",
     ),
     "a header of 2 GB": (claim("model.safetensors", 2**31), r"claims a header of 2,147,483,648"),
     "pictures": (
