@@ -34,7 +34,7 @@ from .guidance.stein import SteinConfig
 from .guidance.update import Classifier, NoiseFree, Residual, UpdateSettings
 from .guidance.variational import VariationalConfig
 from .ramp import Ramp
-from .strict import ConfigError, Kinds, build, plain, set_by_path
+from .strict import ConfigError, Kinds, build, plain, read_yaml, set_by_path
 from .views import ViewPolicy
 
 SCHEMA_VERSION = 1
@@ -197,6 +197,10 @@ def dump(config: Config) -> str:
     return text
 
 
+LARGEST_FILE = 2**18
+"""Bytes of a file of settings."""
+
+
 def presets_dir() -> Path:
     """Beside the package in a checkout, inside it when installed from a wheel."""
     installed = Path(__file__).parent / "configs"
@@ -313,11 +317,18 @@ def overlay(lower: dict[str, Any], upper: dict[str, Any]) -> dict[str, Any]:
 def read_tree(path: Path) -> dict[str, Any]:
     """The plain data of a YAML file; a key given twice is an error, not a silent last-one-wins."""
     try:
-        tree = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeys)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not a readable YAML file: {error}") from None
+        size = path.stat().st_size
+        if size > LARGEST_FILE:
+            raise ConfigError(
+                f"{path} has {size:,} bytes: a file of settings has at most {LARGEST_FILE:,}"
+            )
+        tree = read_yaml(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
+        raise ConfigError(f"{path} cannot be read: {error.strerror or error}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path} is not a readable YAML file: it is not text in UTF-8") from None
+    except ValueError as error:
+        raise ConfigError(f"{path} is not a readable YAML file: {error}") from None
     if tree is None:
         return {}
     if not isinstance(tree, dict):
@@ -326,18 +337,3 @@ def read_tree(path: Path) -> dict[str, Any]:
             f"is needed; {command('config', 'show')} prints a complete example"
         )
     return tree
-
-
-class _UniqueKeys(yaml.SafeLoader):
-    """PyYAML's safe loader, except that it refuses a repeated key."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if key in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key '{key}' is given twice", key_node.start_mark
-                )
-            seen.add(key)
-        return super().construct_mapping(node, deep)

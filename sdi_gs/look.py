@@ -92,7 +92,7 @@ def reopen(path: Path) -> Reopened:
             + command("resume", path)
         )
     renderer = build.renderer(config, build.device(config.device), restored=True)
-    with checkpoint.fitting():
+    with checkpoint.fitting(saved):
         renderer.load_state_dict(saved.renderer)
     return Reopened(run, config, renderer, saved)
 
@@ -101,7 +101,8 @@ def newest(run: RunFolder) -> tuple[Checkpoint, Config, list[str]]:
     """The newest checkpoint that is whole, its settings, and a sentence for each newer one that is
     not; it must hold what the run is made of."""
     saved, passed = checkpoint.newest(run.checkpoints)
-    config = from_plain(saved.config)
+    with checkpoint.fitting(saved):
+        config = from_plain(saved.config)
     held, asked = (to_plain(c)["representation"]["kind"] for c in (config, run.config()))
     if held != asked:
         raise UserError(

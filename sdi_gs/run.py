@@ -141,7 +141,7 @@ def _follow(training: Training, first_step: int, stop: Stopping) -> None:
 
 def restore(training: Training, saved: Checkpoint) -> None:
     """Put every part back to where the checkpoint was written."""
-    with checkpoint.fitting():
+    with checkpoint.fitting(saved):
         training.renderer.load_state_dict(saved.renderer)
         training.guidance.load_state_dict(saved.guidance)
     training.rng.set_state(saved.rng)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import pathlib
 import re
 import types
@@ -91,7 +92,7 @@ class Kinds:
             raise PydanticCustomError(
                 "teach", f"a section with a key 'kind' is needed; kinds: {known}".replace("{", "{{")
             )
-        if kind not in self.table:
+        if not isinstance(kind, str) or kind not in self.table:
             raise PydanticCustomError("kind", "{known}", {"known": nearest(str(kind), self.table)})
         return data
 
@@ -104,6 +105,48 @@ def _full_name(cls: type) -> str:
     return f"{cls.__module__}.{cls.__qualname__}"
 
 
+class _Loader(yaml.SafeLoader):
+    """PyYAML's safe loader, which refuses a repeated key and all aliases: a few of them stand for
+    more than any memory holds."""
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            mark = self.peek_event().start_mark
+            raise yaml.composer.ComposerError(
+                None, None, "aliases (*name) are not read here: write the value again", mark
+            )
+        node: yaml.Node | None = super().compose_node(parent, index)
+        return node
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, str | int | float | bool | None):
+                raise yaml.constructor.ConstructorError(
+                    None, None, "a key that is no word", key_node.start_mark
+                )
+            if key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key '{key}' is given twice", key_node.start_mark
+                )
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def read_yaml(text: str) -> Any:
+    """Plain data of YAML. ValueError for anything that is none."""
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError as error:
+        raise ValueError(str(error)) from None
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    except (TypeError, LookupError, AttributeError, OverflowError) as error:
+        # Dates that do not exist, numbers without digits and the like leave PyYAML as they are.
+        raise ValueError(f"a value that cannot be read ({error})") from None
+
+
 def build(cls: type, data: Any, path: str = "") -> Any:
     """An instance of the section ``cls`` from plain data."""
     data = {} if data is None else data
@@ -111,6 +154,8 @@ def build(cls: type, data: Any, path: str = "") -> Any:
         annotation = _follow(cls, data, keys)
         if _bare(annotation) in (int, float):
             raise ConfigError(f"{_join(path, keys)}: got true or false, but a number is needed")
+    for keys, number in _infinite(data):
+        raise ConfigError(f"{_join(path, keys)}: got {number}, but a finite number is needed")
     try:
         return TypeAdapter(cls).validate_python(data)
     except ValidationError as error:
@@ -172,7 +217,7 @@ def _below(annotation: Any, node: Any, path: Sequence[str]) -> Any:
     kinds = _kinds(annotation)
     if kinds is not None:
         kind = _kind_of(node) or kinds.default
-        if kind not in kinds.table:
+        if not isinstance(kind, str) or kind not in kinds.table:
             known = nearest(str(kind), kinds.table)
             raise ConfigError(f"{'.'.join(above)}.kind={kind!r} is not known; {known}")
         annotation = kinds.table[kind]
@@ -208,6 +253,18 @@ def _flags(data: Any, keys: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, .
             yield from _flags(value, (*keys, str(key)))
 
 
+def _infinite(data: Any, keys: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], float]]:
+    """Every NaN and infinity in plain data."""
+    if isinstance(data, float) and not math.isfinite(data):
+        yield keys, data
+    elif isinstance(data, Mapping):
+        for key, value in data.items():
+            yield from _infinite(value, (*keys, str(key)))
+    elif isinstance(data, list | tuple):
+        for index, value in enumerate(data):
+            yield from _infinite(value, (*keys, str(index)))
+
+
 def _parse(annotation: Any, raw: str, path: str) -> Any:
     """A command-line word as the field's type wants it. Text is never read as YAML."""
     base = _bare(annotation)
@@ -221,8 +278,8 @@ def _parse(annotation: Any, raw: str, path: str) -> Any:
     if base == list[str] and not raw.lstrip().startswith("["):
         return [raw]
     try:
-        return yaml.safe_load(raw)
-    except yaml.YAMLError:
+        return read_yaml(raw)
+    except ValueError:
         raise ConfigError(f"{path}={raw}: '{raw}' is not a number, list or word") from None
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from ..cloud import SH_COUNTS, SplatCloud
 from .axes import FRAMES, VIEWER, rotate_to_file
 
@@ -28,12 +30,19 @@ class Layout:
             raise ValueError(f"min_opacity={self.min_opacity} is not between 0 and 1")
 
     def apply(self, cloud: SplatCloud) -> SplatCloud:
-        """Splats of our world as a file holds them: on the CPU, float32, finite, in its frame.
+        """Splats of our world as a file holds them: on the CPU, float32, finite, in its frame, with
+        rotations of unit length.
 
-        Raises ValueError when none is left.
+        Raises ValueError when none is left, and where float32 cannot hold a number.
         """
-        cloud = cloud.check().map(lambda tensor: tensor.detach().cpu().float())
-        keep = cloud.finite() & (cloud.quat_wxyz.norm(dim=-1) > 0)
+        given = cloud.check().map(lambda tensor: tensor.detach().cpu())
+        # A quaternion may be of any length, and float32 has no square of 1e30.
+        length = given.quat_wxyz.double().norm(dim=-1, keepdim=True)
+        unit = given.quat_wxyz.double() / length.clamp(min=1e-300)
+        cloud = given.replace(quat_wxyz=unit).map(lambda tensor: tensor.float())
+        fits = ~given.finite() | ~(length[:, 0] > 0) | cloud.finite()
+        require_rows(fits, "holds a number that float32 does not", "scale the shape down first")
+        keep = cloud.finite() & (length[:, 0] > 0)
         keep &= cloud.opacity_logit.double().sigmoid() >= self.min_opacity
         if not bool(keep.any()):
             raise ValueError(
@@ -44,6 +53,26 @@ class Layout:
         if self.sh_degree is not None:
             kept = kept.with_sh_degree(self.sh_degree)
         return rotate_to_file(kept, self.up)
+
+
+def require_rows(fits: Tensor, fault: str, remedy: str) -> None:
+    """Raise ValueError naming the first row where ``fits`` [N] is false."""
+    if not bool(fits.all()):
+        raise ValueError(
+            f"{int((~fits).sum())} of {len(fits)} splats do not fit, the first is row "
+            f"{int((~fits).nonzero()[0])}, which {fault}: {remedy}"
+        )
+
+
+def require_scales(cloud: SplatCloud, low: float, high: float, kind: str) -> None:
+    """Raise ValueError for splats whose natural logs of scale are not between ``low`` and ``high``,
+    as the format ``kind`` needs."""
+    fits = ((cloud.log_scale >= low) & (cloud.log_scale <= high)).all(-1)
+    require_rows(
+        fits,
+        f"has a log scale beyond {low:g} to {high:g}, all that {kind} holds",
+        "write a .ply, which holds any, or prune such splats",
+    )
 
 
 DEFAULT = Layout()

@@ -41,8 +41,20 @@ class Mesh:
                 "the mesh has no faces: there is no surface at this level; train longer, or choose "
                 "another threshold"
             )
-        if not bool(np.isfinite(self.vertices).all()):
-            raise MeshError("the mesh has vertices that are not finite")
+        # As float32, which is what the files hold.
+        for what, values in (("vertices", self.vertices), ("colors", self.colors)):
+            with np.errstate(over="ignore"):
+                broken = ~np.isfinite(np.asarray(values, np.float32)).all(axis=1)
+            if bool(broken.any()):
+                raise MeshError(
+                    f"the mesh has {int(broken.sum())} {what} that are not finite, the first is "
+                    f"row {int(broken.argmax())}"
+                )
+        if not 0 <= int(self.faces.min()) <= int(self.faces.max()) < len(self.vertices):
+            raise MeshError(
+                f"the mesh has faces of vertices {int(self.faces.min())} to "
+                f"{int(self.faces.max())}, and {len(self.vertices)} vertices"
+            )
         return self
 
 

@@ -17,10 +17,17 @@ import torch
 from ..checks import pip_install
 from ..cloud import SplatCloud
 from ..files import write_bytes
-from .layout import DEFAULT, Layout
+from .layout import DEFAULT, Layout, require_rows, require_scales
 
 SPZ_VERSION = 3
 """Version 4 is packed by zstd, which Spark does not read."""
+
+
+SPZ_REACH = 2048.0
+SPZ_LOG_SCALE = 5.9375  # the largest of 256 steps of 1 / 16 from -10
+PACKED_LOG_SCALE = 20.0
+"""Natural logs of scale. What is below the least that a format has (e^-10 of a world unit for SPZ)
+is drawn as that, which nobody sees; what is above the largest would be another shape."""
 
 
 class MissingTool(ValueError):
@@ -59,6 +66,7 @@ def write_compressed_ply(path: str | Path, cloud: SplatCloud, layout: Layout = D
     """
     gsply = _gsply("compressed PLY")
     cloud = layout.apply(cloud)
+    require_scales(cloud, -87.0, PACKED_LOG_SCALE, "a compressed PLY")
     rest = cloud.sh_rest.numpy() if cloud.sh_degree else None  # [N, K - 1, 3]
     data = gsply.compress_to_bytes(
         cloud.means.numpy(),
@@ -76,6 +84,12 @@ def write_spz(path: str | Path, cloud: SplatCloud, layout: Layout = DEFAULT) -> 
     """
     gsply = _gsply("SPZ")
     cloud = layout.apply(cloud)
+    require_scales(cloud, -87.0, SPZ_LOG_SCALE, "an SPZ")
+    require_rows(
+        (cloud.means.abs() < SPZ_REACH).all(-1),
+        f"lies beyond +-{SPZ_REACH:g} world units, all that an SPZ reaches",
+        "write a .ply, or scale the shape down",
+    )
     rest = cloud.sh_rest.numpy() if cloud.sh_degree else None  # [N, K - 1, 3]
     data = gsply.GSData.from_arrays(**_columns(cloud), shN=rest)
     # gsply writes to a path of its own; the bytes go into place in one step.

@@ -17,9 +17,10 @@ import torch
 from ..cameras import spherical_to_position
 from ..cloud import SplatCloud
 from ..files import write_bytes
-from .layout import DEFAULT, Layout
+from .layout import DEFAULT, Layout, require_scales
 from .packed import MissingTool
 from .ply import write_ply
+from .splat import LOG_SCALES
 
 KINDS = ("sog", "html")
 
@@ -68,6 +69,7 @@ def write_by_splat_transform(
     tool = find_tool()
     with tempfile.TemporaryDirectory() as folder:
         source, draft = Path(folder) / "splats.ply", Path(folder) / f"draft.{kind}"
+        require_scales(layout.apply(cloud), *LOG_SCALES, f"a {kind}")
         count = write_ply(source, cloud, layout)
         # Its harmonics are clustered on the CPU: without a graphics driver it would not start.
         command = [*tool, "-q", "-w", "-g", "cpu"]

@@ -16,12 +16,15 @@ from ..cloud import SplatCloud
 from ..files import write_bytes
 from ..ops.constants import SH_DC
 from .axes import VIEWER, rotate_from_file
-from .layout import DEFAULT, Layout
+from .layout import DEFAULT, Layout, require_scales
 from .ply import SplatFileError
 
 ROW = np.dtype(
     [("position", "<f4", 3), ("scale", "<f4", 3), ("rgba", "u1", 4), ("quat_wxyz", "u1", 4)]
 )
+
+LOG_SCALES = (-87.0, 88.0)
+"""Whose exponentials are neither 0 nor infinite in float32."""
 
 
 def write_splat(path: str | Path, cloud: SplatCloud, layout: Layout = DEFAULT) -> int:
@@ -29,9 +32,11 @@ def write_splat(path: str | Path, cloud: SplatCloud, layout: Layout = DEFAULT) -
 
     The format has no place for harmonics, so only ``up`` and ``min_opacity`` of ``layout`` count.
 
-    Raises ValueError when no splat is left, OSError when the disk refuses; the old file survives.
+    Raises ValueError when no splat is left or one does not fit, OSError when the disk refuses; the
+    old file survives.
     """
     cloud = layout.apply(cloud)
+    require_scales(cloud, *LOG_SCALES, "a .splat file")
     opacity = cloud.opacity_logit.sigmoid()
     importance = cloud.log_scale.sum(-1) + opacity.log()  # log of volume * opacity
     order = torch.argsort(importance, descending=True, stable=True)

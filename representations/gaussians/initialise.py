@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..cloud import SH_COUNTS, SplatCloud
 from ..ops.constants import SH_DC
+from .claims import require_honest
 from .config import GaussianConfig
 
 
@@ -79,26 +80,46 @@ def file_points(
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"init.path={str(path)!r} is not a file: give a mesh or a point cloud")
+    require_honest(path)
     try:
-        scene = trimesh.load(path)
+        # Unprocessed: what is no number is refused below, and not left out in silence.
+        scene = trimesh.load(path, process=False)
         parts = scene.dump() if isinstance(scene, trimesh.Scene) else [scene]
-    except Exception as error:  # trimesh raises a dozen unrelated types
-        raise ValueError(f"{path} cannot be read as a mesh or point cloud: {error}") from error
-    meshes = [part for part in parts if isinstance(part, trimesh.Trimesh) and len(part.faces)]
-    if meshes:
-        points, colours = _sample_surface(trimesh.util.concatenate(meshes), count, grey, generator)
-    else:
+        meshes = [part for part in parts if isinstance(part, trimesh.Trimesh) and len(part.faces)]
         clouds = [part for part in parts if len(getattr(part, "vertices", ()))]
-        if not clouds:
-            raise ValueError(f"{path} holds no triangles and no points")
-        points, colours = _sample_vertices(clouds[0], count, grey, generator)
-    keep = torch.isfinite(points).all(-1)
-    if not bool(keep.all()):
-        raise ValueError(f"{path} holds {int((~keep).sum())} points that are not finite")
+        whole = trimesh.util.concatenate(meshes) if meshes else clouds[0] if clouds else None
+        if whole is not None:
+            _require_sound(whole)
+            sample = _sample_surface if meshes else _sample_vertices
+            points, colours = sample(whole, count, grey, generator)
+    except Exception as error:  # trimesh raises a dozen unrelated types
+        told = str(error).strip() or type(error).__name__
+        raise ValueError(f"{path} cannot be read as a mesh or point cloud: {told}") from error
+    if whole is None:
+        raise ValueError(f"{path} holds no triangles and no points")
     if radius > 0:
         points = points - 0.5 * (points.amax(0) + points.amin(0))
         points = points * (radius / points.norm(dim=-1).max().clamp(min=1e-12))
+    for found, what in ((points, "points"), (colours, "colours")):
+        broken = ~torch.isfinite(found).all(-1)
+        if bool(broken.any()):
+            raise ValueError(f"{path} holds {int(broken.sum())} {what} that are not finite")
     return points, colours
+
+
+def _require_sound(part) -> None:  # type: ignore[no-untyped-def]
+    """ValueError with the row where a vertex is no number, or a face names one that is not there;
+    float32 has to hold the square of a distance."""
+    vertices = np.asarray(part.vertices, np.float64)
+    broken = ~(np.abs(vertices) < 1e18).all(axis=-1)
+    if broken.any():
+        raise ValueError(
+            f"{int(broken.sum())} of {len(vertices)} vertices are not finite or beyond 1e18, the "
+            f"first is {int(broken.argmax())}"
+        )
+    faces = np.asarray(getattr(part, "faces", ()), np.int64)
+    if len(faces) and (int(faces.min()) < 0 or int(faces.max()) >= len(vertices)):
+        raise ValueError(f"a face names vertex {int(faces.max())} of {len(vertices)}")
 
 
 def _sample_surface(mesh, count, grey, generator) -> tuple[Tensor, Tensor]:  # type: ignore[no-untyped-def]

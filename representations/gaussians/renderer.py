@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .. import states
 from ..cloud import SplatCloud
 from ..environment import Environment, background_pictures
 from ..interface import Alone, Cameras, Exchange, RefineReport, Render
@@ -216,12 +217,16 @@ class GaussianRenderer:
                 f"{STATE_VERSION}: it has version {state.get('version')!r} and the entries "
                 f"{sorted(state)}"
             )
+        wrong = [name for name, value in state["gaussians"].items() if not torch.is_tensor(value)]
+        if wrong:
+            raise ValueError(f"the state's {', '.join(wrong)} is no tensor")
         cloud = SplatCloud(**state["gaussians"]).check()
         if cloud.sh_degree != self.config.sh_degree:
             raise ValueError(
                 f"the state has sh_degree={cloud.sh_degree}, this renderer "
                 f"sh_degree={self.config.sh_degree}: write sh_degree={cloud.sh_degree}"
             )
+        self._require_state(state, cloud)
         state = copy.deepcopy(state)
         self.environment.load_state_dict(state["environment"])
         for name, tensor in cloud.items():
@@ -236,3 +241,18 @@ class GaussianRenderer:
         saved = {key: value.to(self.device) for key, value in state["statistics"].items()}
         self.statistics = densify.Statistics(**saved)
         self.generator.set_state(state["generator"].cpu())
+
+    def _require_state(self, state: dict[str, Any], cloud: SplatCloud) -> None:
+        """Raise ValueError unless every part belongs to ``cloud`` and this renderer."""
+        broken = int((~cloud.finite()).sum())
+        if len(cloud) == 0 or broken:
+            raise ValueError(f"of the {len(cloud)} splats of the state {broken} are not finite")
+        own = {name: value.shape for name, value in self.environment.state_dict().items()}
+        states.require_tensors(state.get("environment"), own, "environment")
+        shapes: list[torch.Size] = []
+        for group in self.optimizer.param_groups:
+            named = getattr(cloud, group.get("name", ""), None)
+            shapes += [p.shape for p in group["params"]] if named is None else [named.shape]
+        states.require_optimizer(state.get("optimizer"), self.optimizer, shapes)
+        counted = dict.fromkeys(vars(self.statistics), (len(cloud),))
+        states.require_tensors(state.get("statistics"), counted, "statistics")

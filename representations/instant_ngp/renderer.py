@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from .. import picture_terms
+from .. import picture_terms, states
 from ..cameras import rays
 from ..environment import Environment, background_pictures
 from ..interface import Cameras, RefineReport, Render
@@ -285,11 +285,25 @@ class InstantNGPRenderer:
                 f"{sorted(state)}"
             )
         for name, tensor in state["field"].items():
+            if not torch.is_tensor(tensor):
+                raise ValueError(f"the state's {name} is no tensor")
             if tensor.shape != own[name].shape:
                 raise ValueError(
                     f"the state holds {name} of shape {tuple(tensor.shape)}, this field has "
                     f"{tuple(own[name].shape)}: use the grid and density settings of its run"
                 )
+        sizes = {
+            "field": own,
+            "environment": self.environment.state_dict(),
+            "occupancy": self.occupancy.state_dict(),
+        }
+        for part, tensors in sizes.items():
+            shapes = {name: tensor.shape for name, tensor in tensors.items()}
+            states.require_tensors(state.get(part), shapes, part)
+        known = [p.shape for group in self.optimizer.param_groups for p in group["params"]]
+        states.require_optimizer(state.get("optimizer"), self.optimizer, known)
+        if type(state.get("step")) is not int or state["step"] < 0:
+            raise ValueError(f"the state's step is {state.get('step')!r}")
         state = copy.deepcopy(state)
         self.field.load_state_dict(state["field"])
         self.environment.load_state_dict(state["environment"])

@@ -75,7 +75,7 @@ def save(folder: Path, checkpoint: Checkpoint) -> Path:
     Raises CheckpointError when the disk refuses; it says what is left.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"step_{checkpoint.step:07d}.pt"
+    path = folder / _name(checkpoint.step)
     buffer = io.BytesIO()
     torch.save({"format": FORMAT, "version": VERSION, **vars(checkpoint)}, buffer)
     body = buffer.getbuffer()
@@ -239,24 +239,29 @@ def _checked(path: Path, payload: Any, version: int) -> Checkpoint:
 
 
 @contextmanager
-def fitting() -> Iterator[None]:
-    """Around the places where parts of a checkpoint are given to what they belong to: what does not
+def fitting(saved: Checkpoint) -> Iterator[None]:
+    """Around the places where parts of ``saved`` are given to what they belong to: what does not
     fit there is a CheckpointError, whatever torch calls it."""
+    name = f"checkpoint {_name(saved.step)}"
     try:
         yield
     except torch.OutOfMemoryError:
         raise
-    except ValueError as error:
-        raise CheckpointError(f"checkpoint: {error}") from error
+    except (ValueError, UserError) as error:
+        raise CheckpointError(f"{name}: {error}") from error
     except (RuntimeError, TypeError, LookupError, AttributeError) as error:
         told = f"it lacks {error}" if isinstance(error, KeyError) else first_line(error)
-        raise CheckpointError(f"checkpoint: its state does not fit this run: {told}") from error
+        raise CheckpointError(f"{name}: its state does not fit this run: {told}") from error
 
 
 def latest(folder: Path) -> Path | None:
     """The checkpoint with the most steps, or None."""
     found = _all(folder)
     return found[-1] if found else None
+
+
+def _name(step: int) -> str:
+    return f"step_{step:07d}.pt"
 
 
 def _all(folder: Path) -> list[Path]:

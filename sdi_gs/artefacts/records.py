@@ -26,7 +26,7 @@ LARGEST = 2**24  # bytes of a summary.json; a real one has some 1000
 NAMED = 3  # damaged lines that a sentence names; of the others it gives the number
 
 Count = Annotated[int, Field(ge=0, le=10**12)]
-Number = Annotated[float, Field(allow_inf_nan=False)]
+Number = Annotated[float, Field(ge=-3.5e38, le=3.5e38, allow_inf_nan=False)]  # as float32 has them
 Seconds = Annotated[float, Field(ge=0, le=1e10, allow_inf_nan=False)]
 Megabytes = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
 Text = Annotated[str, Field(max_length=LONGEST_LINE)]
@@ -70,7 +70,7 @@ class Summary(Peaks):
     seconds: Seconds  # of the whole run
     asset: dict[Text, Text]  # name of the file, and what it holds
     versions: dict[Text, Text]
-    hardware: dict[Text, Text | int | None]
+    hardware: dict[Text, Text | Count | None]
     prompt: Text | None = None
     steps: Count | None = None
     seconds_per_stage: dict[Text, Seconds] = {}

@@ -90,7 +90,17 @@ class RunFolder:
         return self.path / "previews" / f"step_{step:07d}.png"
 
     def config(self) -> Config:
-        return from_plain(read_tree(self.config_file))
+        """The settings of the run. UserError names the file where they are none."""
+        tree = read_tree(self.config_file)
+        if not tree:
+            raise UserError(
+                f"{self.config_file} holds no settings any more: put the run's own config.yaml "
+                "back, or start another run"
+            )
+        try:
+            return from_plain(tree)
+        except UserError as error:
+            raise UserError(f"{self.config_file}: {error}") from None
 
     def append(self, report: StepReport) -> None:
         """One line of stats.jsonl."""

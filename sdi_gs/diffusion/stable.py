@@ -6,7 +6,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +16,13 @@ from torch import Tensor
 
 from ..errors import first_line
 from .base import Condition
+from .folder import ModelError, check_part, check_words, loaded, naming, read_json
 from .lora import LoraLearner
 from .schedule import eps_of_v, require_signal, with_signal
 
 LOG = logging.getLogger(__name__)
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-
-
-class ModelError(ValueError):
-    """A model that cannot be loaded, with what to do about it."""
 
 
 class StableDiffusion:
@@ -78,7 +75,29 @@ class StableDiffusion:
         parts = _load_parts(str(source), DTYPES[dtype])
         tokenizer, scheduler = parts.pop("tokenizer"), parts.pop("scheduler")
         modules = {name: module.to(device) for name, module in parts.items()}
-        return StableDiffusion(tokenizer=tokenizer, scheduler=scheduler, **modules)
+        with naming(f"the model {source}"):
+            model = StableDiffusion(tokenizer=tokenizer, scheduler=scheduler, **modules)
+            model.try_out()
+        return model
+
+    @torch.no_grad()
+    def try_out(self) -> None:
+        """Every network once, on a picture as small as they take: settings that do not go together
+        show here, before a run has begun. ModelError when what comes out is no numbers."""
+        side = self.image_size // int(self.unet.config.sample_size)  # pixels of a latent's
+        small = side * 2 ** (len(self.unet.config.block_out_channels) - 1)
+        grey = torch.full((1, self.vae.config.in_channels, small, small), 0.5, device=self.device)
+        z = self._latents(self._posterior_at(grey).mean)
+        t = torch.full((1,), len(self.alpha_bar) // 2, device=self.device)
+        seen = {"vae": self.decode(z), "text_encoder": self.embed(["a mug"])["hidden"]}
+        seen["unet"] = self.predict_noise(z, t, Condition({"hidden": seen["text_encoder"]}))
+        wanted = {"vae": grey.shape, "text_encoder": seen["text_encoder"].shape, "unet": z.shape}
+        for part, out in seen.items():
+            if out.shape != wanted[part] or not bool(torch.isfinite(out).all()):
+                raise ModelError(
+                    f"the {part} of the model makes {tuple(out.shape)} of {tuple(wanted[part])}, "
+                    "or no numbers: its files are damaged, or not of one model"
+                )
 
     @torch.no_grad()
     def embed(self, prompts: Sequence[str]) -> Condition:
@@ -115,6 +134,9 @@ class StableDiffusion:
         size = (self.image_size, self.image_size)
         if tuple(rgb.shape[-2:]) != size:
             rgb = F.interpolate(rgb, size=size, mode="bilinear", align_corners=False)
+        return self._posterior_at(rgb)
+
+    def _posterior_at(self, rgb: Tensor) -> Any:
         pixels = (rgb * 2.0 - 1.0).to(self.dtype)
         return self.vae.encode(pixels).latent_dist
 
@@ -158,28 +180,72 @@ def _load_parts(source: str, dtype: torch.dtype) -> dict[str, Any]:
     folder = _folder(source)
     _quiet()
     from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
-    from transformers import CLIPTextModel, CLIPTokenizer
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-    safe = {"use_safetensors": True, "local_files_only": True}
-    try:
-        return {
-            "scheduler": DDIMScheduler.from_pretrained(folder, subfolder="scheduler"),
-            "tokenizer": CLIPTokenizer.from_pretrained(folder, subfolder="tokenizer"),
-            "text_encoder": CLIPTextModel.from_pretrained(
-                folder, subfolder="text_encoder", dtype=dtype, **safe
-            ),
-            "vae": AutoencoderKL.from_pretrained(
-                folder, subfolder="vae", torch_dtype=dtype, **safe
-            ),
-            "unet": UNet2DConditionModel.from_pretrained(
-                folder, subfolder="unet", torch_dtype=dtype, **safe
-            ),
-        }
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
-        raise ModelError(
-            f"the model in {folder} does not load: {first_line(error)} -- all parts are needed in "
-            "diffusers layout, with .safetensors weights"
-        ) from error
+    _check(Path(folder))
+    safe = {"use_safetensors": True, "local_files_only": True, "output_loading_info": True}
+    remedy = " -- all parts are needed in diffusers layout, with .safetensors weights"
+
+    def network(cls: Any, part: str, build: Callable[[], Any], **precision: Any) -> Any:
+        def load() -> Any:
+            return cls.from_pretrained(folder, subfolder=part, **precision, **safe)
+
+        with naming(f"the {part} of the model in {folder}", remedy):
+            return loaded(Path(folder) / part, f"{folder}/{part}", build, load)
+
+    def diffusers_network(cls: Any, part: str) -> Any:
+        def build() -> Any:
+            return cls.from_config(cls.load_config(folder, subfolder=part))
+
+        return network(cls, part, build, torch_dtype=dtype)
+
+    def text_network() -> Any:
+        config = CLIPTextConfig.from_pretrained(folder, subfolder="text_encoder")
+        return CLIPTextModel(config)
+
+    with naming(f"the tokenizer of the model in {folder}", remedy):
+        tokenizer = CLIPTokenizer.from_pretrained(folder, subfolder="tokenizer")
+    with naming(f"the scheduler of the model in {folder}", remedy):
+        scheduler = DDIMScheduler.from_pretrained(folder, subfolder="scheduler")
+    parts = {
+        "text_encoder": network(CLIPTextModel, "text_encoder", text_network, dtype=dtype),
+        "vae": diffusers_network(AutoencoderKL, "vae"),
+        "unet": diffusers_network(UNet2DConditionModel, "unet"),
+    }
+    text = parts["text_encoder"].config
+    with naming(f"the tokenizer of the model in {folder}", remedy):
+        check_words(folder, tokenizer, text.vocab_size, text.max_position_embeddings)
+    return {"scheduler": scheduler, "tokenizer": tokenizer, **parts}
+
+
+LARGEST_PICTURE = 4096  # pixels along a side
+MOST_TIMES = 100_000
+
+
+def _check(folder: Path) -> None:
+    """Refuse what the settings of a model folder cannot mean. ModelError names the file."""
+    read_json(folder / "model_index.json")
+    for part in ("unet", "vae", "text_encoder", "tokenizer", "scheduler"):
+        if not (folder / part).is_dir():
+            raise ModelError(
+                f"the model in {folder} does not load: it has no folder {part} -- all parts are "
+                "needed in diffusers layout, with .safetensors weights"
+            )
+        check_part(folder / part)
+    ranges: tuple[tuple[str, str, float, float], ...] = (
+        ("vae/config.json", "scaling_factor", 1e-3, 1e3),
+        ("unet/config.json", "sample_size", 1, LARGEST_PICTURE // 4),
+        ("scheduler/scheduler_config.json", "num_train_timesteps", 2, MOST_TIMES),
+        ("scheduler/scheduler_config.json", "beta_start", 1e-9, 1.0),
+        ("scheduler/scheduler_config.json", "beta_end", 1e-9, 1.0),
+    )
+    for name, key, low, high in ranges:
+        value = read_json(folder / name).get(key, low)
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not number or not low <= value <= high:
+            raise ModelError(
+                f"{folder / name} has {key}={value!r}: allowed are {low:g} to {high:g}"
+            )
 
 
 def _folder(source: str) -> str:

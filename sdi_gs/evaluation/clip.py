@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..artefacts.media import to_uint8
+from ..diffusion.folder import ModelError, check_part, check_words, loaded, naming, read_json
 from ..errors import UserError, first_line
 
 IQA = {
@@ -28,6 +29,9 @@ IQA = {
 
 PUBLISHED = "openai/clip-vit-base-patch32"
 """The CLIP of the paper's table."""
+
+LARGEST_PICTURE = 2048
+"""Side that a CLIP may see, pixels."""
 
 _AT_ONCE = 64  # pictures or captions in one pass
 
@@ -49,7 +53,7 @@ class Clip:
 
         # Notes about absent torchvision say nothing that a user can act on.
         logging.set_verbosity_error()
-        from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
+        from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTokenizer
 
         looks_like_path = source.startswith((".", "/", "~")) or len(Path(source).parts) != 2
         folder = Path(source).expanduser()
@@ -59,13 +63,29 @@ class Clip:
                 f"model.safetensors and the tokenizer's files, as {PUBLISHED} does"
             )
         where = str(folder) if folder.is_dir() else source
+        device = torch.device(device)
         bars = logging.is_progress_bar_enabled()
         logging.disable_progress_bar()
+        local = folder if folder.is_dir() else None
+
+        def load() -> Any:
+            return CLIPModel.from_pretrained(where, dtype=torch.float32, output_loading_info=True)
+
         try:
-            model = CLIPModel.from_pretrained(where, dtype=torch.float32)
-            tokenizer = CLIPTokenizer.from_pretrained(where)
-            processor = CLIPImageProcessor.from_pretrained(where)
-        except (OSError, ValueError, TypeError, KeyError) as error:
+            with naming(f"the CLIPModel in {where}"):
+                if local is not None:
+                    check_part(local)
+                    _check_pictures(local)
+                model = loaded(
+                    local, where, lambda: CLIPModel(CLIPConfig.from_pretrained(where)), load
+                )
+                tokenizer = CLIPTokenizer.from_pretrained(where)
+                processor = CLIPImageProcessor.from_pretrained(where)
+                words = model.config.text_config
+                check_words(where, tokenizer, words.vocab_size, None)
+                made = Clip(source, model.eval().to(device), tokenizer, processor, device)
+                made.try_out()
+        except ModelError as error:
             raise UserError(
                 f"clip={source} cannot be loaded as a CLIPModel: {first_line(error)}. Name a "
                 "folder with config.json, model.safetensors, tokenizer and preprocessor files; "
@@ -74,8 +94,20 @@ class Clip:
         finally:
             if bars:
                 logging.enable_progress_bar()
-        target = torch.device(device)
-        return Clip(source, model.eval().to(target), tokenizer, processor, target)
+        return made
+
+    def try_out(self) -> None:
+        """One picture and one sentence: what does not go together shows here. ModelError when what
+        comes out is no numbers."""
+        seen = self.pictures(torch.full((1, 3, self.size, self.size), 0.5))
+        read = self.captions(["a mug"])
+        # Weights of zeros give vectors that normalising leaves at zero.
+        unit = all(abs(float(row.norm()) - 1.0) < 1e-3 for row in (*seen, *read))
+        if seen.shape != read.shape or not unit or not 1e-3 <= self.scale <= 1e4:
+            raise ModelError(
+                f"its pictures become {tuple(seen.shape)}, its sentences {tuple(read.shape)}, "
+                f"or no unit vectors, and cosines are multiplied by {self.scale:.3g}: it is damaged"
+            )
 
     @property
     def size(self) -> int:
@@ -116,6 +148,30 @@ class Clip:
     def scale(self) -> float:
         """What cosines are multiplied by before a softmax; 100 in every published CLIP."""
         return float(self.model.logit_scale.detach().exp())
+
+
+def _check_pictures(folder: Path) -> None:
+    """Refuse pictures of a size that no CLIP has: they would be made before anybody asks."""
+    for name in ("preprocessor_config.json", "processor_config.json"):
+        if (folder / name).exists():
+            found = read_json(folder / name)
+            found = found.get("image_processor", found)
+            for key in ("size", "crop_size"):
+                sizes = found.get(key) if isinstance(found, dict) else None
+                for value in sizes.values() if isinstance(sizes, dict) else (sizes,):
+                    if value is not None and not (
+                        type(value) is int and 1 <= value <= LARGEST_PICTURE
+                    ):
+                        raise ModelError(
+                            f"{folder / name} has {key}={value!r}: allowed are 1 to "
+                            f"{LARGEST_PICTURE} pixels"
+                        )
+    size = (read_json(folder / "config.json").get("vision_config") or {}).get("image_size", 224)
+    if not (type(size) is int and 1 <= size <= LARGEST_PICTURE):
+        raise ModelError(
+            f"{folder / 'config.json'} has image_size={size!r}: allowed are 1 to "
+            f"{LARGEST_PICTURE} pixels"
+        )
 
 
 def clip_score(pictures: Tensor, caption: Tensor) -> Tensor:

@@ -258,6 +258,47 @@ def test_an_unknown_method_names_the_nearest() -> None:
         load("mini", guidance="isn")
 
 
+BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 12)
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (BOMB + "prompt: *a11\n", r"aliases \(\*name\) are not read"),
+        ("prompt: " + "[" * 5000, "nested too deeply"),
+        ("steps: 2020-99-99\n", "cannot be read|not a readable"),
+        ("steps: 0x\n", "steps"),
+        ("steps: " + "9" * 5000 + "\n", "not a readable"),
+        ("[1, 2]: 3\n", "a key that is no word"),
+        ("noise: {kind: [1]}\n", "noise.kind"),
+        ("guidance: {cfg_scale: .inf}\n", "guidance.cfg_scale: got inf"),
+        ("guidance: {cfg_scale: .nan}\n", "guidance.cfg_scale: got nan"),
+        ("prompt: x\n" + "# " * 2**17, "at most 262,144"),
+    ],
+    ids=["aliases", "deep", "date", "hexadecimal", "digits", "key", "kind", "inf", "nan", "large"],
+)
+def test_yaml_of_other_kinds_is_refused_at_once(tmp_path: Path, text: str, expected: str) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigError, match=expected):
+        load(str(path))
+
+
+def test_a_setting_that_is_typed_has_no_aliases_either() -> None:
+    with pytest.raises(ConfigError, match="is not a number, list or word"):
+        load("mini", ["views.elevation_deg=[&a [1, 2], *a]"])
+    with pytest.raises(ConfigError, match=r"guidance\.cfg_scale.*(inf|finite)"):
+        load("mini", ["guidance.cfg_scale=.inf"])
+
+
+def test_a_mark_of_the_byte_order_is_no_part_of_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text("prompt: a mug\n", encoding="utf-8-sig")
+    assert load(str(path)).prompt == "a mug"
+
+
 def test_files_that_are_no_configuration(tmp_path: Path) -> None:
     path = tmp_path / "a.yaml"
     for text, expected in [

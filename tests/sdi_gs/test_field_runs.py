@@ -185,4 +185,4 @@ def test_a_checkpoint_whose_shape_does_not_fit_its_settings_is_told(
     for verb in ("resume", "export"):
         result = sdi_gs(verb, field_run)
         assert result.code == 2, result.err
-        assert "checkpoint: the state holds table of shape (3, 2)" in result.err
+        assert "step_0000006.pt: the state holds table of shape (3, 2)" in result.err

@@ -176,14 +176,17 @@ def test_a_claim_takes_away_what_nothing_was_begun_in(tmp_path: Path) -> None:
 def test_what_cannot_go_on_is_all_or_nothing(tmp_path: Path) -> None:
     """Files of a verb that failed go, and nobody else's do."""
     out = tmp_path / "x"
-    with (
-        pytest.raises(OSError, match="full"),
-        claimed(out, "x", "generate2d", all_or_none=("*.png", "checkpoints/step_*.pt")) as claim,
-    ):
-        write_bytes(claim.path / "pictures.png", b"1")
-        write_bytes(claim.path / "checkpoints" / "step_1.pt", b"1")
-        (claim.path / "notes.txt").write_text("mine")
-        raise OSError(28, "full")
+
+    def fail() -> None:
+        patterns = ("*.png", "checkpoints/step_*.pt")
+        with claimed(out, "x", "generate2d", all_or_none=patterns) as claim:
+            write_bytes(claim.path / "pictures.png", b"1")
+            write_bytes(claim.path / "checkpoints" / "step_1.pt", b"1")
+            (claim.path / "notes.txt").write_text("mine")
+            raise OSError(28, "full")
+
+    with pytest.raises(OSError, match="full"):
+        fail()
     assert [path.name for path in out.iterdir()] == ["notes.txt"]
 
 

@@ -70,6 +70,7 @@ BAD: dict[str, dict[str, Any]] = {
     "nothing": {"loss": None},
     "NaN": {"loss": math.nan},
     "infinity": {"t": math.inf},
+    "more than float32 has": {"loss": 1e300},
     "a list": {"seconds": [1.0]},
     "seconds below 0": {"seconds": {"render": -1.0}},
     "seconds that are a word": {"seconds": {"render": "x"}},
