@@ -28,7 +28,7 @@ def test_sound_backends_pass(name: str) -> None:
         assert difference.sound, difference
         assert difference.value < 1e-4, difference
         assert difference.gradient < 1e-3, difference
-    self_test.require_sound(splats.splat, CPU)
+    self_test.require_sound(name, splats.splat, CPU)
 
 
 def test_slopes_that_are_wrong_are_found() -> None:
@@ -63,7 +63,7 @@ def wrong(change):  # type: ignore[no-untyped-def]
 )
 def test_wrong_pictures_are_found(change) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(RuntimeError, match="draws wrong pictures on this card"):
-        self_test.require_sound(wrong(change), CPU)
+        self_test.require_sound("gsplat", wrong(change), CPU)
 
 
 def test_a_kernel_that_does_not_compile_is_told_with_the_compilers_last_words() -> None:
@@ -71,7 +71,7 @@ def test_a_kernel_that_does_not_compile_is_told_with_the_compilers_last_words() 
         raise RuntimeError("Error building extension\n\nnvcc fatal : Unsupported gpu\nninja: stop")
 
     with pytest.raises(RuntimeError, match=r"nvcc fatal : Unsupported gpu \| ninja: stop.*doctor"):
-        self_test.require_sound(splat, CPU)
+        self_test.require_sound("gsplat", splat, CPU)
 
 
 def test_what_is_not_a_number_is_not_sound() -> None:
