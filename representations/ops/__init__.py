@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import torch
 
+from . import card
 from .triton_launch import interpreted
 
 BACKENDS = ("reference", "cpu", "cuda")
@@ -21,7 +22,7 @@ SAME = {"torch": "reference"}
 
 
 class MissingBackend(RuntimeError):
-    """The hardware or the package that a back-end needs is not there."""
+    """The hardware or the package that a back-end needs is not there, or does not work."""
 
 
 def backend_for(
@@ -49,7 +50,7 @@ def backend_for(
         if not torch.cuda.is_available():
             raise MissingBackend(
                 f'back-end "{name}" was asked for, but torch.cuda.is_available() is False here: '
-                'use a CUDA build of torch on a machine with a GPU, or back-end "cpu"'
+                f'{card.missing()}. Or write back-end "cpu"'
             )
         if device.type != "cuda":
             raise ValueError(

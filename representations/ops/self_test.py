@@ -165,8 +165,8 @@ INSTEAD = {"gsplat": "triton", "triton": "torch"}
 
 
 def require_sound(name: str, splat: Splat, device: torch.device) -> None:
-    """Raise RuntimeError, with what to do, unless one small picture of the back-end ``name`` comes
-    out right. MissingBackend passes: it says already what is missing."""
+    """Raise MissingBackend, with what to do, unless one small picture of the back-end ``name``
+    comes out right."""
     instead = f"write representation.backend={INSTEAD.get(name, 'auto')}"
     try:
         found = splatting(splat, device)
@@ -174,12 +174,12 @@ def require_sound(name: str, splat: Splat, device: torch.device) -> None:
         raise
     except Exception as error:  # a compiler's, a driver's, a loader's: none may look like ours
         lines = [line for line in str(error).strip().splitlines() if line.strip()]
-        raise RuntimeError(
+        raise MissingBackend(
             f'back-end "{name}" does not work on this machine: {type(error).__name__}: '
             f"{' | '.join(lines[-3:])}. 'sdi-gs doctor' shows what is here; {instead}"
         ) from error
     if not found.sound:
-        raise RuntimeError(
+        raise MissingBackend(
             f'back-end "{name}" draws wrong pictures on this card: errors of {found.value:.2g} in '
             f"values and {found.gradient:.2g} in gradients. {_WRONG.get(name, '')}{instead}"
         )

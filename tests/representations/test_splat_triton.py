@@ -201,6 +201,24 @@ def test_the_screen_gradient_is_the_derivative_by_the_principal_point() -> None:
 
 
 @interpreted
+def test_a_conic_that_rounding_made_a_saddle_is_drawn_where_it_falls_off() -> None:
+    """Of a very thin splat: where sigma is negative, nothing is."""
+    from representations.ops.splats import triton_splats
+
+    means2d = torch.tensor([[[8.2, 7.9], [7.0, 9.5]]])
+    conics = torch.tensor([[[0.05, 0.2, 0.05], [0.1, 0.0, 0.1]]])
+    opacity, features = torch.tensor([0.7, 0.8]), torch.rand(1, 2, 3, generator=seeded(1))
+    depths, radii = torch.tensor([[1.0, 2.0]]), torch.full((1, 2, 2), 20, dtype=torch.int32)
+    picture, alpha = triton_splats._Rasterise.apply(
+        means2d, conics, opacity, features, depths, radii, (16, 20)
+    )
+    seen = reference.Projection(means2d[0], conics[0], depths[0], radii[0])
+    expected = reference._draw(seen, features[0], opacity, (16, 20))
+    torch.testing.assert_close(torch.cat([picture[0], alpha]), expected, atol=VALUE, rtol=0)
+    assert float(alpha[0, 5, 11]) < 0.5 < float(alpha[0, 9, 8])
+
+
+@interpreted
 @pytest.mark.parametrize("seed", range(3))
 def test_lists_hold_what_a_tile_shows_and_little_else(seed: int) -> None:
     """Against every splat at every pixel."""

@@ -33,7 +33,7 @@ class SplatOps(NamedTuple):
 def splat_ops(device: torch.device | str, name: str | None = None) -> SplatOps:
     """The back-end for tensors on ``device``; a module is imported only when chosen, and a CUDA
     back-end is tried once before it can do harm. Errors: see
-    :func:`representations.ops.backend_for`; RuntimeError where it does not work."""
+    :func:`representations.ops.backend_for`; MissingBackend where it does not work."""
     name = backend_for(device, name, CUDA_BACKENDS)
     if name == "cuda":
         name = _best_on_a_card()

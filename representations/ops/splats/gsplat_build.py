@@ -67,7 +67,7 @@ def ensure(say: Say) -> Path:
     """The library of gsplat's kernels, compiled now if it is not there yet.
 
     ``say`` is told before, and of each file. Raises MissingBackend, with the command that mends
-    it, where it cannot be compiled, and RuntimeError with the compiler's errors where that failed.
+    it or with the compiler's errors, where it cannot be had.
     """
     found = gsplat_state.compiled()
     if found is not None:
@@ -82,7 +82,7 @@ def ensure(say: Say) -> Path:
             _build(folder, say)
             found = gsplat_state.compiled()
     if found is None:
-        raise RuntimeError(f"gsplat was compiled, but {folder} holds no library. {WITHOUT}")
+        raise MissingBackend(f"gsplat was compiled, but {folder} holds no library. {WITHOUT}")
     return found
 
 
@@ -111,7 +111,7 @@ def _build(folder: Path, say: Say) -> None:
             if step:
                 say(f"gsplat: {step.group(1)} of {step.group(2)} compiled")
     if process.returncode != 0:
-        raise RuntimeError(
+        raise MissingBackend(
             f"gsplat's kernels did not compile: {_errors(lines)}. Everything that was said is in "
             f"{log}. {WITHOUT}"
         )

@@ -36,7 +36,7 @@ def package() -> Path | None:
 
 
 def build_folder() -> Path:
-    """Where torch keeps what gsplat builds; made if it is not there."""
+    """Where torch keeps what gsplat builds; torch makes it where it is not there."""
     from torch.utils import cpp_extension
 
     return Path(cpp_extension._get_build_directory(EXTENSION, verbose=False))
@@ -129,6 +129,11 @@ def obstacle() -> str | None:
         return f"there is no C++ compiler ({compiler}): sudo apt install g++"
     if shutil.which("ninja", path=search_path()) is None:
         return f"ninja is missing: {pip_install('ninja')}"
+    if not torch.cuda.is_available() and not os.environ.get("TORCH_CUDA_ARCH_LIST"):
+        return (
+            "no card is seen, so say for which to compile: export TORCH_CUDA_ARCH_LIST=9.0 (the "
+            "compute capability; 8.9 for a GeForce RTX 40, 12.0 for an RTX 50)"
+        )
     return None
 
 

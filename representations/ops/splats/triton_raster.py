@@ -177,8 +177,9 @@ def raster_backward(
         at_record = n[:, None] * _RECORD + column[None, :]
         at_feature = n[:, None] * CHANNELS + c[None, :]
         features = tl.load(features_ptr + at_feature)
+        # Past the front the first splat again, which comes after all others and is not written.
         dx, dy, xx, xy, yy, opacity = _splats(records_ptr, n, i, j)
-        alpha, raw = _alpha(dx, dy, xx, xy, yy, tl.where(place >= 0, opacity, 0.0))
+        alpha, raw = _alpha(dx, dy, xx, xy, yy, opacity)
         alpha = tl.where(place[:, None] <= latest[None, :], alpha, 0.0)
         left = 1.0 - alpha
         before = light[None, :] / tl.cumprod(left, axis=0)
