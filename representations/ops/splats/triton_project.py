@@ -208,6 +208,56 @@ def _screen_axis(w, x, y, z, sx, sy, sz, scale, vx, vy, vz, slope, cx, cy, cz):
     return tx, ty, tz, ax * sx, ay * sy, az * sz
 
 
+@triton.jit
+def _view_gradient(
+    views_ptr, lenses_ptr, conics_ptr, d_means2d_ptr, d_conics_ptr, d_depths_ptr, at, drawn,
+    width, height, mx, my, mz, sx, sy, sz, w, x, y, z,
+):  # fmt: skip
+    """What one view adds to dL/dmean [3] and, row by row, to dL/d(R diag(s)) [9].
+
+    The stand-ins where nothing is drawn are harmless: zero times what is not finite is not zero.
+    """
+    ax, ay, az, a_shift = _row(views_ptr, 0)
+    bx, by, bz, b_shift = _row(views_ptr, 1)
+    cx, cy, cz, c_shift = _row(views_ptr, 2)
+    fx, centre_x = _lens(lenses_ptr, 0)
+    fy, centre_y = _lens(lenses_ptr, 1)
+    depth = tl.where(drawn, cx * mx + cy * my + cz * mz + c_shift, 1.0)
+    ratio_x = tl.where(drawn, ax * mx + ay * my + az * mz + a_shift, 0.0) / depth
+    ratio_y = tl.where(drawn, bx * mx + by * my + bz * mz + b_shift, 0.0) / depth
+    slope_x, free_x = _slope(ratio_x, fx, centre_x, width)
+    slope_y, free_y = _slope(ratio_y, fy, centre_y, height)
+    tx, ty, tz, px, py, pz = _screen_axis(
+        w, x, y, z, sx, sy, sz, fx / depth, ax, ay, az, slope_x, cx, cy, cz
+    )
+    ux, uy, uz, qx, qy, qz = _screen_axis(
+        w, x, y, z, sx, sy, sz, fy / depth, bx, by, bz, slope_y, cx, cy, cz
+    )
+    # The covariance is S S^T with the rows p, q of S: dL/dS = 2 dL/dcovariance S.
+    xx, xy, yy = _conic_gradient(conics_ptr, d_conics_ptr, at, drawn)
+    gpx, gpy, gpz = _combined(2.0 * xx, px, py, pz, 2.0 * xy, qx, qy, qz)
+    gqx, gqy, gqz = _combined(2.0 * xy, px, py, pz, 2.0 * yy, qx, qy, qz)
+    gpx, gpy, gpz = _kept(drawn, gpx, gpy, gpz)
+    gqx, gqy, gqz = _kept(drawn, gqx, gqy, gqz)
+    r0, r1, r2 = _combined(tx, gpx, gpy, gpz, ux, gqx, gqy, gqz)
+    r3, r4, r5 = _combined(ty, gpx, gpy, gpz, uy, gqx, gqy, gqz)
+    r6, r7, r8 = _combined(tz, gpx, gpy, gpz, uz, gqx, gqy, gqz)
+    # dL/dT = R diag(s) dL/dS: a rotation the other way round.
+    tx, ty, tz = _turned(w, -x, -y, -z, sx * gpx, sy * gpy, sz * gpz)
+    ux, uy, uz = _turned(w, -x, -y, -z, sx * gqx, sy * gqy, sz * gqz)
+    g_u = tl.load(d_means2d_ptr + 2 * at, mask=drawn, other=0.0)
+    g_v = tl.load(d_means2d_ptr + 2 * at + 1, mask=drawn, other=0.0)
+    g_a, near_a = _axis_gradient(
+        ratio_x, depth, fx, slope_x, free_x, g_u, tx, ty, tz, ax, ay, az, cx, cy, cz
+    )
+    g_b, near_b = _axis_gradient(
+        ratio_y, depth, fy, slope_y, free_y, g_v, ux, uy, uz, bx, by, bz, cx, cy, cz
+    )
+    g_c = near_a + near_b + tl.load(d_depths_ptr + at, mask=drawn, other=0.0)
+    gx, gy, gz = _combined(g_a, ax, ay, az, g_b, bx, by, bz)
+    return gx + g_c * cx, gy + g_c * cy, gz + g_c * cz, r0, r1, r2, r3, r4, r5, r6, r7, r8
+
+
 @triton.jit(do_not_specialize=SIZES)
 def project_backward(
     means_ptr, quats_ptr, scales_ptr, views_ptr, lenses_ptr, conics_ptr, radii_ptr,
@@ -228,49 +278,14 @@ def project_backward(
     at, seen = n, n < 0  # where in arrays [B, N]; drawn in any view
     for _ in range(0, views):
         drawn = inside & (tl.load(radii_ptr + 2 * at, mask=inside, other=0) > 0)
-        ax, ay, az, a_shift = _row(views_ptr, 0)
-        bx, by, bz, b_shift = _row(views_ptr, 1)
-        cx, cy, cz, c_shift = _row(views_ptr, 2)
-        fx, centre_x = _lens(lenses_ptr, 0)
-        fy, centre_y = _lens(lenses_ptr, 1)
-        # A harmless stand-in where nothing is drawn: zero times what is not finite is not zero.
-        depth = tl.where(drawn, cx * mx + cy * my + cz * mz + c_shift, 1.0)
-        ratio_x = tl.where(drawn, ax * mx + ay * my + az * mz + a_shift, 0.0) / depth
-        ratio_y = tl.where(drawn, bx * mx + by * my + bz * mz + b_shift, 0.0) / depth
-        slope_x, free_x = _slope(ratio_x, fx, centre_x, width)
-        slope_y, free_y = _slope(ratio_y, fy, centre_y, height)
-        tx, ty, tz, px, py, pz = _screen_axis(
-            w, x, y, z, sx, sy, sz, fx / depth, ax, ay, az, slope_x, cx, cy, cz
-        )
-        ux, uy, uz, qx, qy, qz = _screen_axis(
-            w, x, y, z, sx, sy, sz, fy / depth, bx, by, bz, slope_y, cx, cy, cz
-        )
-        # The covariance is S S^T with the rows p, q of S: dL/dS = 2 dL/dcovariance S.
-        xx, xy, yy = _conic_gradient(conics_ptr, d_conics_ptr, at, drawn)
-        xx, xy, yy = 2.0 * xx, 2.0 * xy, 2.0 * yy
-        gpx, gpy, gpz = _combined(xx, px, py, pz, xy, qx, qy, qz)
-        gqx, gqy, gqz = _combined(xy, px, py, pz, yy, qx, qy, qz)
-        gpx, gpy, gpz = _kept(drawn, gpx, gpy, gpz)
-        gqx, gqy, gqz = _kept(drawn, gqx, gqy, gqz)
-        r0, r1, r2 = r0 + tx * gpx + ux * gqx, r1 + tx * gpy + ux * gqy, r2 + tx * gpz + ux * gqz
-        r3, r4, r5 = r3 + ty * gpx + uy * gqx, r4 + ty * gpy + uy * gqy, r5 + ty * gpz + uy * gqz
-        r6, r7, r8 = r6 + tz * gpx + uz * gqx, r7 + tz * gpy + uz * gqy, r8 + tz * gpz + uz * gqz
-        # dL/dT = R diag(s) dL/dS: a rotation the other way round.
-        tx, ty, tz = _turned(w, -x, -y, -z, sx * gpx, sy * gpy, sz * gpz)
-        ux, uy, uz = _turned(w, -x, -y, -z, sx * gqx, sy * gqy, sz * gqz)
-        g_u = tl.load(d_means2d_ptr + 2 * at, mask=drawn, other=0.0)
-        g_v = tl.load(d_means2d_ptr + 2 * at + 1, mask=drawn, other=0.0)
-        g_depth = tl.load(d_depths_ptr + at, mask=drawn, other=0.0)
-        g_a, g_c = _axis_gradient(
-            ratio_x, depth, fx, slope_x, free_x, g_u, tx, ty, tz, ax, ay, az, cx, cy, cz
-        )
-        g_b, g_d = _axis_gradient(
-            ratio_y, depth, fy, slope_y, free_y, g_v, ux, uy, uz, bx, by, bz, cx, cy, cz
-        )
-        g_depth += g_c + g_d
-        gx += ax * g_a + bx * g_b + cx * g_depth
-        gy += ay * g_a + by * g_b + cy * g_depth
-        gz += az * g_a + bz * g_b + cz * g_depth
+        hx, hy, hz, q0, q1, q2, q3, q4, q5, q6, q7, q8 = _view_gradient(
+            views_ptr, lenses_ptr, conics_ptr, d_means2d_ptr, d_conics_ptr, d_depths_ptr, at,
+            drawn, width, height, mx, my, mz, sx, sy, sz, w, x, y, z,
+        )  # fmt: skip
+        gx, gy, gz = gx + hx, gy + hy, gz + hz
+        r0, r1, r2 = r0 + q0, r1 + q1, r2 + q2
+        r3, r4, r5 = r3 + q3, r4 + q4, r5 + q5
+        r6, r7, r8 = r6 + q6, r7 + q7, r8 + q8
         seen = seen | drawn
         at += count
         views_ptr += 12
@@ -292,6 +307,4 @@ def project_backward(
     )  # fmt: skip
     gx, gy, gz = _kept(seen, gx, gy, gz)
     tl.store(d_quats_ptr + 4 * n, tl.where(seen, gw, 0.0), mask=inside)
-    tl.store(d_quats_ptr + 4 * n + 1, gx, mask=inside)
-    tl.store(d_quats_ptr + 4 * n + 2, gy, mask=inside)
-    tl.store(d_quats_ptr + 4 * n + 3, gz, mask=inside)
+    _store_three(d_quats_ptr + n + 1, n, inside, gx, gy, gz)  # columns 1 to 3 of four
