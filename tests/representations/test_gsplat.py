@@ -276,6 +276,7 @@ def test_auto_takes_gsplat_where_it_is_compiled_else_triton_and_says_so_once(
 ) -> None:  # fmt: skip
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(splats, "_require_sound_on", lambda ops, device: None)
+    monkeypatch.setattr(gsplat_splats, "prepare", lambda: None)
     monkeypatch.setattr(triton_launch, "available", lambda: triton)
     monkeypatch.setattr(gsplat_state, "compiled", lambda: library)
     monkeypatch.setattr(gsplat_state, "obstacle", lambda: why)

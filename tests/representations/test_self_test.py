@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from representations.ops import self_test
+from representations.ops import MissingBackend, self_test
 from representations.ops.fields import field_ops
 from representations.ops.fields.hash_grid import Encoded
 from representations.ops.self_test import Difference
@@ -66,11 +66,30 @@ def test_wrong_pictures_are_found(change) -> None:  # type: ignore[no-untyped-de
         self_test.require_sound("gsplat", wrong(change), CPU)
 
 
-def test_a_kernel_that_does_not_compile_is_told_with_the_compilers_last_words() -> None:
-    def splat(*_: object) -> Splatted:
-        raise RuntimeError("Error building extension\n\nnvcc fatal : Unsupported gpu\nninja: stop")
+@pytest.mark.parametrize(
+    "kind", [RuntimeError, AttributeError, OSError, ImportError, AssertionError]
+)
+@pytest.mark.parametrize(("name", "instead"), [("gsplat", "triton"), ("triton", "torch")])
+def test_a_kernel_that_does_not_work_is_told_with_its_last_words(
+    kind: type[Exception], name: str, instead: str
+) -> None:
+    """Whatever a compiler, a loader or a driver raises; and what works instead."""
 
-    with pytest.raises(RuntimeError, match=r"nvcc fatal : Unsupported gpu \| ninja: stop.*doctor"):
+    def splat(*_: object) -> Splatted:
+        raise kind("Error building extension\n\nnvcc fatal : Unsupported gpu\nninja: stop")
+
+    words = (
+        rf"nvcc fatal : Unsupported gpu \| ninja: stop.*doctor.*representation.backend={instead}$"
+    )
+    with pytest.raises(MissingBackend, match=words):
+        self_test.require_sound(name, splat, CPU)
+
+
+def test_what_is_missing_is_told_as_it_is() -> None:
+    def splat(*_: object) -> Splatted:
+        raise MissingBackend("no nvcc is found: install it")
+
+    with pytest.raises(MissingBackend, match=r"^no nvcc is found: install it$"):
         self_test.require_sound("gsplat", splat, CPU)
 
 

@@ -20,6 +20,7 @@ from .helpers import (
     seeded,
 )
 
+pytestmark = pytest.mark.usefixtures("large_groups")
 INTERPRETED = triton_launch.available() and triton_launch.interpreted()
 BACKENDS = ("reference", "cpu", *(["triton"] if INTERPRETED else []))
 

@@ -80,14 +80,7 @@ SCENES = {
 }
 
 
-@pytest.fixture(autouse=True)
-def _large_groups(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The interpreter takes as long for many splats as for few."""
-    if triton_launch.available():
-        from representations.ops.splats import triton_splats
-
-        for how in (triton_splats.FORWARD, triton_splats.BACKWARD):
-            monkeypatch.setitem(how, "SPLATS", 16)
+pytestmark = pytest.mark.usefixtures("large_groups")
 
 
 def exactly(splats: Splats, features: Tensor, cameras: Cameras) -> Outcome:
@@ -353,3 +346,59 @@ def test_every_kernel_compiles_for_the_cards_of_today_and_spills_nothing(tmp_pat
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count("compiled") == 7
+
+
+LAUNCH = """
+import torch
+from triton.backends.compiler import GPUTarget
+from triton.runtime import driver
+from triton.runtime.jit import JITFunction
+
+
+class Card:
+    get_current_target = lambda self: GPUTarget("cuda", 90, 32)
+    get_current_device = lambda self: 0
+    get_current_stream = lambda self, device=None: 0
+
+
+driver.set_active(Card())
+compiled, launch = {}, JITFunction.run
+
+
+def only_compile(self, *arguments, grid, warmup, **options):
+    made = launch(self, *arguments, grid=grid, warmup=True, **options)
+    compiled.setdefault(self.__name__, set()).add(made.hash)
+
+
+JITFunction.run = only_compile
+torch.empty = torch.ones  # what no kernel writes: then there is a list to deal out
+from representations.ops.splats import Splats, triton_splats
+from tests.representations.helpers import cameras_around, random_splats
+
+triton_splats.require_float32 = lambda *names, **tensors: None
+for count, views, size in ((5, 2, (20, 31)), (1, 2, (1, 1)), (16, 1, (16, 16))):
+    splats = Splats(*(t.requires_grad_() for t in random_splats(count)))
+    out = triton_splats.splat(splats, torch.rand(views, count, 3), cameras_around(views, size))
+    (out.features.sum() + out.means2d.sum()).backward()
+print({name: len(hashes) for name, hashes in sorted(compiled.items())})
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not triton_launch.available(), reason="needs Triton")
+def test_what_is_launched_compiles_once_however_many_splats_there_are(tmp_path: Path) -> None:
+    """Triton itself binds the arguments of a whole pass, for a card that is not there. Growing
+    changes the number of splats all the time: nothing is compiled for that."""
+    environment = {
+        **os.environ, "TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(tmp_path),
+        "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
+    }  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", LAUNCH], env=environment, cwd=ROOT, capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.strip() == str(
+        {"deal_out": 2, "project_backward": 1, "project_forward": 1, "raster_backward": 1,
+         "raster_forward": 1}
+    )  # fmt: skip

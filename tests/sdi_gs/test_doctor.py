@@ -11,7 +11,9 @@ import pytest
 import torch
 
 from representations.ops.splats import gsplat_build, gsplat_state
-from sdi_gs import doctor
+from sdi_gs import build, doctor
+from sdi_gs.config import load
+from sdi_gs.errors import UserError
 
 
 @pytest.mark.parametrize(
@@ -64,3 +66,18 @@ def test_build_compiles_or_says_why_not(
     assert said.out.splitlines() == [
         "gsplat: 29 of 29 compiled", "gsplat's kernels are compiled: /cache/gsplat_cuda.so",
     ]  # fmt: skip
+
+
+def test_a_run_that_asks_for_what_is_missing_ends_with_its_message(
+    monkeypatch: pytest.MonkeyPatch, fast: Path
+) -> None:
+    """Before anything is loaded, and as the user's mistake: no traceback."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(gsplat_state, "compiled", lambda: None)
+    monkeypatch.setattr(gsplat_state, "obstacle", lambda: "no nvcc is found: install it")
+    config = load(str(fast), ["representation.backend=gsplat"])
+    words = (
+        r"representation: .*no nvcc is found: install it\. Or write representation.backend=triton"
+    )
+    with pytest.raises(UserError, match=words):
+        build.renderer(config, torch.device("cuda"))

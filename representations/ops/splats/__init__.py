@@ -53,6 +53,7 @@ def splat_ops(device: torch.device | str, name: str | None = None) -> SplatOps:
         case _:
             from . import gsplat_splats
 
+            gsplat_splats.prepare()
             found = SplatOps(name, gsplat_splats.splat)
     if torch.device(device).type == "cuda":
         _require_sound_on(found, torch.device(device))

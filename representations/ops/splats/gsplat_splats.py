@@ -31,6 +31,12 @@ def _rasterization() -> Callable[..., Any]:
     return rasterization  # type: ignore[no-any-return]
 
 
+def prepare() -> None:
+    """Compile and load gsplat's kernels if that has not been done; MissingBackend where it cannot
+    be. Drawing does it too, later."""
+    _rasterization()
+
+
 def _sound(splats: Splats) -> Splats:
     """Without what is not finite, which is not drawn: gsplat keeps a splat whose x alone is NaN.
     Transparent instead, it is left out, and gradients stop here."""
