@@ -45,3 +45,11 @@ def missing() -> str:
         f"torch is built for CUDA {wanted} and the driver is for {major}.{minor}, but no card is "
         "seen: see that nvidia-smi lists it; a container needs --gpus all"
     )
+
+
+def unexpected() -> str | None:
+    """The reason where somebody will have meant to use a card: torch is built for CUDA, a driver is
+    loaded and nothing hides the cards; else None."""
+    if torch.version.cuda is None or "CUDA_VISIBLE_DEVICES" in os.environ:
+        return None
+    return missing() if driver_version() else None

@@ -81,3 +81,24 @@ def test_a_run_that_asks_for_what_is_missing_ends_with_its_message(
     )
     with pytest.raises(UserError, match=words):
         build.renderer(config, torch.device("cuda"))
+
+
+def test_a_card_that_cannot_be_used_is_told_also_when_the_device_is_auto(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Else a run takes the CPU, slowly and without a word. Where no card can be meant, no word."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    version = 12020
+    monkeypatch.setattr(torch._C, "_cuda_getDriverVersion", lambda: version, raising=False)
+    assert build.device("auto").type == "cpu"
+    assert "device=auto takes the CPU: the NVIDIA driver is too old" in caplog.text
+    with pytest.raises(UserError, match=r"sees no CUDA device here: the NVIDIA driver is too old"):
+        build.device("cuda")
+    caplog.clear()
+    version = 0
+    assert build.device("auto").type == "cpu"
+    monkeypatch.setattr(torch.version, "cuda", None)
+    assert build.device("auto").type == "cpu"
+    assert not caplog.text
