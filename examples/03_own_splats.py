@@ -45,6 +45,7 @@ def draw(splats: dict[str, Tensor], cameras: sdi_gs.Cameras, rasteriser: str) ->
     scale, opacity = splats["log_scale"].exp(), splats["opacity_logit"].sigmoid()
     colour = splats["colour"].clamp(0.0, 1.0)
     if rasteriser == "gsplat":
+        # Its kernels are compiled now if they were not by "sdi-gs doctor --build".
         from gsplat import rasterization
 
         picture, alpha, _ = rasterization(

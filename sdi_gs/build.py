@@ -6,6 +6,7 @@ What the layers below say about a bad input (ValueError and its kin) leaves here
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +19,7 @@ from representations.gaussians.config import GaussianConfig
 from representations.instant_ngp.config import InstantNGPConfig
 from representations.interface import Renderer, Run
 from representations.memory import available_bytes
-from representations.ops import MissingBackend
+from representations.ops import MissingBackend, card
 
 from .config import PRIORS, REPRESENTATIONS, UPDATES, Config, ModelConfig
 from .diffusion.base import Adaptable, Denoiser, Forgetful
@@ -38,16 +39,23 @@ if TYPE_CHECKING:
 
 MINI = "mini"
 
+LOG = logging.getLogger(__name__)
+
 
 def device(word: str) -> torch.device:
     """The device of the setting ``device``; "auto" takes CUDA where it works."""
     match word:
         case "auto":
-            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+            if torch.cuda.is_available():
+                return torch.device("cuda")
+            why = card.unexpected()
+            if why is not None:
+                LOG.warning("device=auto takes the CPU: %s", why)
+            return torch.device("cpu")
         case "cuda" if not torch.cuda.is_available():
             raise UserError(
                 f"device=cuda, but torch {torch.__version__} sees no CUDA device here: "
-                f"write device=cpu or device=auto, and see {command('doctor')}"
+                f"{card.missing()}. Or write device=cpu or device=auto"
             )
         case "cpu" | "cuda":
             return torch.device(word)

@@ -18,7 +18,7 @@ import torch
 from representations.checks import pip_install
 
 from .config import Config, load
-from .errors import UserError, first_line
+from .errors import UserError, command, first_line
 
 
 class Finding(NamedTuple):
@@ -56,36 +56,53 @@ def torch_build() -> list[Finding]:
 
 
 def cuda() -> list[Finding]:
-    if torch.cuda.is_available():
-        card = torch.cuda.get_device_properties(0)
-        count = torch.cuda.device_count()
-        detail = f"{card.name}, {card.total_memory / 2**30:.0f} GiB, {count} device(s)"
-        return [Finding("cuda", "ok", detail)]
-    if torch.version.cuda is None:
-        driver = shutil.which("nvidia-smi") is not None
-        hint = "; a driver is here: make clean, then make setup TORCH=cuda" if driver else ""
-        return [Finding("cuda", "no", f"this torch is a CPU build{hint}")]
-    return [
-        Finding("cuda", "no", "torch is built for CUDA but sees no device: is a driver loaded?")
-    ]
+    from representations.ops import card
+
+    if not torch.cuda.is_available():
+        return [Finding("cuda", "no", card.missing())]
+    first = torch.cuda.get_device_properties(0)
+    count = torch.cuda.device_count()
+    detail = f"{first.name}, {first.total_memory / 2**30:.0f} GiB, {count} device(s)"
+    return [Finding("cuda", "ok", detail)]
 
 
 def gsplat() -> list[Finding]:
+    """Whether its kernels are compiled or can be, as torch would find what that needs."""
+    from representations.ops.splats import gsplat_state
+
     if not _present("gsplat"):
         return [Finding("gsplat", "no", f"not installed: {pip_install('gsplat')}")]
     version = _version("gsplat")
     if not torch.cuda.is_available():
         return [Finding("gsplat", "no", f"{version}, idle without CUDA; numba draws instead")]
-    compiled = sorted(_extension_folder().glob("gsplat*/gsplat*.so"))
-    if compiled:
-        return [Finding("gsplat", "ok", f"{version}, kernels compiled")]
-    return [_compiler("gsplat", version)]
+    library = gsplat_state.compiled()
+    if library is not None:
+        return [Finding("gsplat", "ok", f"{version}, kernels compiled: {library}")]
+    why = gsplat_state.obstacle()
+    if why is not None:
+        return [Finding("gsplat", "no", f"{version}, and its kernels cannot be compiled: {why}")]
+    nvcc, build = gsplat_state.toolkit(), command("doctor", "--build")
+    detail = f"{version}, kernels not compiled; {build} does it, once, in minutes, with {nvcc}"
+    return [Finding("gsplat", "no", detail)]
+
+
+def compile_gsplat(say: Callable[[str], None]) -> None:
+    """Compile gsplat's kernels now, so that no run has to. Raises UserError where that cannot be,
+    with what is missing or what the compiler said."""
+    from representations.ops import MissingBackend
+    from representations.ops.splats import gsplat_build
+
+    try:
+        library = gsplat_build.ensure(say)
+    except MissingBackend as error:
+        raise UserError(str(error)) from error
+    say(f"gsplat's kernels are compiled: {library}")
 
 
 def triton() -> list[Finding]:
     from representations.ops import triton_launch
 
-    fallback = "radiance fields on CUDA fall back to plain torch"
+    fallback = "splats and radiance fields on CUDA fall back to plain torch"
     if not _present("triton"):
         return [Finding("triton", "no", f"not installed; {fallback}: {pip_install('triton')}")]
     version = _version("triton")
@@ -93,7 +110,7 @@ def triton() -> list[Finding]:
         return [Finding("triton", "no", f"{version}, but no C compiler (gcc); {fallback}")]
     if not torch.cuda.is_available():
         return [Finding("triton", "no", f"{version}, idle without CUDA")]
-    return [Finding("triton", "ok", f"{version}, draws radiance fields")]
+    return [Finding("triton", "ok", f"{version}, draws splats and radiance fields")]
 
 
 def tinycudann() -> list[Finding]:
@@ -151,8 +168,7 @@ def render() -> list[Finding]:
         config = config.model_copy(update={"representation": small})
         target = device(config.device)
         if target.type == "cuda":
-            # The first CUDA render compiles gsplat, which takes minutes: the CPU path proves less,
-            # but it does so at once.
+            # The first render on a card compiles kernels: the CPU path proves less, but at once.
             target = torch.device("cpu")
         shape = renderer(config, target)
         picture, _ = shape.render(config.views.showcase(1, 32, 15.0), torch.ones(1, 3))
@@ -181,29 +197,6 @@ def denoise() -> list[Finding]:
     finite = bool(torch.isfinite(eps).all())
     detail = f"mini answers in {spent:.2f} s on the cpu, after {loaded:.1f} s of loading"
     return [Finding("denoise", "ok" if finite else "BAD", detail)]
-
-
-def _compiler(name: str, version: str) -> Finding:
-    nvcc = shutil.which("nvcc")
-    if nvcc is None and os.environ.get("CUDA_HOME"):
-        nvcc = shutil.which("nvcc", path=os.path.join(os.environ["CUDA_HOME"], "bin"))
-    if nvcc is None:
-        return Finding(
-            name, "no",
-            f"{version}, its kernels are not compiled and nvcc is not found: install the CUDA "
-            f"toolkit {torch.version.cuda} and put its bin folder on PATH",
-        )  # fmt: skip
-    return Finding(name, "ok", f"{version}, compiles on first use (minutes, once) with {nvcc}")
-
-
-def _extension_folder() -> Path:
-    """Where torch keeps compiled extensions."""
-    given = os.environ.get("TORCH_EXTENSIONS_DIR")
-    if given:
-        return Path(given)
-    tag = f"py{platform.python_version_tuple()[0]}{platform.python_version_tuple()[1]}"
-    cuda_tag = f"cu{(torch.version.cuda or 'cpu').replace('.', '')}"
-    return Path("~/.cache/torch_extensions").expanduser() / f"{tag}_{cuda_tag}"
 
 
 def _codec() -> tuple[str, str]:

@@ -67,8 +67,11 @@ RESERVED = {
     "diffusers": ("sdi_gs.diffusion", "sdi_gs.mini"),
     "transformers": ("sdi_gs.diffusion", "sdi_gs.evaluation", "sdi_gs.mini"),
     "sdi_gs.diffusion.analytic": (),
-    "gsplat": ("representations.ops.splats.cuda",),
-    "triton": ("representations.ops.fields.triton_kernels",),
+    "gsplat": ("representations.ops.splats.gsplat_splats",),
+    "triton": (
+        "representations.ops.fields.triton_kernels", "representations.ops.splats.triton_project",
+        "representations.ops.splats.triton_raster", "representations.ops.splats.triton_tiles",
+    ),
     "tinycudann": ("representations.ops.fields.hash_cuda",),
     "viser": ("sdi_gs.watch.viewer",),
     "tensorboardX": ("sdi_gs.artefacts.scalars",),

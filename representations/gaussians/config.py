@@ -12,7 +12,9 @@ from ..memory import COPIES_IN_TRAINING, PER_PIXEL_AND_VIEW
 
 InitKind = Literal["ball", "points", "splats"]
 DensifyKind = Literal["quantile", "threshold", "mcmc", "none"]
-Backend = Literal["auto", "reference", "cpu", "cuda"]
+Backend = Literal["auto", "cpu", "cuda", "triton", "gsplat", "torch", "reference"]
+"""auto = by device: cpu is numba; cuda takes gsplat where it is compiled, else our Triton kernels.
+torch and reference are one: plain torch, slow, on any device."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,7 +118,7 @@ class GaussianConfig:
     count: int = 2000  # splats at the start; kind "splats" takes what the file has
     max_count: int = 4000  # hard budget, never exceeded
     sh_degree: int = 0  # 0 = one colour from all sides; up to 3
-    backend: Backend = "auto"  # auto = by device | reference (torch) | cpu (numba) | cuda (gsplat)
+    backend: Backend = "auto"  # auto | cpu (numba) | cuda | triton | gsplat | torch
     init: InitConfig = field(default_factory=InitConfig)
     rates: RatesConfig = field(default_factory=RatesConfig)
     densify: DensifyConfig = field(default_factory=DensifyConfig)

@@ -2,7 +2,7 @@
 """Thresholds shared by every splat rasteriser, each with the reason for its value.
 
 They are part of the meaning of a picture: a back-end that used another number would draw another
-picture, so each of the three implementations reads them here.
+picture, so every implementation reads them here.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ..interface import Cameras
+from . import MissingBackend
 from .fields import hash_grid, ray_reference
 from .fields.hash_grid import HashGridSpec
 from .fields.ray_types import MarchSpec, Rays
@@ -159,25 +160,32 @@ def _difference(
     return Difference(name, error, worst)
 
 
-def require_sound(splat: Splat, device: torch.device) -> None:
-    """Raise RuntimeError, with what to do, unless one small picture comes out right.
+INSTEAD = {"gsplat": "triton", "triton": "torch"}
+"""What to draw splats with when a back-end does not work."""
 
-    On CUDA the first call compiles gsplat's kernels, once, which takes minutes; gsplat says so.
-    """
+
+def require_sound(name: str, splat: Splat, device: torch.device) -> None:
+    """Raise MissingBackend, with what to do, unless one small picture of the back-end ``name``
+    comes out right."""
+    instead = f"write representation.backend={INSTEAD.get(name, 'auto')}"
     try:
         found = splatting(splat, device)
-    except (RuntimeError, ImportError, OSError) as error:
+    except MissingBackend:
+        raise
+    except Exception as error:  # a compiler's, a driver's, a loader's: none may look like ours
         lines = [line for line in str(error).strip().splitlines() if line.strip()]
-        raise RuntimeError(
-            f'back-end "cuda" does not work on this machine: gsplat raised '
-            f"{type(error).__name__}: {' | '.join(lines[-3:])}. It needs the CUDA toolkit "
-            f"{torch.version.cuda} with nvcc, or a wheel built for torch {torch.__version__}; "
-            "'sdi-gs doctor' shows what is here"
+        raise MissingBackend(
+            f'back-end "{name}" does not work on this machine: {type(error).__name__}: '
+            f"{' | '.join(lines[-3:])}. 'sdi-gs doctor' shows what is here; {instead}"
         ) from error
     if not found.sound:
-        raise RuntimeError(
-            f'back-end "cuda" draws wrong pictures on this card: errors of {found.value:.2g} in '
-            f"values and {found.gradient:.2g} in gradients. Its kernels were probably compiled for "
-            "another card: remove ~/.cache/torch_extensions, or install a wheel built for "
-            f"torch {torch.__version__} and this card"
+        raise MissingBackend(
+            f'back-end "{name}" draws wrong pictures on this card: errors of {found.value:.2g} in '
+            f"values and {found.gradient:.2g} in gradients. {_WRONG.get(name, '')}{instead}"
         )
+
+
+_WRONG = {
+    "gsplat": "Its kernels were probably compiled for another card: remove the folder of "
+    "torch_extensions that 'sdi-gs doctor' names and compile again, or "
+}

@@ -12,6 +12,15 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
+SIZES = ("count", "pairs", "views", "channels", "width", "height", "tiles_x", "tiles_y", "tiles")
+"""Arguments of kernels that Triton must not compile anew for: those that are 1, or multiples of 16.
+The number of splats changes all the time."""
+
+
+def interpreted() -> bool:
+    """Whether kernels run on the CPU, as those that test them want it: slow, and without a card."""
+    return os.environ.get("TRITON_INTERPRET") == "1"
+
 
 @lru_cache(maxsize=1)
 def available() -> bool:

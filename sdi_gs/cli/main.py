@@ -236,10 +236,17 @@ def convert(
 
 
 @app.command()
-def doctor() -> None:
+def doctor(
+    build: Annotated[
+        bool, typer.Option("--build", help="Compile gsplat's CUDA kernels now; takes minutes.")
+    ] = False,
+) -> None:
     """What this machine can run, and why not the rest."""
-    from ..doctor import examine
+    from ..doctor import compile_gsplat, examine
 
+    if build:
+        compile_gsplat(typer.echo)
+        return
     if not examine(typer.echo):
         raise typer.Exit(1)
 

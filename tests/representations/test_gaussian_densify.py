@@ -310,7 +310,10 @@ def test_saturated_colours_keep_the_gradient_that_brings_them_back():
         (lambda: InitConfig(kind="points"), "init.path"),
         (lambda: GaussianConfig(count=10, max_count=5), "max_count=5"),
         (lambda: GaussianConfig(sh_degree=4), "0, 1, 2 or 3"),
-        (lambda: GaussianConfig(backend="gpu"), "one of auto, reference, cpu, cuda"),
+        (
+            lambda: GaussianConfig(backend="gpu"),
+            "one of auto, cpu, cuda, triton, gsplat, torch, reference",
+        ),
     ],
 )
 def test_settings_teach(make, message):

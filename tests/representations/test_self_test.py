@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from representations.ops import self_test
+from representations.ops import MissingBackend, self_test
 from representations.ops.fields import field_ops
 from representations.ops.fields.hash_grid import Encoded
 from representations.ops.self_test import Difference
@@ -28,7 +28,7 @@ def test_sound_backends_pass(name: str) -> None:
         assert difference.sound, difference
         assert difference.value < 1e-4, difference
         assert difference.gradient < 1e-3, difference
-    self_test.require_sound(splats.splat, CPU)
+    self_test.require_sound(name, splats.splat, CPU)
 
 
 def test_slopes_that_are_wrong_are_found() -> None:
@@ -63,15 +63,34 @@ def wrong(change):  # type: ignore[no-untyped-def]
 )
 def test_wrong_pictures_are_found(change) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(RuntimeError, match="draws wrong pictures on this card"):
-        self_test.require_sound(wrong(change), CPU)
+        self_test.require_sound("gsplat", wrong(change), CPU)
 
 
-def test_a_kernel_that_does_not_compile_is_told_with_the_compilers_last_words() -> None:
+@pytest.mark.parametrize(
+    "kind", [RuntimeError, AttributeError, OSError, ImportError, AssertionError]
+)
+@pytest.mark.parametrize(("name", "instead"), [("gsplat", "triton"), ("triton", "torch")])
+def test_a_kernel_that_does_not_work_is_told_with_its_last_words(
+    kind: type[Exception], name: str, instead: str
+) -> None:
+    """Whatever a compiler, a loader or a driver raises; and what works instead."""
+
     def splat(*_: object) -> Splatted:
-        raise RuntimeError("Error building extension\n\nnvcc fatal : Unsupported gpu\nninja: stop")
+        raise kind("Error building extension\n\nnvcc fatal : Unsupported gpu\nninja: stop")
 
-    with pytest.raises(RuntimeError, match=r"nvcc fatal : Unsupported gpu \| ninja: stop.*doctor"):
-        self_test.require_sound(splat, CPU)
+    words = (
+        rf"nvcc fatal : Unsupported gpu \| ninja: stop.*doctor.*representation.backend={instead}$"
+    )
+    with pytest.raises(MissingBackend, match=words):
+        self_test.require_sound(name, splat, CPU)
+
+
+def test_what_is_missing_is_told_as_it_is() -> None:
+    def splat(*_: object) -> Splatted:
+        raise MissingBackend("no nvcc is found: install it")
+
+    with pytest.raises(MissingBackend, match=r"^no nvcc is found: install it$"):
+        self_test.require_sound("gsplat", splat, CPU)
 
 
 def test_what_is_not_a_number_is_not_sound() -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from representations.interface import Cameras
-from representations.ops import constants
+from representations.ops import constants, triton_launch
 from representations.ops.splats import Splats, reference, splat_ops
 
 from .helpers import (
@@ -20,7 +20,9 @@ from .helpers import (
     seeded,
 )
 
-BACKENDS = ("reference", "cpu")
+pytestmark = pytest.mark.usefixtures("large_groups")
+INTERPRETED = triton_launch.available() and triton_launch.interpreted()
+BACKENDS = ("reference", "cpu", *(["triton"] if INTERPRETED else []))
 
 
 def splats_at(positions, scale=0.1, opacity=0.5, dtype=torch.float32):
@@ -208,13 +210,17 @@ def test_no_splats_and_odd_sizes(backend):
 
 
 def test_select_teaches():
-    with pytest.raises(ValueError, match="choose one of reference, cpu, cuda"):
+    with pytest.raises(
+        ValueError, match="choose one of reference, cpu, cuda, torch, triton, gsplat"
+    ):
         splat_ops("cpu", "opencl")
     assert splat_ops("cpu").name == "cpu"
     assert splat_ops(torch.device("cpu"), "reference").name == "reference"
+    assert splat_ops("cpu", "torch").name == "reference"
     if not torch.cuda.is_available():
-        with pytest.raises(RuntimeError, match="is_available"):
-            splat_ops("cpu", "cuda")
+        for name in ("cuda", "gsplat"):
+            with pytest.raises(RuntimeError, match=f'"{name}" was asked for.*is_available'):
+                splat_ops("cpu", name)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -295,7 +295,7 @@ def test_doctor_reports_and_compiles_nothing(
         assert states[name] in ("ok", "no", "BAD")
     assert states["render"] == "ok"
     assert (said.code == 0) == ("BAD" not in states.values())
-    assert not list(tmp_path.iterdir())
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
 def test_the_first_line_of_an_error() -> None:
