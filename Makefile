@@ -9,6 +9,8 @@ STAMP  := $(VENV)/.setup-done
 # cpu, cuda, or the name of one of PyTorch's indexes such as cu130: make setup TORCH=cu130
 TORCH ?= $(shell nvidia-smi -L 2>/dev/null | grep -q GPU && echo cuda || echo cpu)
 TORCH_VERSION := 2.13.0
+# What the CUDA build of that torch brings (its metadata say so); a CPU build brings none.
+TRITON_VERSION := 3.7.1
 TORCH_INDEX   := https://download.pytorch.org/whl
 
 PROMPT ?= a red mug
@@ -46,7 +48,8 @@ $(STAMP): pyproject.toml Makefile
 	  $(PIP) install -q 'torch==$(TORCH_VERSION)' --index-url $(TORCH_INDEX)/$(TORCH); \
 	fi
 	@# The same version again as a constraint: no dependency may bring another build of torch.
-	@$(BIN)/python -c 'import importlib.metadata as m; print("torch==" + m.version("torch"))' \
+	@$(BIN)/python -c 'import importlib.metadata as m; v = m.version("torch"); \
+	  print("torch==" + v); print("triton==$(TRITON_VERSION)" if v.endswith("+cpu") else "")' \
 	  > $(VENV)/constraints.txt
 	$(PIP) install -q -c $(VENV)/constraints.txt -e '.[dev]'
 	@touch $@
