@@ -120,7 +120,7 @@ def test_patience_waits_for_the_holder(tmp_path: Path, monkeypatch: pytest.Monke
     child.wait()
 
 
-def _race(folder: Path, at: float, won: Any, links: bool) -> None:
+def _race(folder: Path, at: float, won: Any, over: Any, links: bool) -> None:
     if not links:
         os.link = _no_links
     while time.monotonic() < at:
@@ -128,7 +128,7 @@ def _race(folder: Path, at: float, won: Any, links: bool) -> None:
     try:
         with held(folder, "race"):
             won.put(os.getpid())
-            time.sleep(0.3)
+            over.wait(60)
     except UserError:
         won.put(0)
 
@@ -149,12 +149,13 @@ def test_of_processes_that_start_at_one_instant_one_holds(
             left = name_in(tmp_path)
         (tmp_path / FILE).write_text(json.dumps({**left, "pid": DEAD}))
     fork = multiprocessing.get_context("fork")
-    won = fork.Queue()
-    at = time.monotonic() + 0.1
-    processes = [fork.Process(target=_race, args=(tmp_path, at, won, links)) for _ in range(6)]
+    won, over = fork.Queue(), fork.Event()
+    words = (tmp_path, time.monotonic() + 0.1, won, over, links)
+    processes = [fork.Process(target=_race, args=words) for _ in range(6)]
     for process in processes:
         process.start()
-    found = [won.get(timeout=30) for _ in processes]
+    found = [won.get(timeout=60) for _ in processes]
+    over.set()
     for process in processes:
         process.join()
     assert sum(pid != 0 for pid in found) == 1

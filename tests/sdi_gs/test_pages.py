@@ -81,14 +81,16 @@ def several(word: str, folder: Path) -> str:
 
 
 def compared(word: str, folder: Path) -> str:
-    return compare_page.page(compare.Plan(word), [row(word), row(word, None)], word)
+    missing = [compare.Missing(compare.Cell(word, word, 1), word, False)]
+    made = compare.Comparison([row(word), row(word, None)], missing)
+    return compare_page.page(compare.Plan(word), made, word)
 
 
 def table(word: str, folder: Path) -> str:
     config = load("mini").model_copy(update={"prompt": word})
     wanted = tables.Wanted(compare.Cell(word, word, 1), Variant(word, word), config)
     entries = [tables.summarise(word, word, [row(word)])]
-    shown = [tables.Shown(wanted, row(word)), tables.Shown(wanted, None)]
+    shown = [tables.Shown(wanted, row(word)), tables.Shown(wanted, tables.Without(word, False))]
     return tables.page(word, entries, shown, word)
 
 

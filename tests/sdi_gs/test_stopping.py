@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,18 @@ from ..stopping import stop_at
 Run = Callable[..., Any]
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
 CODES = {"SIGINT": 130, "SIGTERM": 143, "SIGHUP": 129, "SIGUSR2": 140}
+
+
+@pytest.fixture(autouse=True)
+def _as_in_a_terminal() -> Iterator[None]:
+    """Whoever runs the tests in the background or under nohup has turned some signals off."""
+    before = {}
+    for name in CODES:
+        default = signal.default_int_handler if name == "SIGINT" else signal.SIG_DFL
+        before[name] = signal.signal(signal.Signals[name], default)
+    yield
+    for name, handler in before.items():
+        signal.signal(signal.Signals[name], handler)
 
 
 def send(name: str) -> None:
