@@ -10,10 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from representations.files import is_litter
-
 from ..errors import UserError, command
-from .holder import FILE, Hold, held, living, refusal
+from .holder import Hold, held, is_no_content, living, refusal
 from .run_folder import OUTPUTS, RunFolder, slug
 
 _TRIES = 100  # names that others may take while we look for a free one
@@ -53,7 +51,7 @@ def claimed(
     with contextlib.ExitStack() as stack:
         stack.callback(_take_away, made)
         try:
-            hold = stack.enter_context(held(path, verb))
+            hold = stack.enter_context(_hold(path, verb))
             require_free(path, mine=True)
         except OSError as error:
             raise unwritable(path, error) from error
@@ -62,6 +60,18 @@ def claimed(
         except BaseException:
             _remove(path, all_or_none)
             raise
+
+
+@contextmanager
+def _hold(path: Path, verb: str) -> Iterator[Hold]:
+    """Hold the folder, also where another process that had made it has just taken it away again."""
+    with contextlib.ExitStack() as stack:
+        try:
+            hold = stack.enter_context(held(path, verb))
+        except FileNotFoundError:
+            path.mkdir(parents=True, exist_ok=True)
+            hold = stack.enter_context(held(path, verb))
+        yield hold
 
 
 def require_free(out: Path, mine: bool = False) -> None:
@@ -76,7 +86,7 @@ def require_free(out: Path, mine: bool = False) -> None:
             holder = None if mine else living(out)
             if holder is not None:
                 raise UserError(refusal(out, holder))
-            if any(path.name != FILE and not is_litter(path) for path in out.iterdir()):
+            if not all(map(is_no_content, out.iterdir())):
                 hint = "name a new folder"
                 if RunFolder(out).config_file.is_file():
                     hint = f"it is a run: continue it with {command('resume', out)}, or {hint}"

@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 
-from representations.files import alive, machine, started, sweep, temporary_name
+from representations.files import alive, is_litter, machine, started, sweep, temporary_name
 
 from ..errors import RunFailure, UserError
 
@@ -112,6 +112,12 @@ def refusal(folder: Path, holder: Holder) -> str:
         f"{folder} is held by {holder}, and nothing in it was touched; wait for it, {stop}, or "
         "name another folder"
     )
+
+
+def is_no_content(path: Path) -> bool:
+    """Whether a file in a folder is the holder's name, the draft of one by a process that would
+    like to be it, or litter: nothing that anybody would miss."""
+    return path.name == FILE or path.name.startswith(f".{FILE}.") or is_litter(path)
 
 
 def living(folder: Path) -> Holder | None:

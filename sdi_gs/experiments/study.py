@@ -18,11 +18,10 @@ from pathlib import Path
 
 import yaml
 
-from representations.files import is_litter, open_own, write_bytes
+from representations.files import open_own, write_bytes
 
 from ..artefacts.claim import require_free, unwritable
-from ..artefacts.holder import FILE as HOLDER
-from ..artefacts.holder import held
+from ..artefacts.holder import held, is_no_content
 from ..artefacts.run_folder import RunFolder
 from ..config import Config, to_plain
 from ..errors import DISK, DIVERGED, RunFailure, UserError, refused
@@ -33,7 +32,6 @@ MARK = "study.json"
 FILES = (
     RUNS,
     MARK,
-    HOLDER,
     "compare.json",
     "compare.html",
     "table.json",
@@ -88,7 +86,7 @@ def opened(out: Path, verb: str) -> Iterator[None]:
 def _require_ours(out: Path, mine: bool = False) -> None:
     """Refuse a folder that no study made. One of before the mark was introduced has its table."""
     marked = any(_is_ours(out / name) for name in (MARK, "table.json", "compare.json"))
-    ours = marked and all(path.name in FILES or is_litter(path) for path in out.iterdir())
+    ours = marked and all(path.name in FILES or is_no_content(path) for path in out.iterdir())
     if not ours:
         require_free(out, mine)
 

@@ -22,6 +22,7 @@ from sdi_gs.artefacts import holder
 from sdi_gs.artefacts.claim import claimed, require_free
 from sdi_gs.artefacts.holder import FILE, held, living
 from sdi_gs.errors import RunFailure, UserError
+from sdi_gs.experiments import study
 
 Run = Callable[..., Any]
 DEAD = 2**22 + 1  # above what a process number can be
@@ -212,6 +213,35 @@ def test_what_a_dead_process_left_is_no_content(tmp_path: Path) -> None:
     (tmp_path / ".mine.tmp").write_text("mine")
     with pytest.raises(UserError, match="not empty"):
         require_free(tmp_path)
+
+
+def test_the_draft_of_a_process_that_is_refused_is_no_content(tmp_path: Path) -> None:
+    """It lies there for a moment, while the one that holds the folder looks whether it is empty."""
+    draft = files.temporary_name(tmp_path / FILE)
+    draft.write_text("{}")
+    with claimed(tmp_path, "x", "generate"):
+        pass
+    with study.opened(tmp_path, "table"):
+        pass
+    assert draft.exists()
+
+
+def test_a_folder_that_its_maker_took_away_again_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, real = tmp_path / "x", holder._take
+    gone: list[Path] = []
+
+    def take(folder: Path, me: holder.Holder) -> holder.Holder | None:
+        if not gone:
+            gone.append(folder)
+            folder.rmdir()
+        return real(folder, me)
+
+    monkeypatch.setattr(holder, "_take", take)
+    with claimed(out, "x", "generate") as claim:
+        assert claim.path.is_dir()
+    assert gone == [out]
 
 
 def test_only_litter_of_the_dead_is_swept(tmp_path: Path) -> None:
