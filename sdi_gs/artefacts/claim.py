@@ -137,8 +137,10 @@ def _remove(folder: Path, patterns: Sequence[str]) -> None:
         for path in folder.glob(pattern):
             with contextlib.suppress(OSError):
                 path.unlink()
-                if path.parent != folder:
-                    path.parent.rmdir()
+        below = (folder / pattern).parent
+        if below != folder:
+            with contextlib.suppress(OSError):
+                below.rmdir()  # also where the first file in it was the one that found no room
 
 
 def _take_away(folders: list[Path]) -> None:

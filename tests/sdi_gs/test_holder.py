@@ -192,6 +192,18 @@ def test_what_cannot_go_on_is_all_or_nothing(tmp_path: Path) -> None:
     assert [path.name for path in out.iterdir()] == ["notes.txt"]
 
 
+def test_a_folder_whose_first_file_found_no_room_goes_too(tmp_path: Path) -> None:
+    def fail() -> None:
+        patterns = ("checkpoints/step_*.pt",)
+        with claimed(tmp_path / "x", "x", "convert", all_or_none=patterns) as claim:
+            (claim.path / "checkpoints").mkdir()
+            raise OSError(28, "full")
+
+    with pytest.raises(OSError, match="full"):
+        fail()
+    assert not (tmp_path / "x").exists()
+
+
 def test_names_without_out_are_never_shared(tmp_path: Path) -> None:
     with (
         claimed(None, "A red mug!", "generate", tmp_path) as one,
