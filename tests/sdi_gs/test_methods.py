@@ -133,14 +133,15 @@ def test_two_scales_of_sds_differ_by_the_classifier_score(t: int) -> None:
     torch.testing.assert_close(high - low, classifier, rtol=1e-9, atol=1e-11)
 
 
-def test_the_negative_prompt_of_the_classifier_score_counts_by_its_ramp() -> None:
+@pytest.mark.parametrize("end", [-1.0, 1.0])
+def test_the_negative_prompt_of_the_classifier_score_counts_by_its_ramp(end: float) -> None:
     world, z, kappa, t = words(), randn(1, *SHAPE), randn(1, *SHAPE, seed=9), 400
     x_t, time = mix(z, kappa, TABLE[[t]]), torch.tensor([t])
     empty, red, ugly = (
         world.predict_noise(x_t, time, world.embed([w])) for w in ("", "red", "ugly")
     )
-    rule = Classifier(negative=Ramp(0.0, -1.0, 8))
-    for step, weight, samples in ((0, 0.0, 2), (4, -0.5, 3), (9, -1.0, 3)):
+    rule = Classifier(negative=Ramp(0.0, end, 8))
+    for step, weight, samples in ((0, 0.0, 2), (4, 0.5 * end, 3), (9, end, 3)):
         guided = ask(method(world, Given(kappa), t, rule, negative="ugly"), z, step=step)
         expected = red - empty + weight * (ugly - empty)
         torch.testing.assert_close(direction(guided), expected, rtol=1e-9, atol=1e-11)
