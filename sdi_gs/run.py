@@ -213,9 +213,12 @@ def _train(begun: Begun, shown: Stage, clock: Clock, watcher: Watcher) -> None:
                     save(done)
                 if stopping_:
                     raise _stopped(begun, done)
-        except Stop:
-            if not training.undo_step():
+        except (Stop, SystemError) as error:
+            # A compiled kernel that was entered when the signal came makes a SystemError of it.
+            if isinstance(error, SystemError) and not stop.asked():
                 raise
+            if not training.undo_step():
+                raise Stop(stop.why) from None
             save(done)  # the step was given up before it changed anything
             raise _stopped(begun, done) from None
         if first_step < config.steps:
