@@ -6,12 +6,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
+import pytest
 import torch
 from torch import Tensor
 
 from representations.cameras import orbit
 from representations.interface import Cameras
-from representations.ops.splats import SplatOps, Splats, Splatted
+from representations.ops.splats import Splat, SplatOps, Splats, Splatted, reference
 
 
 def seeded(seed: int) -> torch.Generator:
@@ -99,3 +100,26 @@ def cosine(a: Tensor, b: Tensor) -> float:
 
 def relative_l2(a: Tensor, b: Tensor) -> float:
     return float((a.double() - b.double()).norm() / b.double().norm().clamp(min=1e-12))
+
+
+def check_screen_gradient(splat: Splat, count: int, side: int, radius: float) -> None:
+    """What densification reads: the sum of means2d.grad is the derivative of the loss by shifting
+    the principal point, for moving every splat by a pixel is moving the picture."""
+    splats, cameras = random_splats(count, 15, radius=radius), cameras_around(1, (side, side))
+    features = torch.rand(1, count, 2, generator=seeded(16))
+    target = torch.rand(1, 2, side, side, generator=seeded(17), dtype=torch.float64)
+    target = torch.nn.functional.avg_pool2d(target, 9, 1, 4)
+
+    def loss(shift_px: float) -> float:
+        moved = in_dtype(cameras, torch.float64)
+        moved.intrinsics[:, 0, 2] += shift_px
+        double = Splats(*(t.double() for t in splats))
+        return float((reference.splat(double, features.double(), moved).features * target).sum())
+
+    leaves = Splats(*(t.clone().requires_grad_() for t in splats))
+    out = splat(leaves, features, cameras)
+    out.means2d.retain_grad()
+    (out.features * target.float()).sum().backward()
+    assert out.means2d.grad is not None
+    numeric = (loss(1e-4) - loss(-1e-4)) / 2e-4
+    assert float(out.means2d.grad[..., 0].sum()) == pytest.approx(numeric, rel=2e-2, abs=1e-2)

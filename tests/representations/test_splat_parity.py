@@ -13,6 +13,7 @@ from representations.ops.splats import CUDA_BACKENDS, Splats, gsplat_state, spla
 from .helpers import (
     Outcome,
     cameras_around,
+    check_screen_gradient,
     cosine,
     in_dtype,
     random_splats,
@@ -106,26 +107,7 @@ def test_two_runs_are_identical():
 
 
 def test_screen_gradient_is_the_derivative_by_shifting_the_principal_point():
-    # Moving every splat by one pixel is moving the picture: sum of means2d.grad = d loss / d cx.
-    splats, cameras = random_splats(100, 15, radius=0.3), cameras_around(1, (32, 32))
-    features = torch.rand(1, 100, 2, generator=seeded(16))
-    target = torch.rand(1, 2, 32, 32, generator=seeded(17), dtype=torch.float64)
-    target = torch.nn.functional.avg_pool2d(target, 9, 1, 4)
-
-    def loss(shift_px: float) -> float:
-        moved = in_dtype(cameras, torch.float64)
-        moved.intrinsics[:, 0, 2] += shift_px
-        double = Splats(*(t.double() for t in splats))
-        out = splat_ops("cpu", "reference").splat(double, features.double(), moved)
-        return float((out.features * target).sum())
-
-    leaves = Splats(*(t.clone().requires_grad_() for t in splats))
-    out = splat_ops("cpu").splat(leaves, features, cameras)
-    out.means2d.retain_grad()
-    (out.features * target.float()).sum().backward()
-    step = 1e-4
-    numeric = (loss(step) - loss(-step)) / (2 * step)
-    assert float(out.means2d.grad[..., 0].sum()) == pytest.approx(numeric, rel=2e-2, abs=1e-2)
+    check_screen_gradient(splat_ops("cpu").splat, count=100, side=32, radius=0.3)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from ...interface import Cameras
 from ..cpu_jit import array, threads
-from ..dtypes import require_float32
 from . import cpu_project, cpu_raster, cpu_tiles
+from .staged import draw
 from .types import Splats, Splatted
 
 
@@ -99,26 +99,4 @@ class _Rasterise(torch.autograd.Function):
 
 def splat(splats: Splats, features: Tensor, cameras: Cameras) -> Splatted:
     """Draw; see :data:`~representations.ops.splats.types.Splat`."""
-    splats.check(features, cameras)
-    require_float32("cpu", **splats._asdict(), features=features)
-    means2d, conics, depths, radii = _Project.apply(
-        splats.means, splats.quat_wxyz, splats.scale, splats.opacity, cameras
-    )
-    picture, alpha = _Rasterise.apply(
-        means2d,
-        conics,
-        splats.opacity,
-        torch.cat([features, depths[..., None]], dim=-1),
-        depths.detach(),
-        radii,
-        (cameras.height, cameras.width),
-    )
-    return Splatted(
-        features=picture[:, :-1],
-        depth=picture[:, -1:],
-        alpha=alpha[:, None],
-        means2d=means2d,
-        radii=radii,
-        depths=depths.detach(),
-        conics=conics.detach(),
-    )
+    return draw("cpu", _Project, _Rasterise, splats, features, cameras)

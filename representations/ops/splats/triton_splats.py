@@ -15,9 +15,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ...interface import Cameras
-from ..dtypes import require_float32
 from ..triton_launch import blocks, on
 from . import triton_project, triton_raster, triton_tiles
+from .staged import draw
 from .types import Splats, Splatted
 
 TILE = 16
@@ -198,26 +198,4 @@ class _Rasterise(torch.autograd.Function):
 
 def splat(splats: Splats, features: Tensor, cameras: Cameras) -> Splatted:
     """Draw; see :data:`~representations.ops.splats.types.Splat`."""
-    splats.check(features, cameras)
-    require_float32("triton", **splats._asdict(), features=features)
-    means2d, conics, depths, radii = _Project.apply(
-        splats.means, splats.quat_wxyz, splats.scale, splats.opacity, cameras
-    )
-    picture, alpha = _Rasterise.apply(
-        means2d,
-        conics,
-        splats.opacity,
-        torch.cat([features, depths[..., None]], dim=-1),
-        depths.detach(),
-        radii,
-        (cameras.height, cameras.width),
-    )
-    return Splatted(
-        features=picture[:, :-1],
-        depth=picture[:, -1:],
-        alpha=alpha[:, None],
-        means2d=means2d,
-        radii=radii,
-        depths=depths.detach(),
-        conics=conics.detach(),
-    )
+    return draw("triton", _Project, _Rasterise, splats, features, cameras)
