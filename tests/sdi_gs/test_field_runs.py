@@ -139,6 +139,22 @@ def test_open3d_is_asked_for_both_representations(
     assert not (tmp_path / "a.glb").exists()
 
 
+def test_what_is_converted_is_no_run_before_its_state_is_there(
+    sdi_gs: Run, field_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kill in between must not leave a run without a checkpoint: resume would train it anew."""
+    real, seen = checkpoint.save, []
+
+    def save(folder: Path, saved: checkpoint.Checkpoint) -> Path:
+        seen.append((folder.parent / "config.yaml").exists())
+        return real(folder, saved)
+
+    monkeypatch.setattr(checkpoint, "save", save)
+    assert sdi_gs("convert", field_run, "--splats", 50, "--steps", 1).code == 0
+    assert seen == [False]
+    assert (field_run / "gaussians" / "config.yaml").is_file()
+
+
 def test_splats_are_not_converted_again(sdi_gs: Run, fast: Path, tmp_path: Path) -> None:
     run = tmp_path / "splats"
     sdi_gs("generate", "a red mug", "--config", fast, "--out", run)

@@ -17,7 +17,7 @@ import torch
 
 from representations.export import read_ply
 from representations.files import write_bytes
-from sdi_gs.artefacts import checkpoint
+from sdi_gs.artefacts import checkpoint, holder
 from sdi_gs.config import guidances
 
 from ..stopping import interrupt, stop_at
@@ -192,6 +192,33 @@ def test_a_run_stopped_before_its_first_checkpoint_starts_over(
     assert "starts over" in said.out
     assert (out / "final.ply").read_bytes() == (whole / "final.ply").read_bytes()
     assert len((out / "stats.jsonl").read_text().splitlines()) == 6
+
+
+def test_a_run_that_was_taken_over_writes_no_more(
+    sdi_gs: Run, fast: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process holds the folder after the third step: no line, preview or checkpoint."""
+    out = tmp_path / "r"
+
+    def take_over() -> None:
+        name = out / holder.FILE
+        name.write_text(json.dumps({**json.loads(name.read_text()), "token": "another"}))
+
+    stop_at(monkeypatch, 2, take_over)
+    said = sdi_gs("generate", PROMPT, "--config", fast, "--out", out, "output.preview_every=0")
+    assert said.code == 1
+    assert "was taken over by process" in said.err
+    assert len((out / "stats.jsonl").read_text().splitlines()) == 3
+    assert [path.name for path in (out / "checkpoints").iterdir()] == ["step_0000002.pt"]
+
+
+def test_resume_drops_the_checkpoint_that_a_kill_left_over(sdi_gs: Run, whole: Path) -> None:
+    """Killed between the writing of the newest and the removal of the oldest."""
+    folder = whole / "checkpoints"
+    (folder / "step_0000002.pt").write_bytes((folder / "step_0000004.pt").read_bytes())
+    assert sdi_gs("resume", whole).code == 0
+    names = sorted(path.name for path in folder.iterdir())
+    assert names == ["step_0000004.pt", "step_0000006.pt"]
 
 
 def test_the_threads_of_a_run_are_noted_and_another_number_is_told(

@@ -69,13 +69,17 @@ def test_a_signal_between_steps_finishes_the_step_and_saves(
     assert (out / "final.ply").read_bytes() == whole
 
 
-@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize(
+    ("shape", "compiled"), [("fast", False), ("fast", True), ("field_config", False)]
+)
 def test_a_step_longer_than_the_grace_time_is_given_up_and_nothing_is_lost(
-    sdi_gs: Run, fast: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: bytes,
-    compiled: bool,
+    sdi_gs: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shape: str, compiled: bool,
+    request: pytest.FixtureRequest,
 ) -> None:  # fmt: skip
     """In the middle of the fourth step, after its random numbers were drawn: the third is saved.
     Also where compiled code makes a SystemError of what the handler of the signal raises."""
+    config = request.getfixturevalue(shape)
+    assert sdi_gs("generate", "a mug", "--config", config, "--out", tmp_path / "whole").code == 0
     out = tmp_path / "r"
     real = distillation.ScoreDistillation.__call__
     asked = []
@@ -98,7 +102,7 @@ def test_a_step_longer_than_the_grace_time_is_given_up_and_nothing_is_lost(
     monkeypatch.setenv(GRACE, "0.2")
     with monkeypatch.context() as patch:
         patch.setattr(distillation.ScoreDistillation, "__call__", slow)
-        said = sdi_gs("generate", "a mug", "--config", fast, "--out", out)
+        said = sdi_gs("generate", "a mug", "--config", config, "--out", out)
     assert said.code == 143, said
     assert time.monotonic() - asked[0] < 10.0
     assert "stopped after step 3 of 6; the state is saved" in said.err
@@ -106,7 +110,8 @@ def test_a_step_longer_than_the_grace_time_is_given_up_and_nothing_is_lost(
     assert saved is not None
     assert saved.name == "step_0000003.pt"
     assert sdi_gs("resume", out).code == 0
-    assert (out / "final.ply").read_bytes() == whole
+    (final,) = out.glob("final.*")
+    assert final.read_bytes() == (tmp_path / "whole" / final.name).read_bytes()
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
@@ -203,3 +208,18 @@ def test_a_child_stops_with_its_parent() -> None:
         assert running.stdout.readline() == "up\n"
         running.kill()
         assert running.stdout.readline() == f"stopped {int(signal.SIGTERM)}\n"
+
+
+def test_a_pipe_that_nobody_reads_ends_no_run(fast: Path, tmp_path: Path) -> None:
+    """As of ``generate | head -1``, or of a terminal that was closed: the asset is made."""
+    out = tmp_path / "r"
+    words = ["generate", "a mug", "--config", str(fast), "--out", str(out)]
+    reading, writing = os.pipe()
+    os.close(reading)
+    ended = subprocess.run(
+        [sys.executable, "-m", "sdi_gs", *words], stdout=writing, stderr=subprocess.PIPE, text=True
+    )
+    os.close(writing)
+    assert ended.returncode == 0, ended.stderr
+    assert (out / "final.ply").is_file()
+    assert (out / "report.html").is_file()

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -14,7 +15,8 @@ from typing import Any
 
 import pytest
 
-from sdi_gs.artefacts import checkpoint
+from representations.files import started
+from sdi_gs.artefacts import checkpoint, holder
 from sdi_gs.artefacts.run_folder import RunFolder
 from sdi_gs.config import Config, load
 from sdi_gs.errors import UserError
@@ -92,6 +94,24 @@ def test_what_was_stopped_before_its_first_checkpoint_begins_again(
         path.unlink()
     assert study.obtain("one", config, out, quiet).summary_file.is_file()
     assert checkpoint.latest(run.checkpoints) is not None
+
+
+@pytest.mark.usefixtures("here")
+def test_a_run_whose_table_was_killed_may_save_and_end_first(
+    config: Config, tmp_path: Path
+) -> None:
+    """It still holds its folder when the same table is asked for again."""
+    out = tmp_path / "s"
+    folder(out)
+    run = out / "runs" / "one"
+    run.mkdir()
+    orphan = subprocess.Popen(["sleep", "0.5"])
+    with holder.held(run, "generate"):
+        name = json.loads((run / holder.FILE).read_text())
+    name |= {"pid": orphan.pid, "started": started(orphan.pid)}
+    (run / holder.FILE).write_text(json.dumps(name))
+    assert study.obtain("one", config, out, quiet).summary_file.is_file()
+    assert orphan.poll() is not None
 
 
 def test_a_foreign_folder_is_not_written_into(tmp_path: Path) -> None:
