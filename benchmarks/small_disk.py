@@ -41,7 +41,7 @@ class Verb(NamedTuple):
     source: str | None = None  # what lies in that folder before: a run that was killed, or a whole
 
 
-def verbs(config: Path, field: Path, other: Path) -> list[Verb]:
+def verbs(config: Path, other: Path) -> list[Verb]:
     """``other``: a whole run that lies elsewhere."""
     study = ("a mug", "--representations", config, "--guidances", "sdi", "--steps", 3)
     return [
@@ -158,7 +158,7 @@ def main() -> int:
         folder = Path(name)
         folder.chmod(0o755)
         sources = _sources(folder)
-        chosen = [v for v in verbs(folder / "fast.yaml", folder / "field.yaml", sources["whole"])
+        chosen = [v for v in verbs(folder / "fast.yaml", sources["whole"])
                   if not args.verbs or v.name in args.verbs.split(",")]  # fmt: skip
         for verb in chosen:
             for fault, size, why in _trials(verb, folder, sources, args.sizes):

@@ -15,7 +15,7 @@ import torch
 from . import assets, build
 from .artefacts import checkpoint, run_folder, scalars
 from .artefacts.checkpoint import Checkpoint, CheckpointError
-from .artefacts.claim import claimed, require_free
+from .artefacts.claim import claimed
 from .artefacts.holder import Hold, held
 from .artefacts.run_folder import RunFolder
 from .config import Config, to_plain
@@ -60,8 +60,6 @@ def require_ready(config: Config, say: Callable[[str], None]) -> None:
 def generate(config: Config, out: Path | None, watcher: Watcher) -> RunFolder | None:
     """A new run in a new folder; none in a process that only follows."""
     config = build.with_threads(config)
-    if leading() and out is not None:
-        require_free(out)
     require_ready(config, watcher.say)
     with stopping() as stop, ExitStack() as stack:
         stack.enter_context(_nothing_yet())

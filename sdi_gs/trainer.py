@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -51,7 +51,8 @@ class Training:
     micro_batch: int | None = None  # views per forward and backward pass; None: the whole batch
     together: int = 1  # views that the diffusion model must see side by side
     team: Team = ALONE  # processes that share the views of a step
-    _before: Tensor | None = None  # the generator's state before a step that changed nothing yet
+    # The generator's state before a step that changed nothing yet.
+    _before: Tensor | None = field(default=None, init=False, repr=False)
 
     def undo_step(self) -> bool:
         """Go back to before the step that was broken off; False where it has changed something. A
