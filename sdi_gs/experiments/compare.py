@@ -125,15 +125,13 @@ def configuration(plan: Plan, cell: Cell) -> Config:
 
 
 class Missing(NamedTuple):
-    """A run that measured nothing."""
+    """A cell whose run measured nothing."""
 
     cell: Cell
-    why: str
-    diverged: bool  # its numbers stopped being numbers, a result; else it came to no end
+    outcome: study.Without
 
     def __str__(self) -> str:
-        word = "diverged" if self.diverged else "not run"
-        return f"{self.cell.name}: {word}: {self.why}"
+        return f"{self.cell.name}: {self.outcome}"
 
 
 class Comparison(NamedTuple):
@@ -144,18 +142,12 @@ class Comparison(NamedTuple):
 
     def lacking(self) -> str | None:
         """What must be said besides where runs came to no end; None where all did."""
-        lost = [one for one in self.missing if not one.diverged]
-        if not lost:
-            return None
-        return (
-            f"{len(lost)} of {len(self.rows) + len(self.missing)} runs are not in the comparison; "
-            f"the first is {lost[0]}. The same command with --out tries them again, and makes no "
-            "other anew"
-        )
+        named = [*((row.run, row) for row in self.rows),
+                 *((one.cell.name, one.outcome) for one in self.missing)]  # fmt: skip
+        return study.lacking(named, "comparison")
 
     def plain(self) -> dict[str, Any]:
-        lost = [{**one.cell._asdict(), "diverged": one.diverged, "why": one.why}
-                for one in self.missing]  # fmt: skip
+        lost = [{**one.cell._asdict(), **one.outcome._asdict()} for one in self.missing]
         return {"rows": [asdict(row) for row in self.rows], "missing": lost}
 
 
@@ -169,16 +161,31 @@ def compare(plan: Plan, out: Path, say: Callable[[str], None]) -> Comparison:
         judge = judge_for(list(wanted.values()), plan.clip)
         for number, (cell, config) in enumerate(wanted.items(), start=1):
             say(f"run {number} of {len(wanted)}: {cell.name}, {config.steps} steps")
-            try:
-                run = study.obtain(cell.name, config, out, say)
-                made.rows.append(measure(run, cell, out, judge))
-            except (study.NotRun, study.Diverged) as error:
-                lost = Missing(cell, str(error), isinstance(error, study.Diverged))
-                say(f"  {lost}")
-                made.missing.append(lost)
+            found = outcome(cell.name, config, cell, out, judge, say)
+            if isinstance(found, Row):
+                made.rows.append(found)
+            else:
+                made.missing.append(Missing(cell, found))
             report = {"plan": asdict(plan), **made.plain(), **run_folder.environment()}
             write_json(out / "compare.json", report)
     return made
+
+
+def outcome(
+    name: str,
+    config: Config,
+    cell: Cell,
+    out: Path,
+    judge: Judge | None,
+    say: Callable[[str], None],
+) -> Row | study.Without:
+    """What the run of that name below ``out`` measured, made if need be, or why it did not."""
+    try:
+        return measure(study.obtain(name, config, out, say), cell, out, judge)
+    except (study.NotRun, study.Diverged) as error:
+        without = study.Without(str(error), isinstance(error, study.Diverged))
+        say(f"  {without}")
+        return without
 
 
 def check_prompts(configs: Iterable[Config], say: Callable[[str], None]) -> None:

@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from ..artefacts import media
 from ..look import STILL_COLUMNS
+from .study import Without
 from .tables import Shown
 
 TILE = 96  # pixels of a picture's side
@@ -61,7 +62,7 @@ def sheet(shown: Sequence[Shown], out: Path) -> Image.Image:
     """Draw it from the pictures that the runs below ``out`` left; a run without one says so."""
     variants = list(dict.fromkeys(run.wanted.variant.label for run in shown))
     places = list(dict.fromkeys(place(run) for run in shown))
-    runs = {(run.wanted.variant.label, place(run)): run for run in shown}
+    runs = {(run.wanted.variant.label, place(run)): run.outcome for run in shown}
     heads, width = titles(places), WORDS + 2 * TILE * len(places)
     blocks = 2 if len(variants) > LINES_OF_A_BLOCK and len(places) <= 2 else 1
     lines = -(-len(variants) // blocks)
@@ -75,10 +76,9 @@ def sheet(shown: Sequence[Shown], out: Path) -> Image.Image:
             left = x + WORDS + 2 * TILE * column
             if line == 0:
                 draw.text((left + 6, 6), title, INK, font)
-            run = runs[variant, at]
-            row = run.row
-            if row is None:
-                draw.text((left + 6, y + TILE // 2 - LETTER // 2), run.word, FAINT, font)
+            row = runs[variant, at]
+            if isinstance(row, Without):
+                draw.text((left + 6, y + TILE // 2 - LETTER // 2), row.word, FAINT, font)
                 continue
             for k, picture in enumerate(sides(out / row.run / "preview.png")):
                 image.paste(picture, (left + k * TILE, y))

@@ -7,14 +7,14 @@ stopped: finished runs are taken as they are, an unfinished one continues. Nothi
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import yaml
 
@@ -22,6 +22,7 @@ from representations.files import open_own, write_bytes
 
 from ..artefacts.claim import require_free, unwritable
 from ..artefacts.holder import held, is_no_content
+from ..artefacts.records import parse, read_text, write_json
 from ..artefacts.run_folder import RunFolder
 from ..config import Config, to_plain
 from ..errors import DISK, DIVERGED, RunFailure, UserError, refused
@@ -55,6 +56,34 @@ class Diverged(RunFailure):
     """A run that ended because its numbers stopped being numbers, which is a result."""
 
 
+class Without(NamedTuple):
+    """A run that measured nothing."""
+
+    why: str
+    diverged: bool  # its numbers stopped being numbers, a result; else it came to no end
+
+    @property
+    def word(self) -> str:
+        return "diverged" if self.diverged else "not run"
+
+    def __str__(self) -> str:
+        return f"{self.word}: {self.why}"
+
+
+def lacking(outcomes: Sequence[tuple[str, object]], where: str) -> str | None:
+    """What must be said of runs, by name, that came to no end and are not in the table or
+    comparison; None where all did."""
+    lost = [(name, o) for name, o in outcomes if isinstance(o, Without) and not o.diverged]
+    if not lost:
+        return None
+    name, first = lost[0]
+    return (
+        f"{len(lost)} of {len(outcomes)} runs are not in the {where}, and it says nothing about "
+        f"them; the first is {name}: {first.why}. The same command with --out tries them again, "
+        "and makes no other anew"
+    )
+
+
 @contextmanager
 def opened(out: Path, verb: str) -> Iterator[None]:
     """Hold the folder of a study, new or an earlier one's.
@@ -68,7 +97,7 @@ def opened(out: Path, verb: str) -> Iterator[None]:
             out.mkdir(parents=True, exist_ok=True)
             stack.enter_context(held(out, verb))
             _require_ours(out, mine=True)
-            write_bytes(out / MARK, (json.dumps(FORMAT) + "\n").encode())
+            write_json(out / MARK, FORMAT)
             (out / RUNS).mkdir(exist_ok=True)
         except OSError as error:
             raise unwritable(out, error) from error
@@ -93,8 +122,8 @@ def _require_ours(out: Path, mine: bool = False) -> None:
 
 def _is_ours(path: Path) -> bool:
     try:
-        tree = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError):
+        tree = parse(read_text(path))
+    except ValueError:
         return False
     if not isinstance(tree, dict):
         return False

@@ -23,14 +23,23 @@ from ..artefacts.records import write_json
 from ..artefacts.run_folder import slug
 from ..config import Config
 from ..errors import UserError
-from ..evaluation.protocol import Judge
 from ..pages import render
 from ..pages.plots import bars, standalone
 from ..pages.text import Column, drop_unmeasured, or_dash, text_table
 from . import study
 from .chains import Variant
-from .compare import VIEWS, Cell, Plan, Row, cells, check_prompts, configuration, judge_for
-from .compare import measure as measure_run
+from .compare import (
+    VIEWS,
+    Cell,
+    Plan,
+    Row,
+    cells,
+    check_prompts,
+    configuration,
+    judge_for,
+    outcome,
+)
+from .study import Without
 
 DIVERGED_DB = 5.0
 """Nearer than this to a white picture's PSNR there may be no object. A faithful one of the wrong
@@ -80,32 +89,11 @@ class Wanted(NamedTuple):
         return f"{shape}-{slug(self.variant.label)}-{words}-{self.cell.seed}"
 
 
-class Without(NamedTuple):
-    """A run that measured nothing."""
-
-    why: str
-    diverged: bool  # its numbers stopped being numbers, a result; else it came to no end
-
-
-Outcome = Row | Without
-
-
 class Shown(NamedTuple):
     """A run and what came of it."""
 
     wanted: Wanted
-    outcome: Outcome
-
-    @property
-    def row(self) -> Row | None:
-        return self.outcome if isinstance(self.outcome, Row) else None
-
-    @property
-    def word(self) -> str:
-        """What stands where the picture of a run without one would."""
-        if not isinstance(self.outcome, Without):
-            return ""
-        return "diverged" if self.outcome.diverged else "not run"
+    outcome: Row | Without
 
 
 def wanted(variants: Sequence[Variant], plan: Plan, prompts: Sequence[str]) -> list[list[Wanted]]:
@@ -148,10 +136,10 @@ def measure(
         entries: list[Entry] = []
         shown: list[Shown] = []
         for line in lines:
-            outcomes: list[Outcome] = []
+            outcomes: list[Row | Without] = []
             for run in line:
                 say(f"run {len(shown) + 1} of {len(configs)}: {run.name}")
-                outcomes.append(_outcome(run, out, judge, say))
+                outcomes.append(outcome(run.name, run.config, run.cell, out, judge, say))
                 shown.append(Shown(run, outcomes[-1]))
             label = line[0].variant.label
             entries.append(summarise(line[0].cell.representation, label, outcomes))
@@ -167,33 +155,12 @@ def _plain(shown: Shown) -> dict[str, Any]:
     """A run in table.json."""
     if isinstance(shown.outcome, Row):
         return asdict(shown.outcome)
-    return {"run": shown.wanted.name, shown.word.replace(" ", "_"): shown.outcome.why}
-
-
-def _outcome(run: Wanted, out: Path, judge: Judge | None, say: Callable[[str], None]) -> Outcome:
-    """What a run measured, or why it did not."""
-    try:
-        return measure_run(study.obtain(run.name, run.config, out, say), run.cell, out, judge)
-    except study.NotRun as error:
-        say(f"  not run: {error}")
-        return Without(str(error), False)
-    except study.Diverged as error:
-        say(f"  diverged: {error}")
-        return Without(str(error), True)
+    return {"run": shown.wanted.name, shown.outcome.word.replace(" ", "_"): shown.outcome.why}
 
 
 def missing(shown: Sequence[Shown]) -> str | None:
     """What a table that lacks runs must say besides; None for a whole one."""
-    lacking = [s for s in shown if s.word == "not run"]
-    if not lacking:
-        return None
-    first = lacking[0]
-    assert isinstance(first.outcome, Without)
-    return (
-        f"{len(lacking)} of {len(shown)} runs are not in the table, and it says nothing about "
-        f"them; the first is {first.wanted.name}: {first.outcome.why}. The same command with --out "
-        "tries them again, and makes no other anew"
-    )
+    return study.lacking([(s.wanted.name, s.outcome) for s in shown], "table")
 
 
 def _diverged(row: Row) -> bool:
@@ -205,7 +172,7 @@ def _diverged(row: Row) -> bool:
     return row.psnr_db < row.blank_db + DIVERGED_DB and not seen
 
 
-def summarise(representation: str, variant: str, outcomes: Sequence[Outcome]) -> Entry:
+def summarise(representation: str, variant: str, outcomes: Sequence[Row | Without]) -> Entry:
     """One line of the table."""
     done = [outcome for outcome in outcomes if isinstance(outcome, Row)]
     good = [row for row in done if not _diverged(row)]
@@ -337,11 +304,10 @@ class Picture(NamedTuple):
 
 
 def _picture(shown: Shown) -> Picture:
-    run, row = shown.wanted, shown.row
+    run, row = shown.wanted, shown.outcome
     words = run.config.prompt + (f", seed {run.cell.seed}" if run.cell.seed else "")
-    if row is None:
-        assert isinstance(shown.outcome, Without)
-        return Picture("", (words, f"{shown.word}: {shown.outcome.why}"))
+    if isinstance(row, Without):
+        return Picture("", (words, str(row)))
     said = [or_dash(row.psnr_db, ".1f") + " dB"] if row.psnr_db is not None else []
     if row.judged is not None:
         said.append(f"recognised in {100 * row.judged.r_precision:.0f} % of views")

@@ -15,7 +15,7 @@ import pytest
 from sdi_gs.artefacts.run_folder import STAGES
 from sdi_gs.config import load
 from sdi_gs.evaluation.truth import truth_of
-from sdi_gs.experiments import compare
+from sdi_gs.experiments import compare, study
 from sdi_gs.experiments import compare_page as report
 from sdi_gs.guidance.noise import DDIMInversion, RandomNoise
 
@@ -91,7 +91,7 @@ def test_the_page_is_well_formed_and_shows_every_film() -> None:
     cell = compare.Cell("gaussians", "sds", 1)
     made = compare.Comparison(
         [row(), row(run="runs/b", psnr_db=None, curve=[])],
-        [compare.Missing(cell, "killed <by> SIGKILL", False)],
+        [compare.Missing(cell, study.Without("killed <by> SIGKILL", False))],
     )
     text = report.page(plan, made, "a machine")
     assert "gaussians-sds-1: not run: killed &lt;by&gt; SIGKILL" in text

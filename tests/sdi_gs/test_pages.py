@@ -16,7 +16,7 @@ from PIL import Image
 
 from sdi_gs.artefacts.run_folder import STAGES
 from sdi_gs.config import dump, load
-from sdi_gs.experiments import compare, compare_page, tables
+from sdi_gs.experiments import compare, compare_page, study, tables
 from sdi_gs.experiments.base import Result
 from sdi_gs.experiments.base import write as write_figure
 from sdi_gs.experiments.chains import Variant
@@ -81,7 +81,7 @@ def several(word: str, folder: Path) -> str:
 
 
 def compared(word: str, folder: Path) -> str:
-    missing = [compare.Missing(compare.Cell(word, word, 1), word, False)]
+    missing = [compare.Missing(compare.Cell(word, word, 1), study.Without(word, False))]
     made = compare.Comparison([row(word), row(word, None)], missing)
     return compare_page.page(compare.Plan(word), made, word)
 
@@ -90,7 +90,7 @@ def table(word: str, folder: Path) -> str:
     config = load("mini").model_copy(update={"prompt": word})
     wanted = tables.Wanted(compare.Cell(word, word, 1), Variant(word, word), config)
     entries = [tables.summarise(word, word, [row(word)])]
-    shown = [tables.Shown(wanted, row(word)), tables.Shown(wanted, tables.Without(word, False))]
+    shown = [tables.Shown(wanted, row(word)), tables.Shown(wanted, study.Without(word, False))]
     return tables.page(word, entries, shown, word)
 
 

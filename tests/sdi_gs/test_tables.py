@@ -27,9 +27,9 @@ from sdi_gs.evaluation.protocol import Judged
 from sdi_gs.experiments import compare, sheet, study
 from sdi_gs.experiments.chains import CHAINS, Variant, chain, methods
 from sdi_gs.experiments.compare import Plan, Row, cells, configuration
+from sdi_gs.experiments.study import Without
 from sdi_gs.experiments.tables import (
     Shown,
-    Without,
     measure,
     missing,
     page,
@@ -185,7 +185,7 @@ def test_a_table_counts_what_ended_and_says_what_did_not(
         return RunFolder(out)
 
     monkeypatch.setattr("sdi_gs.experiments.study.obtain", obtained)
-    monkeypatch.setattr("sdi_gs.experiments.tables.measure_run", lambda *_: whole)
+    monkeypatch.setattr("sdi_gs.experiments.compare.measure", lambda *_: whole)
     said: list[str] = []
     plan = Plan("x", representations=(str(fast),), guidances=("sdi",), seeds=3)
     (entry,), shown = measure(methods(["sdi"]), plan, ["a mug"], tmp_path / "t", said.append)
