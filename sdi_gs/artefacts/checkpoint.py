@@ -68,7 +68,7 @@ def save(folder: Path, checkpoint: Checkpoint) -> Path:
     later steps, which are of a future that was given up. Failing leaves what was there.
 
     A file holds every parameter with its two moments of Adam: the paper's radiance field takes
-    51 MB, splats take 0.17 (one colour) to 0.71 kB (third degree) each. There are two, and three
+    151 MB, splats take 0.17 (one colour) to 0.71 kB (third degree) each. There are two, and three
     while the newest is written. On a disk that is too full for three the older of the two goes
     first, once the newer one is seen to be whole; so a run needs the room of two and no more.
 
