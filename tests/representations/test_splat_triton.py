@@ -355,10 +355,10 @@ def only_compile(self, *arguments, grid, warmup, **options):
 
 JITFunction.run = only_compile
 torch.empty = torch.ones  # what no kernel writes: then there is a list to deal out
-from representations.ops.splats import Splats, triton_splats
+from representations.ops.splats import Splats, staged, triton_splats
 from tests.representations.helpers import cameras_around, random_splats
 
-triton_splats.require_float32 = lambda *names, **tensors: None
+staged.require_float32 = lambda *names, **tensors: None
 for count, views, size in ((5, 2, (20, 31)), (1, 2, (1, 1)), (16, 1, (16, 16))):
     splats = Splats(*(t.requires_grad_() for t in random_splats(count)))
     out = triton_splats.splat(splats, torch.rand(views, count, 3), cameras_around(views, size))
