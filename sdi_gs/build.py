@@ -132,7 +132,7 @@ def denoiser(chosen: ModelConfig, target: torch.device) -> Denoiser:
     if dtype == "auto":
         dtype = "float16" if target.type == "cuda" else "float32"
     with below("model"):
-        model = StableDiffusion.load(source, dtype, target)
+        model = StableDiffusion.load(source, dtype, target, chosen.engine)
         return tune(model, Tuning(chosen.compile, chosen.rows, chosen.vae_memory))
 
 

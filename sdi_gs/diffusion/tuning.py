@@ -46,16 +46,17 @@ def tune(model: StableDiffusion, tuning: Tuning) -> StableDiffusion:
     return model
 
 
+# What is computed again as one: of the plain networks, and of diffusers, by name, so that it need
+# not be imported.
+BLOCKS = ("Resnet", "Downsample", "PixelAttention", "ResnetBlock2D", "Downsample2D", "Attention")
+
+
 def bound_encoder(vae: Any) -> None:
     """Compute every block of the encoder again in the backward pass instead of keeping what is
     inside. diffusers' own switch does so for a whole resolution at once, and the first of those
     holds nearly everything."""
-    from diffusers.models.attention_processor import Attention
-    from diffusers.models.downsampling import Downsample2D
-    from diffusers.models.resnet import ResnetBlock2D
-
     for module in vae.encoder.modules():
-        if isinstance(module, ResnetBlock2D | Downsample2D | Attention):
+        if type(module).__name__ in BLOCKS:
             module.forward = _again(module.forward)
 
 
