@@ -35,9 +35,10 @@ _HOMES = {
         "ScoreDistillation", "Subject", "TimeConfig", "Viewpoints",
     ),
     ".guidance.draws": ("normal_like", "uniform"),
+    ".guidance.inversion": ("ddim_invert",),
     ".guidance.noise": (
         "DDIMInversion", "FixedNoise", "FixedPoint", "GradientDescent", "IntervalInversion",
-        "NoiseInput", "NoiseStrategy", "Noised", "RandomNoise", "ReleasedInversion", "ddim_invert",
+        "NoiseInput", "NoiseStrategy", "Noised", "RandomNoise", "ReleasedInversion",
     ),
     ".guidance.predict": ("GuidedPredictor",),
     ".guidance.sampling": ("ddim_sample", "pure_noise"),

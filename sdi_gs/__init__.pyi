@@ -165,6 +165,9 @@ from .guidance.draws import (
 from .guidance.draws import (
     uniform as uniform,
 )
+from .guidance.inversion import (
+    ddim_invert as ddim_invert,
+)
 from .guidance.noise import (
     DDIMInversion as DDIMInversion,
 )
@@ -194,9 +197,6 @@ from .guidance.noise import (
 )
 from .guidance.noise import (
     ReleasedInversion as ReleasedInversion,
-)
-from .guidance.noise import (
-    ddim_invert as ddim_invert,
 )
 from .guidance.predict import (
     GuidedPredictor as GuidedPredictor,

@@ -21,7 +21,8 @@ from ..artefacts.records import to_json
 from ..config import Config
 from ..diffusion.base import Denoiser
 from ..errors import UserError
-from ..guidance.noise import Eps, Noised, NoiseInput, NoiseStrategy
+from ..guidance.inversion import Eps
+from ..guidance.noise import Noised, NoiseInput, NoiseStrategy
 from ..guidance.predict import GuidedPredictor
 from ..guidance.prompts import Conditions, PromptSet
 from ..guidance.sampling import STREAM, ddim_sample, pure_noise

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 
 from ..artefacts.media import psnr
-from ..guidance.noise import ddim_invert
+from ..guidance.inversion import ddim_invert
 from ..guidance.sampling import ddim_sample
 from .base import Bench, Experiment, Result
 

@@ -9,7 +9,6 @@ method never learns which one it was given.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, Protocol
 
@@ -21,10 +20,8 @@ from representations.checks import require
 from ..diffusion.schedule import alpha_bar_at, mix, noise_between, per_sample, unmix
 from ..ramp import Progress, Ramp, ramp
 from .draws import Rng, integer_once, normal_like, of_group, uniform
+from .inversion import ddim_invert, even_times, root_times
 from .times import Times
-
-Eps = Callable[[Tensor, Tensor], Tensor]
-"""(x_t [B, c, h, w], t [B] where x_t is) -> epsilon [B, c, h, w]."""
 
 
 class Predict(Protocol):
@@ -121,15 +118,18 @@ class FixedNoise:
 class DDIMInversion:
     """Score Distillation via Inversion as the paper states it (Alg. 2, App. A).
 
-    The rendering is carried from level 0 up to ``t + tau`` by explicit Euler steps of the
-    probability-flow ODE; the noise found there is put back at level ``t``, with a little fresh
-    noise for entropy (eq. 11).
+    The rendering is carried from level 0 up to ``t + tau`` along the probability-flow ODE; the
+    noise found there is put back at level ``t``, with a little fresh noise for entropy (eq. 11).
+    The paper takes explicit Euler steps, even in time; ``rho`` and ``order`` choose others, see
+    :mod:`~sdi_gs.guidance.inversion`.
     """
 
     kind: Literal["ddim_inversion"] = "ddim_inversion"
     cfg_scale: float = -7.5  # guidance while inverting; the paper uses minus the forward scale
     steps_per_unit: float = 10.0  # int(steps_per_unit * t) Euler steps for t in [0, 1]
-    steps: int | None = None  # a fixed number of Euler steps instead
+    steps: int | None = None  # a fixed number of steps instead
+    rho: float | None = None  # steps even in sigma^(1/rho); None: even in time
+    order: Literal[1, 2] = 1  # 1: Euler; 2: Adams-Bashforth in sigma^(1/rho)
     tau_max: float = 1.0 / 30.0  # tau ~ U(0, tau_max), in units of the whole schedule
     # kappa += entropy * sqrt(1 - alpha_bar(t)) * N(0, I); a number, or a ramp over the run
     entropy: Ramp = field(default_factory=lambda: Ramp(0.3, 0.3))
@@ -138,20 +138,28 @@ class DDIMInversion:
         require(self.steps is None or self.steps >= 1, "noise.steps", self.steps, "1 or more", 10)
         per_unit = self.steps_per_unit
         require(per_unit > 0, "noise.steps_per_unit", per_unit, "a positive number", 10)
+        least = 1.0 if self.rho is None else self.rho
+        require(1.0 <= least <= 100.0, "noise.rho", self.rho, "1 to 100", 3)
+        known = self.order == 1 or self.rho is not None
+        require(known, "noise.order", self.order, "1, or 2 together with noise.rho=3", 1)
         require(0.0 <= self.tau_max < 1.0, "noise.tau_max", self.tau_max, "0 to below 1", 0.03)
         object.__setattr__(self, "entropy", ramp(self.entropy))
         least = min(self.entropy.start, self.entropy.end)
         require(least >= 0.0, "noise.entropy", least, "0 or more", 0.3)
 
-    def times(self, t: Tensor, last: Tensor, total: int) -> Tensor:
-        """Times [B, N + 1] from 0 to ``last`` [B] of a schedule of ``total`` times; see
-        :func:`even_times`. The last index of the schedule stands for t = 1."""
+    def times(self, t: Tensor, last: Tensor, alpha_bar: Tensor) -> Tensor:
+        """Times [B, N + 1] from 0 to ``last`` [B] of a schedule ``alpha_bar`` [T]; see
+        :func:`~.inversion.even_times` and :func:`~.inversion.root_times`. The last index of the
+        schedule stands for t = 1."""
+        total = len(alpha_bar)
         share = torch.where(t >= total - 1, total, t).double() / total
         # The tiny nudge keeps e.g. 10 * 700 / 1000 from falling to 6 in floating point.
         steps = (self.steps_per_unit * share + 1e-9).long().clamp(min=1)
         if self.steps is not None:
             steps = torch.full_like(t, self.steps)
-        return even_times(steps, last)
+        if self.rho is None:
+            return even_times(steps, last)
+        return root_times(steps, last, alpha_bar, self.rho)
 
     def __call__(self, given: NoiseInput) -> Noised:
         z, t, total = given.z, given.t.host, given.total
@@ -159,39 +167,16 @@ class DDIMInversion:
         last = (t + (self.tau_max * total * tau).round().long()).clamp(max=total - 1)
         x = ddim_invert(
             z,
-            self.times(t, last, total),
+            self.times(t, last, given.alpha_bar),
             lambda x, at: given.predict(x, at, self.cfg_scale),
             given.alpha_bar,
+            self.rho if self.order == 2 else None,
         )
         kappa = noise_between(x, z, alpha_bar_at(given.alpha_bar, last))
         entropy = self.entropy.at(*given.progress)
         if entropy > 0.0:
             kappa = kappa + entropy * (1.0 - per_sample(given.level)).sqrt() * given.normal()
         return given.noised(kappa)
-
-
-def even_times(steps: Tensor, last: Tensor) -> Tensor:
-    """Times [B, N + 1] from 0 to ``last`` [B] in ``steps`` [B] even steps. Samples with fewer steps
-    than the batch's most repeat their last time, which moves nothing."""
-    k = torch.arange(int(steps.max()) + 1, device=last.device)
-    share = (k[None] / steps[:, None]).clamp(max=1.0)
-    return (share * last[:, None]).round().long()
-
-
-def ddim_invert(z: Tensor, times: Tensor, eps: Eps, alpha_bar: Tensor) -> Tensor:
-    """DDIM inversion: forward Euler in sigma along ``times`` [B, N + 1], non-decreasing.
-
-    The noise is predicted at the level where a step starts. Time 0 is the clean sample.
-    Returns the sample at the last time, [B, c, h, w].
-    """
-    x = z
-    times = times.to(z.device)
-    for t_from, t_to in zip(times[:, :-1].T, times[:, 1:].T, strict=True):
-        a_from, a_to = alpha_bar_at(alpha_bar, t_from), alpha_bar_at(alpha_bar, t_to)
-        noise = eps(x, t_from)
-        moved = mix(unmix(x, noise, a_from), noise, a_to)
-        x = torch.where(per_sample(t_to > t_from), moved, x)
-    return x
 
 
 @dataclass(frozen=True, kw_only=True)

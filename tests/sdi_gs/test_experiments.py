@@ -78,7 +78,7 @@ def test_inversion_leaves_its_bias(known: Bench, t: int, steps: int) -> None:
     level = float(sigma(TABLE[t]))
     noise = DDIMInversion(cfg_scale=0.0, steps=steps, tau_max=0.0, entropy=0.0)
     one = torch.tensor([t])
-    levels = [0.0, *(float(sigma(TABLE[k])) for k in noise.times(one, one, 1000)[0, 1:])]
+    levels = [0.0, *(float(sigma(TABLE[k])) for k in noise.times(one, one, TABLE)[0, 1:])]
     growth = math.prod(
         (VARIANCE + a * b) / (VARIANCE + a * a) for a, b in itertools.pairwise(levels)
     )

@@ -23,7 +23,8 @@ from sdi_gs.diffusion.schedule import (
     sigma,
     unmix,
 )
-from sdi_gs.guidance.noise import DDIMInversion, Eps, ddim_invert
+from sdi_gs.guidance.inversion import Eps, ddim_invert
+from sdi_gs.guidance.noise import DDIMInversion
 
 from .doubles import Answers, noised, randn
 

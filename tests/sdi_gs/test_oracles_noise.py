@@ -11,12 +11,12 @@ from scipy.stats import chi2
 from torch import Tensor
 
 from sdi_gs.diffusion.schedule import mix, scaled_linear_alpha_bar, sigma
+from sdi_gs.guidance.inversion import even_times
 from sdi_gs.guidance.noise import (
     DDIMInversion,
     FixedNoise,
     IntervalInversion,
     ReleasedInversion,
-    even_times,
 )
 from sdi_gs.guidance.predict import GuidedPredictor
 from sdi_gs.guidance.prompts import Conditions
@@ -189,8 +189,8 @@ def test_steps_are_even_and_those_who_are_done_wait() -> None:
     assert times.tolist() == [[0, 10, 10, 10, 10], [0, 3, 6, 9, 9], [0, 2, 4, 5, 7]]
     noise = DDIMInversion(steps_per_unit=100.0)  # 100 * 0.29 is 28.999999999999996
     t = torch.tensor([290, 9])
-    assert [len(row.unique()) - 1 for row in noise.times(t, t, 1000)] == [29, 1]
-    assert DDIMInversion().times(t, t, 1000).shape == (2, 3)  # no more columns than steps
+    assert [len(row.unique()) - 1 for row in noise.times(t, t, TABLE)] == [29, 1]
+    assert DDIMInversion().times(t, t, TABLE).shape == (2, 3)  # no more columns than steps
     interval = IntervalInversion(spacing=0.29, most_steps=9)  # 29 / (0.29 * 100) is above 1
     t = torch.tensor([29, 30, 58, 99, 0])
     assert [len(row.unique()) - 1 for row in interval.times(t, 100)] == [1, 2, 2, 4, 0]
@@ -199,7 +199,7 @@ def test_steps_are_even_and_those_who_are_done_wait() -> None:
 def test_paper_grid() -> None:
     noise = DDIMInversion()
     t = torch.tensor([1, 99, 250, 700, 998, 999])
-    times = noise.times(t, t, 1000)
+    times = noise.times(t, t, TABLE)
     steps = [int((row.diff() > 0).sum()) for row in times]
     assert steps == [1, 1, 2, 7, 9, 10]  # the last index of a schedule stands for t = 1
     assert times[:, 0].tolist() == [0] * 6

@@ -43,7 +43,8 @@ PUBLISHED: list[tuple[type, dict[str, Any]]] = [
     ),
     (
         DDIMInversion,
-        {"cfg_scale": -7.5, "steps_per_unit": 10.0, "steps": None, "tau_max": 1 / 30,
+        {"cfg_scale": -7.5, "steps_per_unit": 10.0, "steps": None, "rho": None, "order": 1,
+         "tau_max": 1 / 30,
          "entropy": always(0.3)},
     ),
     # Its code: a grid of n_inversion_steps = 10, eta 0.3.
@@ -92,6 +93,7 @@ LIMITS: list[tuple[type, str, list[Any], list[Any]]] = [
     # setting, the outermost values that are allowed, the nearest ones that are not
     (DDIMInversion, "steps", [1, None], [0]),
     (DDIMInversion, "steps_per_unit", [0.01], [0.0, -0.01]),
+    (DDIMInversion, "rho", [None, 1.0, 100.0], [0.99, 101.0]),
     (DDIMInversion, "tau_max", [0.0, 0.99], [-0.01, 1.0]),
     (
         DDIMInversion, "entropy", [0.0, always(0.0)],

@@ -61,7 +61,7 @@ def test_a_step_reads_nothing_but_its_losses(
     with Reads() as reads:
         train_step(training, 4)  # neither growth nor the occupancy grid is due
     # Times are drawn on the CPU and stay there for whoever plans or chooses by them.
-    assert set(reads.places) <= {"noise.even_times", "update.__call__"}
+    assert set(reads.places) <= {"inversion._shares", "update.__call__"}
 
 
 def test_reads_are_seen() -> None:
