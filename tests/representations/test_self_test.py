@@ -28,7 +28,7 @@ def test_sound_backends_pass(name: str) -> None:
         assert difference.sound, difference
         assert difference.value < 1e-4, difference
         assert difference.gradient < 1e-3, difference
-    self_test.require_sound(name, splats.splat, CPU)
+    self_test.require_sound(name, lambda: self_test.splatting(splats.splat, CPU))
 
 
 def test_slopes_that_are_wrong_are_found() -> None:
@@ -63,7 +63,7 @@ def wrong(change):  # type: ignore[no-untyped-def]
 )
 def test_wrong_pictures_are_found(change) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(RuntimeError, match="draws wrong pictures on this card"):
-        self_test.require_sound("gsplat", wrong(change), CPU)
+        self_test.require_sound("gsplat", lambda: self_test.splatting(wrong(change), CPU))
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def test_a_kernel_that_does_not_work_is_told_with_its_last_words(
         rf"nvcc fatal : Unsupported gpu \| ninja: stop.*doctor.*representation.backend={instead}$"
     )
     with pytest.raises(MissingBackend, match=words):
-        self_test.require_sound(name, splat, CPU)
+        self_test.require_sound(name, lambda: self_test.splatting(splat, CPU))
 
 
 def test_what_is_missing_is_told_as_it_is() -> None:
@@ -90,7 +90,7 @@ def test_what_is_missing_is_told_as_it_is() -> None:
         raise MissingBackend("no nvcc is found: install it")
 
     with pytest.raises(MissingBackend, match=r"^no nvcc is found: install it$"):
-        self_test.require_sound("gsplat", splat, CPU)
+        self_test.require_sound("gsplat", lambda: self_test.splatting(splat, CPU))
 
 
 def test_what_is_not_a_number_is_not_sound() -> None:
