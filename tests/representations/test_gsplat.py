@@ -7,6 +7,7 @@ from __future__ import annotations
 import importlib
 import logging
 import os
+import subprocess
 import sys
 import threading
 import time
@@ -186,6 +187,28 @@ def test_what_the_compiler_says_is_told_and_kept(
 def test_without_a_toolkit_nothing_is_built_and_another_way_is_named(program: Program) -> None:
     with pytest.raises(MissingBackend, match=r"no nvcc is found.*representation.backend=triton"):
         GSPLAT.ensure(lambda line: pytest.fail(line))
+
+
+def test_ninja_counts_aloud_whatever_the_package_asks(tmp_path: Path) -> None:
+    """nerfacc builds in silence, and then there is nothing to count."""
+    for name in ("cuda", ""):
+        (tmp_path / "talkative" / name).mkdir(parents=True, exist_ok=True)
+        (tmp_path / "talkative" / name / "__init__.py").touch()
+    (tmp_path / "talkative" / "cuda" / "_backend.py").write_text(
+        "from torch.utils.cpp_extension import load\n_C = load(name='a', verbose=False)\n"
+    )
+    start = (
+        "from torch.utils import cpp_extension\n"
+        "cpp_extension.load = lambda **how: print(sorted(how.items()))\n"
+    )
+    done = subprocess.run(
+        [PYTHON, "-c", start + Extension("talkative", "a", "b").build],
+        env={**os.environ, "PYTHONPATH": str(tmp_path)}, capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+    assert done.stdout == "[('name', 'a'), ('verbose', True)]\n"
+    assert done.stderr.endswith("talkative built nothing\n")
+    assert done.returncode == 1
 
 
 def test_compilers_at_once_follow_cores_and_memory(monkeypatch: pytest.MonkeyPatch) -> None:

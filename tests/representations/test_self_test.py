@@ -9,6 +9,7 @@ import torch
 from representations.ops import MissingBackend, self_test
 from representations.ops.fields import field_ops
 from representations.ops.fields.hash_grid import Encoded
+from representations.ops.fields.ray_types import MarchSpec, Rays
 from representations.ops.self_test import Difference
 from representations.ops.splats import Splatted, splat_ops
 
@@ -97,3 +98,12 @@ def test_what_is_not_a_number_is_not_sound() -> None:
     assert Difference("x", 0.0, 0.0).sound
     assert not Difference("x", float("nan"), 0.0).sound
     assert not Difference("x", 0.0, float("nan")).sound
+
+
+def test_a_march_is_tried_on_rays_that_rounding_cannot_move() -> None:
+    """One along a border of cells, one that keeps clear, one with a middle at -0.75, on a border."""
+    origins = torch.tensor([[-3.0, 0.0, 0.3], [-3.0, 0.1, 0.3], [-3.0, 0.1, 0.3]])
+    directions = torch.tensor([[1.0, 0.0, 0.0]]).expand(3, 3)
+    spec, jitter = MarchSpec(radius=1.0, step=0.1, max_samples=99), torch.tensor([0.1, 0.1, 0.0])
+    clear = self_test._away_from_borders(Rays(origins, directions), spec, jitter, 8)
+    assert clear.tolist() == [False, True, False]
