@@ -296,6 +296,7 @@ def test_it_is_tried_before_it_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_it_is_chosen_by_name_only_and_what_it_lacks_is_told(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(MissingBackend, match=r'"nerfacc" was asked for, but torch.cuda.is_avail'):
         field_ops("cpu", "nerfacc")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
@@ -313,7 +314,27 @@ def test_it_is_chosen_by_name_only_and_what_it_lacks_is_told(
     assert nerfacc_state.NERFACC.library == "nerfacc_cuda"
 
 
-def test_the_setting_takes_its_name() -> None:
+def test_the_setting_takes_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert InstantNGPConfig(backend="nerfacc").backend == "nerfacc"
     with pytest.raises(MissingBackend, match="nerfacc"):
         InstantNGPRenderer(InstantNGPConfig(backend="nerfacc"))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_on_a_card_it_marches_and_adds_up_like_the_reference() -> None:
+    if nerfacc_state.NERFACC.compiled() is None:
+        pytest.skip("nerfacc's kernels are not compiled: sdi-gs doctor --build")
+    ops = field_ops("cuda", "nerfacc")
+    found = self_test.marching(ops.march, ops.composite, torch.device("cuda"))
+    assert found.value < 1e-4
+    assert found.gradient < 1e-4
+    sigma, features, samples = random_samples(60, 7, 40, 3.0)
+    moved = Samples(*(t.cuda() for t in samples))
+    theirs = pulled(TWIN, sigma.cuda(), features.cuda(), moved)
+    ours = pulled(BACKENDS["reference"], sigma, features, samples)
+    torch.testing.assert_close(
+        theirs[0].features.double().cpu(), ours[0].features, atol=1e-4, rtol=0
+    )
+    for a, b in zip(theirs[1:], ours[1:], strict=True):
+        assert relative_l2(a.cpu(), b) < 1e-4

@@ -101,7 +101,7 @@ def test_what_is_not_a_number_is_not_sound() -> None:
 
 
 def test_a_march_is_tried_on_rays_that_rounding_cannot_move() -> None:
-    """One along a border of cells, one that keeps clear, one with a middle at -0.75, on a border."""
+    """One along a border of cells, one that keeps clear, one with a middle on a border."""
     origins = torch.tensor([[-3.0, 0.0, 0.3], [-3.0, 0.1, 0.3], [-3.0, 0.1, 0.3]])
     directions = torch.tensor([[1.0, 0.0, 0.0]]).expand(3, 3)
     spec, jitter = MarchSpec(radius=1.0, step=0.1, max_samples=99), torch.tensor([0.1, 0.1, 0.0])

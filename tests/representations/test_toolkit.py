@@ -86,6 +86,17 @@ def test_a_part_that_is_missing_is_named_with_the_command(
     )
 
 
+def test_the_page_about_cards_tells_the_same_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For the CUDA of the torch that the Makefile installs."""
+    root = Path(__file__).parents[2]
+    assert "TORCH_VERSION := 2.13.0\n" in (root / "Makefile").read_text(encoding="utf-8")
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    told = (toolkit.pip_command() or "").partition(" -m pip ")[2]
+    assert told.startswith("install ")
+    page = (root / "docs" / "card.md").read_text(encoding="utf-8")
+    assert f".venv/bin/python -m pip {told}\n" in page
+
+
 def test_pip_is_named_only_where_it_has_the_toolkit(
     program: Program, monkeypatch: pytest.MonkeyPatch
 ) -> None:

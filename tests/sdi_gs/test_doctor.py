@@ -145,19 +145,27 @@ def test_build_compiles_or_says_why_not(
         ][: 4 if here else 2]  # fmt: skip
 
 
+@pytest.mark.parametrize(("name", "other"), [("gsplat", "triton"), ("nerfacc", "cuda")])
 def test_a_run_that_asks_for_what_is_missing_ends_with_its_message(
-    monkeypatch: pytest.MonkeyPatch, fast: Path
-) -> None:
+    sdi_gs: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, fast: Path, field_config: Path,
+    tmp_path: Path, name: str, other: str,
+) -> None:  # fmt: skip
     """Before anything is loaded, and as the user's mistake: no traceback."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    settings, wish = fast if name == "gsplat" else field_config, f"representation.backend={name}"
+    said = sdi_gs("generate", "a mug", "--config", str(settings), "--out", str(tmp_path / "run"),
+                  wish, "device=cpu")  # fmt: skip
+    assert said.code == 2
+    assert f'representation: back-end "{name}" was asked for, but torch.cuda' in said.err
+    assert "Traceback" not in said.err
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(Extension, "compiled", lambda self: None)
     monkeypatch.setattr(Extension, "obstacle", lambda self: "no nvcc is found: install it")
-    config = load(str(fast), ["representation.backend=gsplat"])
     words = (
-        r"representation: .*no nvcc is found: install it\. Or write representation.backend=triton"
+        rf"representation: .*no nvcc is found: install it\. Or write representation.backend={other}"
     )
     with pytest.raises(UserError, match=words):
-        build.renderer(config, torch.device("cuda"))
+        build.renderer(load(str(settings), [wish]), torch.device("cuda"))
 
 
 def test_a_card_that_cannot_be_used_is_told_also_when_the_device_is_auto(
