@@ -3,9 +3,10 @@
 
     python benchmarks/flatness.py [--config mini] [--steps 2000] [key=value ...]
 
-A child makes the run; its resident memory and its open handles are read from /proc twice a second,
-the seconds of its steps from stats.jsonl. Splats are not densified, so that every step has the same
-work. The last line compares the last tenth with the second.
+A child makes the run; its resident memory, its open handles and the processor's seconds that it has
+used are read from /proc twice a second, the seconds of its steps from stats.jsonl. Splats are not
+densified, so that every step has the same work. The last line compares the last tenth with the
+second; beside other work, the processor's seconds say more than the clock's.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ class Sample(NamedTuple):
     step: int
     resident_mb: float
     handles: int
+    cpu_s: float  # of all threads, so far
 
 
 def sample(pid: int, stats: Path) -> Sample | None:
@@ -34,9 +36,11 @@ def sample(pid: int, stats: Path) -> Sample | None:
         pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
         handles = len(os.listdir(f"/proc/{pid}/fd"))
         lines = stats.read_bytes().count(b"\n")
+        ticks = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
     except (FileNotFoundError, ProcessLookupError, IndexError):
         return None
-    return Sample(lines, pages * os.sysconf("SC_PAGE_SIZE") / 2**20, handles)
+    cpu_s = sum(map(int, ticks)) / os.sysconf("SC_CLK_TCK")
+    return Sample(lines, pages * os.sysconf("SC_PAGE_SIZE") / 2**20, handles, cpu_s)
 
 
 def main() -> int:
@@ -67,22 +71,27 @@ def main() -> int:
 
 def report(samples: list[Sample], lines: list[dict]) -> None:  # type: ignore[type-arg]
     """A line per tenth of the run."""
-    print(f"{'steps':>12} {'ms/step':>8} {'resident MB':>12} {'handles':>8} {'size':>8}")
+    print(
+        f"{'steps':>12} {'ms/step':>8} {'cpu ms':>8} {'resident MB':>12} {'handles':>8} {'size':>8}"
+    )
     tenth, rows = len(lines) // 10, []
     for k in range(10):
         part = lines[k * tenth : (k + 1) * tenth]
         here = [s for s in samples if k * tenth <= s.step < (k + 1) * tenth]
-        if not here:
+        if not here or here[0].step == here[-1].step:
             continue
-        row = (1e3 * statistics.median(sum(line["seconds"].values()) for line in part),
+        cpu = (here[-1].cpu_s - here[0].cpu_s) / (here[-1].step - here[0].step)
+        row = (1e3 * statistics.median(sum(line["seconds"].values()) for line in part), 1e3 * cpu,
                max(s.resident_mb for s in here), max(s.handles for s in here))  # fmt: skip
         rows.append(row)
         span = f"{k * tenth}-{(k + 1) * tenth}"
-        print(f"{span:>12} {row[0]:>8.1f} {row[1]:>12.0f} {row[2]:>8} {part[-1]['size']:>8}")
+        shown = (f"{row[0]:.1f}", f"{row[1]:.1f}", f"{row[2]:.0f}", row[3], part[-1]["size"])
+        print(f"{span:>12} " + " ".join(f"{value:>11}" for value in shown))
     first, last = rows[1], rows[-1]
     print(
-        f"last tenth against the second: time x{last[0] / first[0]:.2f}, "
-        f"memory {last[1] - first[1]:+.0f} MB, handles {last[2] - first[2]:+d}"
+        f"last tenth against the second: time x{last[0] / first[0]:.2f}, processor "
+        f"x{last[1] / first[1]:.2f}, memory {last[2] - first[2]:+.0f} MB, "
+        f"handles {last[3] - first[3]:+d}"
     )
 
 

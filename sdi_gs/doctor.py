@@ -16,6 +16,7 @@ from typing import NamedTuple
 import torch
 
 from representations.checks import pip_install
+from representations.ops.extension import Extension
 
 from .config import Config, load
 from .errors import UserError, command, first_line
@@ -32,8 +33,8 @@ class Finding(NamedTuple):
 def examine(say: Callable[[str], None]) -> bool:
     """Print every finding; False when something that everybody needs is broken."""
     checks = [
-        python, torch_build, cuda, gsplat, triton, tinycudann, threads, hub, mini, tools, render,
-        denoise,
+        python, torch_build, cuda, gsplat, triton, nerfacc, tinycudann, threads, hub, mini, tools,
+        render, denoise,
     ]  # fmt: skip
     good = True
     for check in checks:
@@ -68,35 +69,56 @@ def cuda() -> list[Finding]:
 
 def gsplat() -> list[Finding]:
     """Whether its kernels are compiled or can be, as torch would find what that needs."""
-    from representations.ops.splats import gsplat_state
+    from representations.ops.splats.gsplat_state import GSPLAT
 
-    if not _present("gsplat"):
-        return [Finding("gsplat", "no", f"not installed: {pip_install('gsplat')}")]
-    version = _version("gsplat")
+    return [_kernels_of(GSPLAT, "numba draws instead")]
+
+
+def nerfacc() -> list[Finding]:
+    """The same of nerfacc, which nothing needs."""
+    from representations.ops.fields.nerfacc_state import NERFACC
+
+    if NERFACC.folder() is None:
+        detail = f"not installed (optional, for comparisons): {pip_install(NERFACC.package)}"
+        return [Finding("nerfacc", "no", detail)]
+    return [_kernels_of(NERFACC, "numba marches instead")]
+
+
+def _kernels_of(extension: Extension, otherwise: str) -> Finding:
+    from representations.ops import toolkit
+
+    name = extension.package
+    if extension.folder() is None:
+        return Finding(name, "no", f"not installed: {pip_install(name)}")
+    version = _version(name)
     if not torch.cuda.is_available():
-        return [Finding("gsplat", "no", f"{version}, idle without CUDA; numba draws instead")]
-    library = gsplat_state.compiled()
+        return Finding(name, "no", f"{version}, idle without CUDA; {otherwise}")
+    library = extension.compiled()
     if library is not None:
-        return [Finding("gsplat", "ok", f"{version}, kernels compiled: {library}")]
-    why = gsplat_state.obstacle()
+        return Finding(name, "ok", f"{version}, kernels compiled: {library}")
+    why = extension.obstacle()
     if why is not None:
-        return [Finding("gsplat", "no", f"{version}, and its kernels cannot be compiled: {why}")]
-    nvcc, build = gsplat_state.toolkit(), command("doctor", "--build")
+        return Finding(name, "no", f"{version}, and its kernels cannot be compiled: {why}")
+    nvcc, build = toolkit.toolkit(), command("doctor", "--build")
     detail = f"{version}, kernels not compiled; {build} does it, once, in minutes, with {nvcc}"
-    return [Finding("gsplat", "no", detail)]
+    return Finding(name, "no", detail)
 
 
-def compile_gsplat(say: Callable[[str], None]) -> None:
-    """Compile gsplat's kernels now, so that no run has to. Raises UserError where that cannot be,
-    with what is missing or what the compiler said."""
+def compile_kernels(say: Callable[[str], None]) -> None:
+    """Compile gsplat's kernels now, and nerfacc's where it is installed, so that no run has to.
+    Raises UserError where that cannot be, with what is missing or what the compiler said."""
     from representations.ops import MissingBackend
-    from representations.ops.splats import gsplat_build
+    from representations.ops.fields.nerfacc_state import NERFACC
+    from representations.ops.splats.gsplat_state import GSPLAT
 
-    try:
-        library = gsplat_build.ensure(say)
-    except MissingBackend as error:
-        raise UserError(str(error)) from error
-    say(f"gsplat's kernels are compiled: {library}")
+    for extension in (GSPLAT, NERFACC):
+        if extension is NERFACC and extension.folder() is None:
+            continue
+        try:
+            library = extension.ensure(say)
+        except MissingBackend as error:
+            raise UserError(str(error)) from error
+        say(f"{extension.package}'s kernels are compiled: {library}")
 
 
 def triton() -> list[Finding]:

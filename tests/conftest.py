@@ -13,7 +13,8 @@ if not any(os.path.exists(card) for card in ("/dev/nvidiactl", "/dev/dxg")):
     # Without a card Triton's kernels are interpreted on the CPU. It asks when it is imported.
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
-from collections.abc import Iterator  # noqa: E402
+from collections.abc import Callable, Iterator  # noqa: E402
+from pathlib import Path  # noqa: E402
 
 import pytest  # noqa: E402
 
@@ -23,6 +24,14 @@ def _one_thread() -> None:
     import torch
 
     torch.set_num_threads(1)
+
+
+@pytest.fixture
+def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    """A machine with a card and nothing else, and how to install a program on it."""
+    from .machine import bare
+
+    return bare(tmp_path, monkeypatch)
 
 
 @pytest.fixture

@@ -72,6 +72,7 @@ RESERVED = {
         "representations.ops.fields.triton_kernels", "representations.ops.splats.triton_project",
         "representations.ops.splats.triton_raster", "representations.ops.splats.triton_tiles",
     ),
+    "nerfacc": ("representations.ops.fields.ray_nerfacc",),
     "tinycudann": ("representations.ops.fields.hash_cuda",),
     "viser": ("sdi_gs.watch.viewer",),
     "tensorboardX": ("sdi_gs.artefacts.scalars",),
@@ -235,7 +236,8 @@ for current in sys.argv[1:]:
     importlib.import_module(current)
     assert state() == before, f"importing {current} changes the state of the process"
     assert not torch.cuda.is_initialized(), f"importing {current} wakes the GPU"
-assert "gsplat" not in sys.modules, "gsplat is imported early"
+for name in ("gsplat", "nerfacc"):
+    assert name not in sys.modules, f"{name} is imported early"
 """
 
 

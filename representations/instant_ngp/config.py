@@ -15,7 +15,7 @@ from ..ops.fields.hash_grid import HashGridSpec
 BlobKind = Literal["magic3d", "dreamfusion", "none"]
 Activation = Literal["softplus", "exp"]
 NormalKind = Literal["analytic", "finite_difference"]
-Backend = Literal["auto", "cpu", "cuda", "torch", "reference"]
+Backend = Literal["auto", "cpu", "cuda", "nerfacc", "torch", "reference"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,7 +152,7 @@ class InstantNGPConfig:
 
     kind: Literal["instant_ngp"] = "instant_ngp"
     radius: float = 2.0  # the field lives in the cube [-radius, radius]^3, world units
-    backend: Backend = "auto"  # auto = by device | cpu (numba) | cuda | torch (reference)
+    backend: Backend = "auto"  # auto = by device | cpu (numba) | cuda | nerfacc | torch (reference)
     normals: NormalKind = "analytic"
     normal_epsilon: float = 0.01  # finite_difference: half distance of the probes, world units
     grid: GridConfig = field(default_factory=GridConfig)

@@ -238,14 +238,17 @@ def convert(
 @app.command()
 def doctor(
     build: Annotated[
-        bool, typer.Option("--build", help="Compile gsplat's CUDA kernels now; takes minutes.")
+        bool,
+        typer.Option(
+            "--build", help="Compile CUDA kernels (gsplat, nerfacc if installed) now; minutes."
+        ),
     ] = False,
 ) -> None:
     """What this machine can run, and why not the rest."""
-    from ..doctor import compile_gsplat, examine
+    from ..doctor import compile_kernels, examine
 
     if build:
-        compile_gsplat(typer.echo)
+        compile_kernels(typer.echo)
         return
     if not examine(typer.echo):
         raise typer.Exit(1)

@@ -7,10 +7,10 @@ from __future__ import annotations
 import importlib
 import logging
 import os
+import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -20,55 +20,28 @@ from torch import Tensor
 from torch.utils import cpp_extension
 
 from representations.interface import Cameras
-from representations.ops import MissingBackend, card, self_test, splats, triton_launch
+from representations.ops import (
+    MissingBackend,
+    card,
+    extension,
+    self_test,
+    splats,
+    toolkit,
+    triton_launch,
+)
+from representations.ops.extension import Extension
 from representations.ops.fields import field_ops
 from representations.ops.splats import (
     Splats,
-    gsplat_build,
     gsplat_splats,
     gsplat_state,
     reference,
     splat_ops,
 )
+from representations.ops.splats.gsplat_state import GSPLAT
 
+from ..machine import Program, ready, with_toolkit
 from .helpers import cameras_around, random_splats
-
-Program = Callable[..., Path]
-
-
-@pytest.fixture(name="program")
-def _program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Program:
-    """A machine with a card, torch for CUDA 13.0, gsplat and nothing else; and how to give it a
-    program that says something."""
-    package = tmp_path / "site" / "gsplat"
-    package.mkdir(parents=True)
-    (package / "version.py").touch()
-    os.utime(package / "version.py", (0, 0))
-    monkeypatch.setattr(gsplat_state, "package", lambda: package)
-    monkeypatch.setattr(torch.version, "cuda", "13.0")
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(cpp_extension, "_find_cuda_home", lambda: os.environ.get("CUDA_HOME"))
-    monkeypatch.setattr(sys, "prefix", str(tmp_path / "env"))
-    monkeypatch.setattr(sys, "executable", str(tmp_path / "elsewhere" / "python"))
-    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
-    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path / "cache"))
-    for name in ("CUDA_HOME", "CUDA_PATH", "CXX", "MAX_JOBS", "TORCH_CUDA_ARCH_LIST"):
-        monkeypatch.delenv(name, raising=False)
-
-    def install(name: str, says: str = "") -> Path:
-        path = tmp_path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(f"#!/bin/sh\necho '{says}'\n")
-        path.chmod(0o755)
-        return path
-
-    return install
-
-
-def toolkit(program: Program, monkeypatch: pytest.MonkeyPatch, release: str = "13.0") -> Path:
-    nvcc = program("toolkit/bin/nvcc", f"Cuda compilation tools, release {release}, V{release}.1")
-    monkeypatch.setenv("CUDA_HOME", str(nvcc.parents[1]))
-    return nvcc
 
 
 def test_each_thing_that_is_missing_is_named_with_what_mends_it(
@@ -77,17 +50,18 @@ def test_each_thing_that_is_missing_is_named_with_what_mends_it(
     def why() -> str:
         return gsplat_state.obstacle() or ""
 
-    monkeypatch.setattr(gsplat_state, "_other_toolkit", lambda wanted: None)
+    monkeypatch.setattr(toolkit, "_other", lambda wanted: None)
     assert "no nvcc is found" in why()
+    assert "-m pip install 'nvidia-cuda-nvcc==13.0.*' 'nvidia-cuda-crt==13.0.*' " in why()
     assert "sudo apt install cuda-toolkit-13-0" in why()
     assert "conda install -c nvidia cuda-toolkit=13.0" in why()
     monkeypatch.setenv("CUDA_HOME", str(tmp_path / "nowhere"))
     assert f"CUDA_HOME={tmp_path / 'nowhere'} has no bin/nvcc" in why()
-    nvcc = toolkit(program, monkeypatch, "11.8")
-    assert f"{nvcc} is of CUDA 11.8, and this torch is built for CUDA 13.0: install" in why()
-    monkeypatch.setattr(gsplat_state, "_other_toolkit", lambda wanted: Path("/usr/local/cuda-13"))
+    nvcc = with_toolkit(program, monkeypatch, "11.8")
+    assert f"{nvcc} is of CUDA 11.8, and this torch is built for CUDA 13.0: without root: " in why()
+    monkeypatch.setattr(toolkit, "_other", lambda wanted: Path("/usr/local/cuda-13"))
     assert why().endswith("export CUDA_HOME=/usr/local/cuda-13")
-    toolkit(program, monkeypatch, "13.1")  # another minor version compiles
+    with_toolkit(program, monkeypatch, "13.1")  # another minor version compiles
     assert why() == "there is no C++ compiler (c++): sudo apt install g++"
     program("bin/c++")
     assert why().startswith("ninja is missing: ")
@@ -100,7 +74,7 @@ def test_each_thing_that_is_missing_is_named_with_what_mends_it(
     assert gsplat_state.obstacle() is None
     monkeypatch.setattr(torch.version, "cuda", None)
     assert "make setup TORCH=cuda" in why()
-    monkeypatch.setattr(gsplat_state, "package", lambda: None)
+    monkeypatch.setattr(Extension, "folder", lambda self: None)
     assert why().endswith("pip install gsplat")
 
 
@@ -108,10 +82,10 @@ def test_a_toolkit_is_looked_for_as_torch_does(
     program: Program, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     nvcc = program("bin/nvcc", "release 13.0,")
-    assert gsplat_state.toolkit() is None
+    assert toolkit.toolkit() is None
     monkeypatch.setattr(cpp_extension, "_find_cuda_home", lambda: str(nvcc.parents[1]))
-    assert gsplat_state.toolkit() == nvcc
-    assert gsplat_state.toolkit_version(nvcc) == "13.0"
+    assert toolkit.toolkit() == nvcc
+    assert toolkit.version(nvcc) == "13.0"
 
 
 def test_compiled_is_what_a_wheel_brings_or_what_is_newer_than_torch_and_gsplat(
@@ -127,7 +101,7 @@ def test_compiled_is_what_a_wheel_brings_or_what_is_newer_than_torch_and_gsplat(
     package = tmp_path / "site" / "gsplat"
     os.utime(package / "version.py", (time.time() + 60,) * 2)  # a new gsplat
     assert gsplat_state.compiled() is None
-    wheel = package / f"csrc{gsplat_state.EXTENSION_SUFFIXES[0]}"
+    wheel = package / f"csrc{extension.EXTENSION_SUFFIXES[0]}"
     wheel.touch()
     assert gsplat_state.compiled() == wheel
 
@@ -137,7 +111,7 @@ def pretend_build(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, script: str) 
     seen = tmp_path / "seen"
     folder = tmp_path / "cache" / "gsplat_cuda"
     before = f"import os, sys, time\nfolder, seen = {str(folder)!r}, {str(seen)!r}\n"
-    monkeypatch.setattr(gsplat_build, "BUILD", before + script)
+    monkeypatch.setattr(Extension, "build", before + script)
     monkeypatch.setattr(sys, "executable", PYTHON)
     return seen
 
@@ -145,7 +119,8 @@ def pretend_build(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, script: str) 
 PYTHON = sys.executable
 GOOD = """
 with open(seen, "a") as file:
-    print(os.environ["MAX_JOBS"], os.environ["VERBOSE"], os.environ["PATH"], file=file)
+    print(os.environ["MAX_JOBS"], os.environ["VERBOSE"], os.environ["PATH"],
+          os.environ["CUDA_HOME"], os.path.exists(os.path.join(folder, "lock")), file=file)
 print("[1/29] nvcc first.cu")
 print("[29/29] c++ -shared")
 time.sleep(0.2)
@@ -154,28 +129,26 @@ open(os.path.join(folder, "gsplat_cuda.so"), "w").close()
 """
 
 
-def ready(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
-    toolkit(program, monkeypatch)
-    program("bin/c++")
-    program("env/bin/ninja")
-
-
 def test_a_build_is_announced_counted_and_kept(
     program: Program, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     ready(program, monkeypatch)
     seen = pretend_build(monkeypatch, tmp_path, GOOD)
-    monkeypatch.setattr(gsplat_build, "jobs", lambda: 3)
+    monkeypatch.setattr(extension, "jobs", lambda: 3)
+    lock = GSPLAT.build_folder() / "lock"
+    lock.touch()  # of a build that was killed: torch waits until it is gone
     said: list[str] = []
-    library = gsplat_build.ensure(said.append)
+    library = GSPLAT.ensure(said.append)
     assert library == tmp_path / "cache" / "gsplat_cuda" / "gsplat_cuda.so"
     assert "once, 3 file(s) at a time" in said[0]
     assert said[1:] == ["gsplat: 1 of 29 compiled", "gsplat: 29 of 29 compiled"]
     assert "nvcc first.cu" in (tmp_path / "cache" / "gsplat_cuda.log").read_text()
-    jobs, verbose, path = seen.read_text().split()
-    assert (jobs, verbose) == ("3", "1")
+    jobs, verbose, path, home, locked = seen.read_text().split()
+    assert (jobs, verbose, locked) == ("3", "1", "False")
+    assert home == str(tmp_path / "toolkit")
+    assert path.split(os.pathsep)[0] == str(tmp_path / "toolkit" / "bin")  # nerfacc looks there
     assert str(tmp_path / "env" / "bin") in path.split(os.pathsep)  # where ninja is
-    assert gsplat_build.ensure(said.append) == library
+    assert GSPLAT.ensure(said.append) == library
     assert len(seen.read_text().splitlines()) == 1
     assert len(said) == 3
 
@@ -188,8 +161,7 @@ def test_two_that_start_together_build_once(
     said: list[str] = []
     found: list[Path] = []
     workers = [
-        threading.Thread(target=lambda: found.append(gsplat_build.ensure(said.append)))
-        for _ in range(3)
+        threading.Thread(target=lambda: found.append(GSPLAT.ensure(said.append))) for _ in range(3)
     ]
     for worker in workers:
         worker.start()
@@ -208,24 +180,46 @@ def test_what_the_compiler_says_is_told_and_kept(
     script = "print('[1/29] a.cu\\na.cu(3): error: no such thing\\nninja: stop'); sys.exit(1)"
     pretend_build(monkeypatch, tmp_path, script)
     with pytest.raises(MissingBackend, match=r"did not compile: a.cu\(3\): error: no such thing"):
-        gsplat_build.ensure(lambda line: None)
+        GSPLAT.ensure(lambda line: None)
     assert "ninja: stop" in (tmp_path / "cache" / "gsplat_cuda.log").read_text()
 
 
 def test_without_a_toolkit_nothing_is_built_and_another_way_is_named(program: Program) -> None:
     with pytest.raises(MissingBackend, match=r"no nvcc is found.*representation.backend=triton"):
-        gsplat_build.ensure(lambda line: pytest.fail(line))
+        GSPLAT.ensure(lambda line: pytest.fail(line))
+
+
+def test_ninja_counts_aloud_whatever_the_package_asks(tmp_path: Path) -> None:
+    """nerfacc builds in silence, and then there is nothing to count."""
+    for name in ("cuda", ""):
+        (tmp_path / "talkative" / name).mkdir(parents=True, exist_ok=True)
+        (tmp_path / "talkative" / name / "__init__.py").touch()
+    (tmp_path / "talkative" / "cuda" / "_backend.py").write_text(
+        "from torch.utils.cpp_extension import load\n_C = load(name='a', verbose=False)\n"
+    )
+    start = (
+        "from torch.utils import cpp_extension\n"
+        "cpp_extension.load = lambda **how: print(sorted(how.items()))\n"
+    )
+    done = subprocess.run(
+        [PYTHON, "-c", start + Extension("talkative", "a", "b").build],
+        env={**os.environ, "PYTHONPATH": str(tmp_path)}, capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+    assert done.stdout == "[('name', 'a'), ('verbose', True)]\n"
+    assert done.stderr.endswith("talkative built nothing\n")
+    assert done.returncode == 1
 
 
 def test_compilers_at_once_follow_cores_and_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MAX_JOBS", raising=False)
-    monkeypatch.setattr(gsplat_build.os, "sched_getaffinity", lambda pid: set(range(16)))
+    monkeypatch.setattr(extension.os, "sched_getaffinity", lambda pid: set(range(16)))
     for gigabytes, expected in ((100, 16), (16, 4), (1, 1), (None, 16)):
         free = None if gigabytes is None else gigabytes * 10**9
-        monkeypatch.setattr(gsplat_build, "available_bytes", lambda device, free=free: free)
-        assert gsplat_build.jobs() == expected
+        monkeypatch.setattr(extension, "available_bytes", lambda device, free=free: free)
+        assert extension.jobs() == expected
     monkeypatch.setenv("MAX_JOBS", "7")
-    assert gsplat_build.jobs() == 7
+    assert extension.jobs() == 7
 
 
 def test_a_library_that_is_there_is_loaded_without_toolkit_and_ninja(
@@ -244,8 +238,8 @@ def test_a_library_that_is_there_is_loaded_without_toolkit_and_ninja(
     mine = ("gsplat.csrc", "gsplat.cuda._backend")
     before = {name: sys.modules.pop(name) for name in mine if name in sys.modules}
     try:
-        gsplat_build.load(library)
-        gsplat_build.load(library)
+        GSPLAT.load(library)
+        GSPLAT.load(library)
         assert asked == [("gsplat_cuda", str(library.parent), True)]
         assert importlib.import_module("gsplat.cuda._backend")._C is ours
     finally:
@@ -293,8 +287,8 @@ def test_auto_takes_gsplat_where_it_is_compiled_else_triton_and_says_so_once(
 def test_a_field_asks_for_no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     """What splats lack is nothing to a radiance field."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(gsplat_state, "package", lambda: None)
-    for function in ("compiled", "obstacle", "toolkit", "offer"):
+    monkeypatch.setattr(Extension, "folder", lambda self: None)
+    for function in ("compiled", "obstacle", "offer"):
         monkeypatch.setattr(gsplat_state, function, lambda: pytest.fail("asked about gsplat"))
     monkeypatch.setattr(self_test, "require_sound", lambda *_: pytest.fail("tried splats"))
     for asked in (None, "cuda"):

@@ -32,6 +32,7 @@ class Turned(torch.nn.Module):
 
 class FieldContract(RendererContract):
     backend = "cpu"
+    ops = None
     normals = "analytic"
     density = DensityConfig(hidden=16)
     material = MaterialConfig(albedo_steps=100)
@@ -53,7 +54,8 @@ class FieldContract(RendererContract):
                     warmup=4,
                 ),
                 material=self.material,
-            )
+            ),
+            ops=self.ops,
         )  # fmt: skip
         with torch.no_grad():  # a table that says something: the first one is nearly nothing
             spread = torch.randn(renderer.field.table.shape,

@@ -9,6 +9,7 @@ import torch
 from representations.ops import MissingBackend, self_test
 from representations.ops.fields import field_ops
 from representations.ops.fields.hash_grid import Encoded
+from representations.ops.fields.ray_types import MarchSpec, Rays
 from representations.ops.self_test import Difference
 from representations.ops.splats import Splatted, splat_ops
 
@@ -28,7 +29,7 @@ def test_sound_backends_pass(name: str) -> None:
         assert difference.sound, difference
         assert difference.value < 1e-4, difference
         assert difference.gradient < 1e-3, difference
-    self_test.require_sound(name, splats.splat, CPU)
+    self_test.require_sound(name, lambda: self_test.splatting(splats.splat, CPU))
 
 
 def test_slopes_that_are_wrong_are_found() -> None:
@@ -63,7 +64,7 @@ def wrong(change):  # type: ignore[no-untyped-def]
 )
 def test_wrong_pictures_are_found(change) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(RuntimeError, match="draws wrong pictures on this card"):
-        self_test.require_sound("gsplat", wrong(change), CPU)
+        self_test.require_sound("gsplat", lambda: self_test.splatting(wrong(change), CPU))
 
 
 @pytest.mark.parametrize(
@@ -82,7 +83,7 @@ def test_a_kernel_that_does_not_work_is_told_with_its_last_words(
         rf"nvcc fatal : Unsupported gpu \| ninja: stop.*doctor.*representation.backend={instead}$"
     )
     with pytest.raises(MissingBackend, match=words):
-        self_test.require_sound(name, splat, CPU)
+        self_test.require_sound(name, lambda: self_test.splatting(splat, CPU))
 
 
 def test_what_is_missing_is_told_as_it_is() -> None:
@@ -90,10 +91,19 @@ def test_what_is_missing_is_told_as_it_is() -> None:
         raise MissingBackend("no nvcc is found: install it")
 
     with pytest.raises(MissingBackend, match=r"^no nvcc is found: install it$"):
-        self_test.require_sound("gsplat", splat, CPU)
+        self_test.require_sound("gsplat", lambda: self_test.splatting(splat, CPU))
 
 
 def test_what_is_not_a_number_is_not_sound() -> None:
     assert Difference("x", 0.0, 0.0).sound
     assert not Difference("x", float("nan"), 0.0).sound
     assert not Difference("x", 0.0, float("nan")).sound
+
+
+def test_a_march_is_tried_on_rays_that_rounding_cannot_move() -> None:
+    """One along a border of cells, one that keeps clear, one with a middle on a border."""
+    origins = torch.tensor([[-3.0, 0.0, 0.3], [-3.0, 0.1, 0.3], [-3.0, 0.1, 0.3]])
+    directions = torch.tensor([[1.0, 0.0, 0.0]]).expand(3, 3)
+    spec, jitter = MarchSpec(radius=1.0, step=0.1, max_samples=99), torch.tensor([0.1, 0.1, 0.0])
+    clear = self_test._away_from_borders(Rays(origins, directions), spec, jitter, 8)
+    assert clear.tolist() == [False, True, False]

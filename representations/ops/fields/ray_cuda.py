@@ -2,10 +2,8 @@
 """Ray marching on a CUDA device: our Triton kernels where Triton is installed, which is wherever
 torch has CUDA on Linux, else the reference on CUDA tensors. float32 only.
 
-Not nerfacc (0.5.3): its traversal places samples by another rule than ours, its scan over rays of
-unequal length waits at a barrier inside of diverging loops, which CUDA leaves undefined, and it
-must be compiled by nvcc first. Sums over rays are added in no fixed order here, so two runs agree
-to rounding, not bit for bit.
+nerfacc, which must be compiled by nvcc first, is a back-end by name: :mod:`.ray_nerfacc`. Sums over
+rays are added in no fixed order here, so two runs agree to rounding, not bit for bit.
 """
 
 from __future__ import annotations

@@ -100,6 +100,6 @@ def rasterize(
 @lru_cache(maxsize=16)
 def _require_sound_on(ops: SplatOps, device: torch.device) -> None:
     """A CUDA rasteriser is tried once per process and device."""
-    from ..self_test import require_sound
+    from ..self_test import require_sound, splatting
 
-    require_sound(ops.name, ops.splat, device)
+    require_sound(ops.name, lambda: splatting(ops.splat, device))

@@ -2,7 +2,7 @@
 """gsplat's rasteriser behind our signature. float32 only.
 
 Its kernels are CUDA C++ and are compiled once, which needs the CUDA toolkit and takes minutes; see
-:mod:`.gsplat_build`.
+:mod:`..extension`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ import torch
 from ...interface import Cameras
 from ..constants import BLUR_PX2, NEAR_PLANE
 from ..dtypes import require_float32
-from . import gsplat_build, reference
+from . import reference
+from .gsplat_state import GSPLAT
 from .types import Splats, Splatted
 
 LOG = logging.getLogger(__name__)
@@ -25,7 +26,7 @@ LOG = logging.getLogger(__name__)
 
 @lru_cache(maxsize=1)
 def _rasterization() -> Callable[..., Any]:
-    gsplat_build.load(gsplat_build.ensure(LOG.warning))
+    GSPLAT.load(GSPLAT.ensure(LOG.warning))
     from gsplat import rasterization
 
     return rasterization  # type: ignore[no-any-return]
