@@ -7,7 +7,7 @@ What the layers below say about a bad input (ValueError and its kin) leaves here
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -22,6 +22,7 @@ from representations.memory import available_bytes
 from representations.ops import MissingBackend, card
 
 from .config import PRIORS, REPRESENTATIONS, UPDATES, Config, ModelConfig
+from .cores import spare_threads
 from .diffusion.base import Adaptable, Denoiser, Forgetful
 from .diffusion.schedule import require_signal
 from .errors import UserError, command, nearest
@@ -63,23 +64,26 @@ def device(word: str) -> torch.device:
             raise UserError(f"device={other!r} is not one of auto, cpu, cuda")
 
 
-def with_threads(config: Config) -> Config:
+def with_threads(config: Config, say: Callable[[str], None]) -> Config:
     """``config`` with the number of threads that a run of it has here: the last bits of a sum
-    depend on it, so that a replay must know."""
+    depend on it, so that a replay must know. Where it names none, other work on the machine is
+    left its cores."""
     if config.threads is not None:
         return config
-    return config.model_copy(update={"threads": torch.get_num_threads()})
+    most, taken = torch.get_num_threads(), spare_threads()
+    if taken < most:
+        say(
+            f"note: the machine is busy with other work, so that {taken} of {most} threads are "
+            f"used: more would wait for one another (threads={most} takes them all the same)"
+        )
+    return config.model_copy(update={"threads": taken})
 
 
 def use_threads(threads: int | None) -> None:
     """Give torch and numba that number of threads; None leaves them alone."""
     if threads is None:
         return
-    torch.set_num_threads(threads)
-    import numba
-
-    # numba cannot use more threads than it started with.
-    numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
+    torch.set_num_threads(threads)  # numba's kernels follow: see representations.ops.cpu_jit
 
 
 def check_prompt(config: Config) -> str | None:

@@ -59,7 +59,7 @@ def require_ready(config: Config, say: Callable[[str], None]) -> None:
 
 def generate(config: Config, out: Path | None, watcher: Watcher) -> RunFolder | None:
     """A new run in a new folder; none in a process that only follows."""
-    config = build.with_threads(config)
+    config = build.with_threads(config, watcher.say)
     require_ready(config, watcher.say)
     with stopping() as stop, ExitStack() as stack:
         stack.enter_context(_nothing_yet())
@@ -109,7 +109,7 @@ def _state(run: RunFolder, say: Callable[[str], None]) -> tuple[Checkpoint | Non
                 "continue; make it anew with " + command("generate", "--config", run.config_file)
             )
         say("no checkpoint was written yet: the run starts over, with its own settings")
-        return None, build.with_threads(asked)
+        return None, build.with_threads(asked, say)
     saved, config, passed = newest(run)
     for damage in passed:
         say(f"{damage}; going on from the one before")
@@ -118,7 +118,7 @@ def _state(run: RunFolder, say: Callable[[str], None]) -> tuple[Checkpoint | Non
             f"{run.config_file} was edited after the run began, and a resumed run cannot change "
             "its settings; start a new one: " + command("generate", "--config", run.config_file)
         )
-    now = build.with_threads(asked)
+    now = build.with_threads(asked, say)
     if config.threads != now.threads:
         before = "an unknown number of" if config.threads is None else config.threads
         say(

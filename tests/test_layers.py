@@ -30,7 +30,14 @@ FLOORS = (
     ("sdi_gs.trainer", "sdi_gs.views"),
     ("sdi_gs.guidance",),
     ("sdi_gs.backgrounds", "sdi_gs.mini", "sdi_gs.plugins", "sdi_gs.strict", "sdi_gs.team"),
-    ("sdi_gs.diffusion", "representations", "sdi_gs.ramp", "sdi_gs.stopping", "sdi_gs.stopwatch"),
+    (
+        "sdi_gs.cores",
+        "sdi_gs.diffusion",
+        "representations",
+        "sdi_gs.ramp",
+        "sdi_gs.stopping",
+        "sdi_gs.stopwatch",
+    ),
     ("sdi_gs.errors",),
     ("sdi_gs",),
 )

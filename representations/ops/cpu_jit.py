@@ -40,12 +40,22 @@ def threads() -> Iterator[None]:
     numba's bundled thread pool must not be entered from two Python threads at once.
     """
     with _LOCK:
+        wanted = torch.get_num_threads()
         before = numba.get_num_threads()
-        numba.set_num_threads(max(1, min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS)))
+        numba.set_num_threads(max(1, min(wanted, numba.config.NUMBA_NUM_THREADS)))
+        _keep(wanted)
         try:
             yield
         finally:
             numba.set_num_threads(before)
+
+
+def _keep(wanted: int) -> None:
+    """Give torch back its number of threads: where numba's pool is one of OpenMP, its start sets
+    the number of all who use that library, and one thread became as many as there are cores. Beside
+    other work those wait for one another, and a network takes fifty times as long."""
+    if torch.get_num_threads() != wanted:
+        torch.set_num_threads(wanted)
 
 
 def array(tensor: Tensor) -> np.ndarray:
