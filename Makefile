@@ -52,6 +52,8 @@ $(STAMP): pyproject.toml Makefile
 	  print("torch==" + v); print("triton==$(TRITON_VERSION)" if v.endswith("+cpu") else "")' \
 	  > $(VENV)/constraints.txt
 	$(PIP) install -q -c $(VENV)/constraints.txt -e '.[dev]'
+	@echo "compiling the kernels for this processor, once"
+	@$(BIN)/python -m representations.ops.ahead
 	@touch $@
 
 # A folder of its own each time: an earlier demo is never overwritten.
