@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Seconds from the command to final.ply, and where they go; beside another checkout if one is named.
+"""Seconds from the command to final.ply, and where they go; beside another checkout if named.
 
     python benchmarks/demo.py [--against DIR] [--repeats 5] [--cold] [--prompt "a red mug"]
                               [--config mini] [key=value ...]
