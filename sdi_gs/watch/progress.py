@@ -41,9 +41,10 @@ def in_notebook() -> bool:
 
 
 class Pace:
-    """Seconds per step, smoothed, and what they promise."""
+    """Seconds per step, smoothed, and what they promise: nothing before the second step, because
+    the first one compiles and loads whatever is called for the first time."""
 
-    def __init__(self, first_step: int, steps: int) -> None:
+    def __init__(self, steps: int) -> None:
         self.steps = steps
         self.per_step: float | None = None
         self._last = time.perf_counter()
@@ -52,9 +53,9 @@ class Pace:
     def lap(self) -> None:
         now = time.perf_counter()
         spent, self._last = now - self._last, now
-        if self.per_step is None or not self._warm:
-            # The first step compiles kernels: the second one replaces its time.
-            self._warm = self.per_step is not None
+        if not self._warm:
+            self._warm = True
+        elif self.per_step is None:
             self.per_step = spent
         else:
             self.per_step = SMOOTHING * self.per_step + (1 - SMOOTHING) * spent
@@ -63,20 +64,24 @@ class Pace:
         """That long nothing was done, on purpose."""
         self._last += seconds
 
-    def left(self, done: int) -> str:
-        seconds = round((self.steps - done) * (self.per_step or 0.0))
+    def told(self, done: int) -> str:
+        """Seconds per step and the time that is left after ``done`` steps; empty before the pace is
+        known."""
+        if self.per_step is None:
+            return ""
+        seconds = round((self.steps - done) * self.per_step)
         minutes, seconds = divmod(seconds, 60)
         hours, minutes = divmod(minutes, 60)
-        return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+        left = f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+        return f"{self.per_step:.2f} s/step  {left} left"
 
 
 def describe(report: StepReport, pace: Pace) -> str:
     """The numbers of a step, in a fixed order."""
     return (
         f"t {report.t:4.0f}  loss {report.loss:.4g}  "
-        f"{report.refined.unit} {report.refined.size}  "
-        f"{pace.per_step or 0.0:.2f} s/step  {pace.left(report.step + 1)} left"
-    )
+        f"{report.refined.unit} {report.refined.size}  {pace.told(report.step + 1)}"
+    ).rstrip()
 
 
 class Silent:
@@ -117,7 +122,7 @@ class Plain:
 
     def begin(self, scene: Scene) -> None:
         steps = scene.config.steps
-        self._pace = Pace(scene.first_step, steps)
+        self._pace = Pace(steps)
         self._first, self._every = scene.first_step, max(1, steps // PLAIN_LINES)
 
     def step(self, report: StepReport) -> None:
@@ -153,7 +158,7 @@ class Notebook:
         self._show()
 
     def begin(self, scene: Scene) -> None:
-        self._pace = Pace(scene.first_step, scene.config.steps)
+        self._pace = Pace(scene.config.steps)
 
     def step(self, report: StepReport) -> None:
         self._pace.lap()
@@ -203,7 +208,7 @@ class Live:
     @_unharmed()
     def begin(self, scene: Scene) -> None:
         first, steps = scene.first_step, scene.config.steps
-        self._pace = Pace(first, steps)
+        self._pace = Pace(steps)
         self._task = self._progress.add_task("", total=steps, completed=first, numbers="")
         self._progress.start()
 
