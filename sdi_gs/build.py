@@ -162,6 +162,16 @@ def renderer(
     return shape
 
 
+def must_compile(shape: Renderer) -> bool:
+    """Whether the first step compiles kernels for this processor, which takes half a minute."""
+    ops = getattr(shape, "ops", None)
+    if getattr(ops, "name", None) != "cpu":
+        return False
+    from representations.ops.cpu_jit import waiting
+
+    return waiting(type(ops).__module__)
+
+
 def _instant_ngp(chosen: InstantNGPConfig, run: Run) -> Renderer:
     from representations.instant_ngp import InstantNGPRenderer
 

@@ -175,6 +175,8 @@ def _run(begun: Begun, watcher: Watcher) -> RunFolder:
     config, run = begun.config, begun.run
     clock = Clock(begun.seconds_before)
     shown = stage(config, begun.training.renderer)
+    if build.must_compile(begun.training.renderer):
+        watcher.say("compiling the kernels for this processor: once, about half a minute")
     with _disk_errors(run), _named_failure(run, begun.stop):
         _train(begun, shown, clock, watcher)
         watcher.say("drawing the turntable")

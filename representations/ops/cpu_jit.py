@@ -6,6 +6,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numba
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 _LOCK = threading.Lock()
+_KERNELS: list[Any] = []  # all that were declared
 
 
 def jit(**options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -28,9 +30,23 @@ def jit(**options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
             compiled: Callable[..., Any] = numba.njit(cache=True, **options)(function)
         except RuntimeError:  # "no locator available": neither __pycache__ nor home is writable
             compiled = numba.njit(**options)(function)
+        _KERNELS.append(compiled)
         return compiled
 
     return decorate
+
+
+def waiting(family: str) -> bool:
+    """Whether a kernel of the modules below ``family`` that were imported has never been compiled
+    here: its first call then takes seconds."""
+    for kernel in _KERNELS:
+        if not kernel.__module__.startswith(f"{family}.") or kernel.signatures:
+            continue
+        folder = kernel.stats.cache_path
+        stem = f"{kernel.__module__.rpartition('.')[2]}.{kernel.__name__}-"
+        if folder is None or not any(Path(folder).glob(f"{stem}*.nbi")):
+            return True
+    return False
 
 
 @contextmanager

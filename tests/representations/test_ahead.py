@@ -48,3 +48,28 @@ def test_a_run_compiles_nothing_that_was_not_compiled_ahead() -> None:
         "kernels of splats", "kernels of hash grid", "kernels of its slopes", "kernels of rays",
     ]  # fmt: skip
     assert said[4:] == ["afterwards: []"] * 2
+
+
+def test_what_was_never_compiled_is_known(tmp_path: Path) -> None:
+    """Before and after, in one cache that starts empty; a later process knows as well."""
+    code = (
+        "import torch\n"
+        "from representations.ops import cpu_jit\n"
+        "from representations.ops.fields import field_ops, hash_kernels\n"
+        "field_ops('cpu')\n"
+        "here = 'representations.ops.fields'\n"
+        "print(cpu_jit.waiting(here), cpu_jit.waiting('representations.ops.splats'))\n"
+        "for kernel in cpu_jit._KERNELS:\n"
+        "    kernel.stats.cache_path and open(f'{kernel.stats.cache_path}/'\n"
+        "        f'{kernel.__module__.rpartition(chr(46))[2]}.{kernel.__name__}-1.py.nbi', 'a')\n"
+        "print(cpu_jit.waiting(here))\n"
+    )
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "NUMBA_CACHE_DIR": str(tmp_path)}
+    said = [
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True,
+            env=environment, timeout=300,
+        ).stdout.split()
+        for _ in range(2)
+    ]  # fmt: skip
+    assert said == [["True", "False", "False"], ["False", "False", "False"]]

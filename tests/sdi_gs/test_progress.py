@@ -6,8 +6,12 @@ from __future__ import annotations
 import time
 
 import pytest
+import torch
 
 from representations.interface import RefineReport
+from representations.ops import cpu_jit
+from sdi_gs import build
+from sdi_gs.config import load
 from sdi_gs.trainer import StepReport
 from sdi_gs.watch.progress import Pace, describe
 
@@ -46,3 +50,19 @@ def test_a_pause_is_no_work(clock: list[float]) -> None:
     pace.rest(60.0)
     pace.lap()
     assert pace.told(3) == "1.00 s/step  0:07 left"
+
+
+def test_compiling_is_named_where_a_kernel_waits_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def waiting(family: str) -> bool:
+        asked.append(family)
+        return True
+
+    monkeypatch.setattr(cpu_jit, "waiting", waiting)
+    for preset in ("mini", "mini_nerf"):
+        shape = build.renderer(load(preset, ["prompt=a mug", "device=cpu"]), torch.device("cpu"))
+        assert build.must_compile(shape)
+    assert asked == ["representations.ops.splats", "representations.ops.fields"]
+    settings = ["prompt=a mug", "device=cpu", "representation.backend=torch"]
+    assert not build.must_compile(build.renderer(load("mini", settings), torch.device("cpu")))
