@@ -17,7 +17,8 @@ from torch import Tensor
 def camera_normals(normal_world: Tensor, world_to_cam: Tensor) -> Tensor:
     """World normals [B, 3, H, W] in a frame with +x right, +y up, +z towards the viewer."""
     turned = torch.einsum("bij,bjhw->bihw", world_to_cam[:, :3, :3], normal_world)
-    return turned * turned.new_tensor([1.0, -1.0, -1.0]).reshape(1, 3, 1, 1)
+    right, down, away = turned.unbind(1)
+    return torch.stack([right, -down, -away], dim=1)
 
 
 def convexity(normal_cam: Tensor, grid: int | None = 8) -> Tensor:

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from .sending import send
+
 if TYPE_CHECKING:
     from .cloud import SplatCloud
 
@@ -49,11 +51,11 @@ class Cameras:
         )
 
     def to(self, device: torch.device | str) -> Cameras:
-        return replace(
-            self,
-            world_to_cam=self.world_to_cam.to(device),
-            intrinsics=self.intrinsics.to(device),
-        )
+        return self.with_values(*send([self.world_to_cam, self.intrinsics], device))
+
+    def with_values(self, world_to_cam: Tensor, intrinsics: Tensor) -> Cameras:
+        """The same cameras with other numbers, such as the same ones on another device."""
+        return replace(self, world_to_cam=world_to_cam, intrinsics=intrinsics)
 
     @property
     def positions(self) -> Tensor:
@@ -174,6 +176,16 @@ class Sized(Protocol):
     def training_bytes(self, views: int, resolution: int) -> int:
         """About what training holds on the device when ``views`` square pictures of ``resolution``
         pixels are drawn at once, in bytes."""
+        ...
+
+
+@runtime_checkable
+class Thrifty(Protocol):
+    """Settings that know which of them take memory."""
+
+    def smaller(self) -> Sequence[str]:
+        """Assignments such as ``max_count=2000`` with which training takes less memory on the
+        device; all of them work together, and none where nothing can be spared."""
         ...
 
 

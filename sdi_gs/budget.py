@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import torch
 
-from representations.interface import Sized
+from representations.interface import Sized, Thrifty
 from representations.memory import COPIES_IN_TRAINING
 
 from .config import PRIORS, Config, load, presets
@@ -20,7 +20,8 @@ from .diffusion import cost
 from .diffusion.lora import low_rank_parameters
 from .diffusion.published import Networks, from_folder, networks
 from .diffusion.tuning import bound_encoder
-from .errors import UserError
+from .errors import UserError, command
+from .guidance.stein import SteinConfig
 from .guidance.update import Classifier, NoiseFree
 from .guidance.variational import VariationalConfig
 from .team import ALONE, Team
@@ -84,6 +85,48 @@ def _of_representation(config: Config, views: int) -> int:
     """What the representation says of itself; one that says nothing counts as nothing."""
     chosen = config.representation
     return chosen.training_bytes(views, config.resolution) if isinstance(chosen, Sized) else 0
+
+
+class Savings(NamedTuple):
+    """Settings with which a run takes less memory, as they are typed."""
+
+    same: list[str]  # that change nothing but memory and time
+    other: list[str]  # that make another run
+
+
+def savings(config: Config) -> Savings:
+    """What this run could still spare. Each works together with all the others."""
+    same, other = [], []
+    together = isinstance(config.update, VariationalConfig | SteinConfig)  # all views at once
+    ours = config.model.source not in PRIORS.table  # what others load has no such settings
+    if ours and config.batch > 1 and config.micro_batch != 1 and not together:
+        same.append("micro_batch=1")
+    if ours and config.model.rows != 1:
+        same.append("model.rows=1")
+    if ours and config.model.vae_memory != "bounded":
+        same.append("model.vae_memory=bounded")
+    chosen = config.representation
+    if isinstance(chosen, Thrifty):
+        other += [f"representation.{setting}" for setting in chosen.smaller()]
+    if config.resolution >= 32:
+        other.append(f"resolution={config.resolution // 2}")
+    return Savings(same, other)
+
+
+def advice(config: Config, again: tuple[object, ...] = ()) -> str:
+    """A sentence: what to write when the memory did not suffice. ``again``: words of the command
+    that starts the run anew."""
+    same, other = savings(config)
+    settings = [*same, *other]
+    if not settings:
+        return "close what else uses the device"
+    typed = f":\n  {command(*again, *settings)}\n" if again else f" {' '.join(settings)}; "
+    first = f"{' '.join(same)} change{'s' if len(same) == 1 else ''} nothing but memory and time"
+    rest = f"{' '.join(other)} make{'s' if len(other) == 1 else ''} another, smaller run"
+    return (
+        "close what else uses the device, or start again with"
+        f"{typed}{'; '.join(said for said, some in ((first, same), (rest, other)) if some)}"
+    )
 
 
 def _networks(config: Config) -> Networks:

@@ -10,16 +10,16 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-import torch
+from representations.ops import card
 
-from . import assets, build
+from . import assets, budget, build
 from .artefacts import checkpoint, run_folder, scalars
 from .artefacts.checkpoint import Checkpoint, CheckpointError
 from .artefacts.claim import claimed
 from .artefacts.holder import Hold, held
 from .artefacts.run_folder import RunFolder
 from .config import Config, to_plain
-from .errors import DISK, UserError, command, first_line, leading, refused
+from .errors import DISK, RunFailure, UserError, command, first_line, leading, refused
 from .look import Stage, newest, stage, write_pictures, write_preview
 from .pages.run import write_one
 from .stopping import Interrupted, Stop, Stopping, stopping
@@ -66,7 +66,8 @@ def generate(config: Config, out: Path | None, watcher: Watcher) -> RunFolder | 
         claim = stack.enter_context(claimed(out, config.prompt, "generate")) if leading() else None
         watcher.say(f"loading {config.model.source}")
         with joined() as team:
-            training = build.training(config, team=team)
+            with _named_beforehand(config):
+                training = build.training(config, team=team)
             if claim is None or not team.leads:
                 _follow(training, 0, stop)
                 return None
@@ -303,18 +304,60 @@ def _named_failure(run: RunFolder, stop: Stopping) -> Iterator[None]:
         raise NonFinite(
             f"{error}\n{_kept(run)}; lower the learning rates or the weight of that term"
         ) from error
-    except torch.OutOfMemoryError as error:
-        raise UserError(
-            f"out of memory on the device: {first_line(error)}\n{_kept(run)}; start again with "
-            "micro_batch=1 model.rows=1 model.vae_memory=bounded, which change nothing but the "
-            "memory, or with a lower batch or resolution"
-        ) from error
+    except RuntimeError as error:
+        if card.out_of_memory(error):
+            raise UserError(_too_little_memory(run, error)) from error
+        if card.lost(error):
+            raise RunFailure(_lost_card(run, error)) from error
+        raise
     except KeyboardInterrupt:
         # A second Ctrl-C, a step beyond the grace time, or a stop while the pictures are drawn:
         # nothing more is saved.
         raise Interrupted(
             f"stopped at once; {_kept(run)}; continue with:\n  {_resume_command(run)}", stop.why
         ) from None
+
+
+def _too_little_memory(run: RunFolder, error: RuntimeError) -> str:
+    """What to type for the run whose memory did not suffice."""
+    told = f"out of memory on the device: {first_line(error)}\n{_kept(run)}"
+    if not run.config_file.is_file():
+        return f"{told}; nothing was begun"
+    config = run.config()
+    last = checkpoint.latest(run.checkpoints)
+    if last is not None and last.name == checkpoint.name_of(config.steps):
+        return (
+            f"{told}, which is the trained shape; close what else uses the device, and have it "
+            f"drawn and exported with:\n  {_resume_command(run)}"
+        )
+    return f"{told}; {budget.advice(config, ('generate', '--config', run.config_file))}"
+
+
+def _lost_card(run: RunFolder, error: RuntimeError) -> str:
+    again = _resume_command(run)
+    return (
+        f"the card failed, and what lay on it is lost: {first_line(error)}\n{_kept(run)}; see that "
+        f"nvidia-smi still lists the card, and continue with:\n  {again}"
+    )
+
+
+@contextmanager
+def _named_beforehand(config: Config) -> Iterator[None]:
+    """A card that fails while the model is loaded, before there is a run."""
+    try:
+        yield
+    except RuntimeError as error:
+        if card.out_of_memory(error):
+            raise UserError(
+                f"out of memory on the device while the model was loaded: {first_line(error)}\n"
+                f"nothing was begun; {budget.advice(config)}"
+            ) from error
+        if card.lost(error):
+            raise RunFailure(
+                f"the card failed while the model was loaded: {first_line(error)}\nnothing was "
+                "begun; see that nvidia-smi still lists the card, and try again"
+            ) from error
+        raise
 
 
 def _kept(run: RunFolder) -> str:

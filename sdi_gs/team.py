@@ -34,7 +34,7 @@ class Team(Alone):
 
     def any(self, flag: bool, device: torch.device) -> bool:
         """Whether one of the team says so."""
-        return bool(self.greatest(torch.tensor(float(flag), device=device))) if flag else False
+        return bool(self.greatest(torch.full((), float(flag), device=device))) if flag else False
 
     def add_gradients(self, parameters: Iterable[Tensor]) -> None:
         """Replace each gradient by its sum over the team."""
@@ -59,7 +59,7 @@ class Processes(Team):
         return values
 
     def any(self, flag: bool, device: torch.device) -> bool:
-        return bool(self.greatest(torch.tensor(float(flag), device=device)))
+        return bool(self.greatest(torch.full((), float(flag), device=device)))
 
     def add_gradients(self, parameters: Iterable[Tensor]) -> None:
         """In one message, because there are many small ones. A parameter that no view of this

@@ -14,6 +14,7 @@ from torch import Generator, Tensor
 from torch.optim import Optimizer
 
 from representations.interface import Cameras, RefineReport, Renderer, Trace
+from representations.sending import send
 
 from .errors import DIVERGED, RunFailure
 from .guidance import Guidance, Viewpoints
@@ -117,12 +118,10 @@ def train_step(training: Training, step: int) -> StepReport:
     background = training.background(training.batch, training.rng)
     done = []
     for mine, rng in micro_batches(training):
-        part = MicroBatch(
-            cameras[mine].to(training.device),
-            viewpoints[mine],
-            None if background is None else background[mine].to(training.device),
+        part = on_device(cameras[mine], None if background is None else background[mine], training)
+        done.append(
+            accumulate(training, step, MicroBatch(part[0], viewpoints[mine], part[1]), rng, watch)
         )
-        done.append(accumulate(training, step, part, rng, watch))
 
     team.add_gradients(_parameters(renderer.optimizers))
     losses, t, evaluations, finite = reduce_losses(training, done)
@@ -147,6 +146,15 @@ def train_step(training: Training, step: int) -> StepReport:
         evaluations=evaluations,
         seconds=watch.seconds,
     )
+
+
+def on_device(
+    cameras: Cameras, background: Tensor | None, training: Training
+) -> tuple[Cameras, Tensor | None]:
+    """Cameras and colours where the shape is, in one copy."""
+    given = [cameras.world_to_cam, cameras.intrinsics]
+    there = send(given if background is None else [*given, background], training.device)
+    return cameras.with_values(*there[:2]), None if background is None else there[2]
 
 
 def micro_batches(training: Training) -> Iterator[tuple[slice, Rng]]:
@@ -190,11 +198,12 @@ def reduce_losses(
     names = list(done[0].losses)
     sums = [torch.stack([part.losses[name] for part in done]).sum() for name in names]
     t = torch.cat([part.t for part in done]).float().sum() / training.batch
-    spent = torch.tensor(float(sum(part.evaluations for part in done)), device=training.device)
+    evaluations = float(sum(part.evaluations for part in done))
+    spent = torch.full((), evaluations, device=training.device)
     odd = ~gradients_finite(training.renderer.optimizers)
     values = torch.stack([value.double() for value in (*sums, t, spent, odd)])
-    *losses, t_mean, evaluations, broken = training.team.total(values).tolist()
-    return dict(zip(names, losses, strict=True)), t_mean, round(evaluations), broken == 0
+    *losses, t_mean, total, broken = training.team.total(values).tolist()
+    return dict(zip(names, losses, strict=True)), t_mean, round(total), broken == 0
 
 
 def _groups(optimizers: Sequence[Optimizer]) -> Iterator[dict[str, Any]]:

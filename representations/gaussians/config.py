@@ -131,6 +131,15 @@ class GaussianConfig:
         require(self.sh_degree in (0, 1, 2, 3), "sh_degree", self.sh_degree, "0, 1, 2 or 3", 0)
         one_of("backend", self.backend, get_args(Backend))
 
+    def smaller(self) -> list[str]:
+        """Settings with which training takes less memory; see
+        :class:`~representations.interface.Thrifty`."""
+        if self.init.kind == "splats":  # their number is that of the file, at least
+            return []
+        half = max(1, self.max_count // 2)
+        counted = [f"count={half}"] if half < self.count else []
+        return [*counted, f"max_count={half}"] if half < self.max_count else []
+
     def training_bytes(self, views: int, resolution: int) -> int:
         """About what training holds when ``views`` square pictures of ``resolution`` pixels are
         drawn at once: parameters, gradients and Adam's moments, and allowances for one pass."""

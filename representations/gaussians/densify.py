@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ..cameras import rotation_matrices
 from ..interface import Exchange
+from ..sending import send
 from .config import DensifyConfig
 from .parameters import GaussianParameters, rebuild
 
@@ -45,7 +46,8 @@ class Statistics:
         has to be multiplied back, so that the statistic does not depend on it.
         """
         height, width = size
-        to_half_pictures = gradient.new_tensor([0.5 * width, 0.5 * height])
+        sides = (0.5 * width, 0.5 * height)
+        to_half_pictures = torch.stack([gradient.new_full((), side) for side in sides])
         length = (gradient * to_half_pictures).norm(dim=-1)
         drawn = (radii[..., 0] > 0) & torch.isfinite(length)
         self.pull += torch.where(drawn, length, torch.zeros_like(length)).sum(0)
@@ -157,11 +159,12 @@ def apply_plan(
     opacity_logit = torch.where(cloned, shared, gaussians.opacity_logit[source])
     means, log_scale = gaussians.means[source].clone(), gaussians.log_scale[source].clone()
     if len(halves):
-        noise = torch.randn(len(halves), 3, generator=generator).to(means)
+        noise = torch.randn(len(halves), 3, generator=generator)
+        noise = send([noise], means.device)[0].to(means)
         rotation = rotation_matrices(gaussians.quat_wxyz[halves])
         offset = rotation @ (gaussians.scale[halves] * noise)[..., None]
         means[-len(halves) :] += offset[..., 0]
-        log_scale[-len(halves) :] -= torch.log(log_scale.new_tensor(config.split_shrink))
+        log_scale[-len(halves) :] -= torch.log(log_scale.new_full((), config.split_shrink))
     rebuild(
         gaussians,
         optimizer,

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ..cameras import rotation_matrices
+from ..sending import send
 from .config import DensifyConfig
 from .densify import plan_prune, to_logit
 from .parameters import GaussianParameters, rebuild
@@ -102,7 +103,8 @@ def add_noise(
 ) -> None:
     """Jitter positions in the shape of each splat, as good as only those of nearly dead ones."""
     gate = torch.sigmoid(-GATE_STEEPNESS * (gaussians.opacity - config.prune_opacity))
-    noise = torch.randn(len(gaussians), 3, generator=generator).to(gaussians.means)
+    noise = torch.randn(len(gaussians), 3, generator=generator)
+    noise = send([noise], gaussians.means.device)[0].to(gaussians.means)
     noise = noise * (gate * (means_rate * config.noise))[:, None]
     axes = rotation_matrices(gaussians.quat_wxyz) * gaussians.scale[:, None, :]
     gaussians.means += (axes @ (axes.transpose(1, 2) @ noise[..., None]))[..., 0]

@@ -19,7 +19,7 @@ LONGEST_RATIO = 4.0
 def _anisotropy(gaussians: GaussianParameters) -> Tensor:
     """Mean log axis ratio beyond LONGEST_RATIO."""
     ratio = gaussians.log_scale.amax(-1) - gaussians.log_scale.amin(-1)
-    limit = torch.log(ratio.new_tensor(LONGEST_RATIO))
+    limit = torch.log(ratio.new_full((), LONGEST_RATIO))
     return (ratio - limit).clamp(min=0.0).mean()
 
 

@@ -17,6 +17,9 @@ Activation = Literal["softplus", "exp"]
 NormalKind = Literal["analytic", "finite_difference"]
 Backend = Literal["auto", "cpu", "cuda", "nerfacc", "torch", "reference"]
 
+LEAST_MEMORY_MB = 16
+"""Of one pass of rays."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class GridConfig:
@@ -104,7 +107,9 @@ class MarchConfig:
         require(0.0 < self.decay <= 1.0, "march.decay", self.decay, "0 < x <= 1", 0.95)
         threshold = self.alpha_threshold
         require(0.0 <= threshold < 1.0, "march.alpha_threshold", threshold, "0 <= x < 1", 0.01)
-        require(self.memory_mb >= 16, "march.memory_mb", self.memory_mb, "16 or more", 4096)
+        least = LEAST_MEMORY_MB
+        enough = self.memory_mb >= least
+        require(enough, "march.memory_mb", self.memory_mb, f"{least} or more", 4096)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,6 +177,14 @@ class InstantNGPConfig:
     def step_length(self) -> float:
         """Length of one step of a ray, world units."""
         return 2.0 * self.radius * math.sqrt(3.0) / self.march.samples
+
+    def smaller(self) -> list[str]:
+        """Settings with which training takes less memory; see
+        :class:`~representations.interface.Thrifty`."""
+        budget = max(LEAST_MEMORY_MB, self.march.memory_mb // 2)
+        passes = [f"march.memory_mb={budget}"] if budget < self.march.memory_mb else []
+        grid = self.grid.log2_size
+        return [*passes, f"grid.log2_size={grid - 1}"] if grid > 1 else passes
 
     def training_bytes(self, views: int, resolution: int) -> int:
         """About what training holds when ``views`` square pictures of ``resolution`` pixels are

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..sending import send
 from .config import MaterialConfig
 
 ALBEDO, TEXTURELESS, DIFFUSE = range(3)
@@ -31,28 +32,47 @@ def no_light(views: int, device: torch.device) -> Light:
                  torch.zeros(views, 3, device=device), False)  # fmt: skip
 
 
-def draw_light(
-    config: MaterialConfig, step: int, positions: Tensor, generators: Sequence[torch.Generator]
-) -> Light:
-    """Light for cameras at ``positions`` [B, 3] in training step ``step``, one generator each.
+class Lots(NamedTuple):
+    """What is random about the light of B views."""
 
-    The lamp stands near the camera: the camera's position plus a normal deviate, pushed to a
-    distance drawn from ``lamp_distance``.
-    """
-    views, device = len(positions), positions.device
-    if step < config.albedo_steps:
-        return no_light(views, device)
+    kind: Tensor  # [B] as in Light
+    aside: Tensor  # [B, 3] normal deviates
+    share: Tensor  # [B, 1] in [0, 1)
+
+
+def draw_lots(config: MaterialConfig, generators: Sequence[torch.Generator]) -> Lots:
+    """On the CPU, one generator for each view."""
     choice = torch.cat([torch.rand(1, generator=rng) for rng in generators])
     aside = torch.stack([torch.randn(3, generator=rng) for rng in generators])
     share = torch.stack([torch.rand(1, generator=rng) for rng in generators])
     textureless = choice < config.albedo_share + config.textureless_share
     kind = torch.where(textureless, TEXTURELESS, DIFFUSE)
     kind = torch.where(choice < config.albedo_share, ALBEDO, kind)
-    towards = positions + config.lamp_spread * aside.to(positions)
+    return Lots(kind, aside, share)
+
+
+def place_lamps(config: MaterialConfig, positions: Tensor, lots: Lots, shaded: bool) -> Light:
+    """Light for cameras at ``positions`` [B, 3], where ``lots`` are too.
+
+    The lamp stands near the camera: the camera's position plus a normal deviate, pushed to a
+    distance drawn from ``lamp_distance``.
+    """
+    towards = positions + config.lamp_spread * lots.aside.to(positions)
     low, high = config.lamp_distance
-    distance = low + (high - low) * share.to(positions)
+    distance = low + (high - low) * lots.share.to(positions)
     lamp = torch.nn.functional.normalize(towards, dim=-1) * distance
-    return Light(kind.to(device), lamp, bool((kind != ALBEDO).any()))
+    return Light(lots.kind, lamp, shaded)
+
+
+def draw_light(
+    config: MaterialConfig, step: int, positions: Tensor, generators: Sequence[torch.Generator]
+) -> Light:
+    """Light for cameras at ``positions`` [B, 3] in training step ``step``, one generator each."""
+    if step < config.albedo_steps:
+        return no_light(len(positions), positions.device)
+    lots = draw_lots(config, generators)
+    there = Lots(*send(lots, positions.device))
+    return place_lamps(config, positions, there, bool((lots.kind != ALBEDO).any()))
 
 
 def colour(

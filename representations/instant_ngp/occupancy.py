@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..sending import send
 from .config import MarchConfig
 
 
@@ -43,12 +44,12 @@ class OccupancyGrid:
         resolution, device = self.config.resolution, self.opacity.device
         cells = torch.arange(resolution**3, device=device)
         if step >= self.config.warmup:
-            drawn = torch.rand(len(cells), generator=generator).to(device) < 0.25
+            (drawn,) = send([torch.rand(len(cells), generator=generator) < 0.25], device)
             cells = cells[drawn | self.occupied.reshape(-1)]
         index = torch.stack(
             [cells // resolution**2, cells // resolution % resolution, cells % resolution], dim=-1
         )
-        inside = torch.rand(len(cells), 3, generator=generator).to(device)
+        (inside,) = send([torch.rand(len(cells), 3, generator=generator)], device)
         position = ((index + inside) / resolution * 2.0 - 1.0) * self.radius
         seen = 1.0 - (-density(position) * self.step_length).exp()
         memory = self.opacity.reshape(-1) * self.config.decay

@@ -19,6 +19,7 @@ from ..interface import Cameras, RefineReport, Render
 from ..memory import COPIES_IN_TRAINING, require_memory
 from ..ops.fields import FieldOps, field_ops
 from ..ops.fields.ray_types import MarchSpec, Rays, Samples
+from ..sending import send
 from . import material
 from .config import InstantNGPConfig
 from .field import Field, Shading
@@ -149,20 +150,31 @@ class InstantNGPRenderer:
         jitter = torch.zeros(len(beam.origins), device=self.device)
         light = material.no_light(len(cameras), self.device)
         if torch.is_grad_enabled():
-            places = range(cameras.index_in_batch, cameras.index_in_batch + len(cameras))
-            if self.config.march.jitter:
-                per_view = cameras.height * cameras.width
-                starts = [torch.rand(per_view, generator=self._generator(0, k)) for k in places]
-                jitter = torch.cat(starts).to(self.device)
-            light = material.draw_light(
-                self.config.material,
-                self.step,
-                cameras.positions,
-                [self._generator(2, k) for k in places],
-            )
+            jitter, light = self._draw(cameras, jitter, light)
         samples = self.ops.march(beam, self.occupancy.occupied, self.march_spec, jitter)
         channels, opacity = self._composite(beam, samples, light, cameras)
         return self._assemble(cameras, channels, opacity, behind, beam)
+
+    def _draw(
+        self, cameras: Cameras, jitter: Tensor, light: material.Light
+    ) -> tuple[Tensor, material.Light]:
+        """Where in its first step each ray begins, and how each view is lit, in training; drawn on
+        the CPU and brought over together. ``jitter`` and ``light`` where nothing is drawn."""
+        places = range(cameras.index_in_batch, cameras.index_in_batch + len(cameras))
+        settings, per_view = self.config.material, cameras.height * cameras.width
+        starts, lots, shaded = [], [], False
+        if self.config.march.jitter:
+            starts = [torch.rand(per_view, generator=self._generator(0, k)) for k in places]
+        if self.step >= settings.albedo_steps:
+            lots = list(material.draw_lots(settings, [self._generator(2, k) for k in places]))
+            shaded = bool((lots[0] != material.ALBEDO).any())
+        there = send([*([torch.cat(starts)] if starts else []), *lots], self.device)
+        if starts:
+            jitter, *there = there
+        if lots:
+            drawn = material.Lots(*there)
+            light = material.place_lamps(settings, cameras.positions, drawn, shaded)
+        return jitter, light
 
     def _assemble(
         self, cameras: Cameras, channels: _Channels, opacity: Tensor, behind: Tensor, beam: Rays

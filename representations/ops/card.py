@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Why torch sees no CUDA card, and what mends it."""
+"""Why torch sees no CUDA card, what mends it, and what an error says of a card that is there."""
 
 from __future__ import annotations
 
@@ -53,3 +53,25 @@ def unexpected() -> str | None:
     if torch.version.cuda is None or "CUDA_VISIBLE_DEVICES" in os.environ:
         return None
     return missing() if driver_version() else None
+
+
+_FULL = ("CUDA error: out of memory", "Triton Error [CUDA]: out of memory")
+_LOST = ("CUDA error", "Triton Error [CUDA]", "CUDA driver error", "NCCL error")
+_UNFIT = ("no kernel image", "invalid device function")  # compiled for another card: it lives
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether the memory of a card did not suffice, whoever says so."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and str(error).startswith(_FULL)
+
+
+def lost(error: BaseException) -> bool:
+    """Whether the card does nothing more for this process, such as after a failed launch: nothing
+    that lies on it can be read any more."""
+    if not isinstance(error, RuntimeError) or out_of_memory(error):
+        return False
+    said = str(error)
+    accelerator = isinstance(error, getattr(torch, "AcceleratorError", ()))
+    return (accelerator or said.startswith(_LOST)) and not any(word in said for word in _UNFIT)

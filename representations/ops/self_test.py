@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..interface import Cameras
-from . import MissingBackend
+from . import MissingBackend, card
 from .fields import hash_grid, ray_reference
 from .fields.hash_grid import HashGridSpec
 from .fields.ray_types import MarchSpec, Rays
@@ -184,6 +184,8 @@ def require_sound(name: str, trial: Callable[[], Difference]) -> None:
     except MissingBackend:
         raise
     except Exception as error:  # a compiler's, a driver's, a loader's: none may look like ours
+        if card.out_of_memory(error):
+            raise
         lines = [line for line in str(error).strip().splitlines() if line.strip()]
         raise MissingBackend(
             f'back-end "{name}" does not work on this machine: {type(error).__name__}: '

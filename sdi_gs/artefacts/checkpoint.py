@@ -29,6 +29,7 @@ import torch
 from torch import Tensor
 
 from representations.files import write_atomically
+from representations.ops import card
 
 from ..config import Config
 from ..errors import UserError, command, first_line
@@ -75,7 +76,7 @@ def save(folder: Path, checkpoint: Checkpoint) -> Path:
     Raises CheckpointError when the disk refuses; it says what is left.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / _name(checkpoint.step)
+    path = folder / name_of(checkpoint.step)
     buffer = io.BytesIO()
     torch.save({"format": FORMAT, "version": VERSION, **vars(checkpoint)}, buffer)
     body = buffer.getbuffer()
@@ -242,14 +243,14 @@ def _checked(path: Path, payload: Any, version: int) -> Checkpoint:
 def fitting(saved: Checkpoint) -> Iterator[None]:
     """Around the places where parts of ``saved`` are given to what they belong to: what does not
     fit there is a CheckpointError, whatever torch calls it."""
-    name = f"checkpoint {_name(saved.step)}"
+    name = f"checkpoint {name_of(saved.step)}"
     try:
         yield
-    except torch.OutOfMemoryError:
-        raise
     except (ValueError, UserError) as error:
         raise CheckpointError(f"{name}: {error}") from error
     except (RuntimeError, TypeError, LookupError, AttributeError) as error:
+        if card.out_of_memory(error) or card.lost(error):
+            raise
         told = f"it lacks {error}" if isinstance(error, KeyError) else first_line(error)
         raise CheckpointError(f"{name}: its state does not fit this run: {told}") from error
 
@@ -260,7 +261,7 @@ def latest(folder: Path) -> Path | None:
     return found[-1] if found else None
 
 
-def _name(step: int) -> str:
+def name_of(step: int) -> str:
     return f"step_{step:07d}.pt"
 
 

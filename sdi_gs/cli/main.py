@@ -354,8 +354,27 @@ def _unexpected(error: Exception) -> tuple[int, str]:
         return 128 + signal.SIGINT, STOPPED
     if isinstance(error, OSError) and error.errno in DISK:
         return 2, f"{refused(error, 'a file')}; after making room, the same command works"
+    failed = _of_card(error)
+    if failed is not None:
+        return failed
     said = first_line(error, "no message")
     return 1, f"internal error: {kind}: {said} (the traceback is shown with --debug)"
+
+
+def _of_card(error: Exception) -> tuple[int, str] | None:
+    """A card that is too small or has failed, outside of a run."""
+    if "torch" not in sys.modules:  # not asked for, and slow to import
+        return None
+    from representations.ops import card
+
+    if card.out_of_memory(error):
+        return 2, (
+            f"out of memory on the device: {first_line(error)}; close what else uses it, or hide "
+            "the card and wait longer: put CUDA_VISIBLE_DEVICES= before the command"
+        )
+    if card.lost(error):
+        return 1, f"the card failed: {first_line(error)}; see that nvidia-smi still lists it"
+    return None
 
 
 if __name__ == "__main__":

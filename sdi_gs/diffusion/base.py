@@ -36,7 +36,7 @@ class Condition:
 
     def rows(self, index: Tensor) -> Condition:
         """The samples ``index`` [n], int64 on any device; a sample may come more than once."""
-        return Condition({k: part[index.to(part.device)] for k, part in self.parts.items()})
+        return Condition({k: _rows(part, index) for k, part in self.parts.items()})
 
     def blend(self, other: Condition, share: Tensor) -> Condition:
         """``share * self + (1 - share) * other``, sample by sample; ``share`` [B] in [0, 1].
@@ -71,6 +71,16 @@ class Condition:
         pieces = [part.split(rows) for part in self.parts.values()]
         for piece in zip(*pieces, strict=True):
             yield Condition(dict(zip(self.parts, piece, strict=True)))
+
+
+def _rows(part: Tensor, index: Tensor) -> Tensor:
+    """``part[index]``. An index on the CPU is not sent to a card, which would be waited for: it
+    names the rows."""
+    if index.device == part.device:
+        return part[index]
+    if index.device.type == "cpu" and len(index) > 0:
+        return torch.stack([part[row] for row in index.tolist()])
+    return part[index.to(part.device)]
 
 
 @runtime_checkable

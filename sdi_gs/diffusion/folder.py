@@ -144,12 +144,16 @@ def _shape(entry: dict[str, Any], room: int) -> tuple[int, ...]:
     return tuple(shape)
 
 
+_ACCELERATOR = (torch.AcceleratorError,) if hasattr(torch, "AcceleratorError") else ()
+"""What a card says that has failed; no fault of a file."""
+
+
 @contextmanager
 def naming(what: str, remedy: str = "") -> Iterator[None]:
     """Whatever a library raises about ``what`` becomes a ModelError about it."""
     try:
         yield
-    except (ModelError, UserError, torch.OutOfMemoryError):
+    except (ModelError, UserError, torch.OutOfMemoryError, *_ACCELERATOR):
         raise
     except Exception as error:
         raise ModelError(f"{what} does not load: {first_line(error)}{remedy}") from error

@@ -68,6 +68,13 @@ def low_rank_parameters(unet: Any, rank: int) -> int:
     return low + 16 * width + width**2
 
 
+def _sent(drawn: Tensor, like: Tensor) -> Tensor:
+    """``drawn`` where ``like`` is; a card is not waited for."""
+    if like.is_cuda:
+        return drawn.pin_memory().to(like.device, non_blocking=True)
+    return drawn.to(like.device)
+
+
 class LoraLearner:
     """Satisfies :class:`~sdi_gs.diffusion.base.NoiseLearner`.
 
@@ -122,8 +129,8 @@ class LoraLearner:
 
     def learn(self, latents: Tensor, camera: Tensor, rng: Generator) -> Tensor:
         total = len(self.alpha_bar)
-        t = torch.randint(total, (len(latents),), generator=rng).to(latents.device)
-        noise = torch.randn(latents.shape, generator=rng).to(latents)
+        t = _sent(torch.randint(total, (len(latents),), generator=rng), latents)
+        noise = _sent(torch.randn(latents.shape, generator=rng), latents).to(latents)
         x_t = mix(latents, noise, self.alpha_bar.to(latents)[t])
         with torch.enable_grad():
             loss = (self._eps(x_t, t, camera) - noise).square().mean()

@@ -212,7 +212,7 @@ class ScoreDistillation:
         if len(u) > 1:
             u = of_group(u, together)
         t = (total * (low + (high - low) * u.double()) + 1e-6).long()
-        return Times.of(t.clamp(1, total - 1).expand(batch), device)
+        return Times(t.clamp(1, total - 1).expand(batch).cpu(), device)
 
     @property
     def _together(self) -> int:

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
+from representations.sending import send
+
 
 @dataclass(frozen=True)
 class ViewSlice:
@@ -34,12 +36,17 @@ def _source(rng: Rng, count: int) -> tuple[Generator, int, slice]:
     return rng, count, slice(None)
 
 
-def normal_like(z: Tensor, rng: Rng) -> Tensor:
-    """Standard normal, one row per view, drawn on the generator's device: one seed, one result
-    everywhere."""
+def normal(z: Tensor, rng: Rng) -> Tensor:
+    """Standard normal of the shape of z, one row per view, drawn on the generator's device and left
+    there: one seed, one result everywhere."""
     source, rows, mine = _source(rng, len(z))
     drawn = torch.randn((rows, *z.shape[1:]), generator=source, dtype=z.dtype, device=source.device)
-    return drawn[mine].to(z.device)
+    return drawn[mine]
+
+
+def normal_like(z: Tensor, rng: Rng) -> Tensor:
+    """:func:`normal` where z is."""
+    return send([normal(z, rng)], z.device)[0]
 
 
 def uniform(count: int, rng: Rng) -> Tensor:

@@ -24,14 +24,13 @@ Eps = Callable[[Tensor, Tensor], Tensor]
 def even_times(steps: Tensor, last: Tensor) -> Tensor:
     """Times [B, N + 1] from 0 to ``last`` [B] in ``steps`` [B] even steps. Samples with fewer steps
     than the batch's most repeat their last time, which moves nothing."""
-    return (_shares(steps)[0] * last[:, None]).round().long()
+    return (_shares(steps) * last[:, None]).round().long()
 
 
-def _shares(steps: Tensor) -> tuple[Tensor, int]:
-    """How far along each step ends, [B, N + 1] in [0, 1], and N, the most steps of the batch."""
-    most = int(steps.max())
-    k = torch.arange(most + 1, device=steps.device)
-    return (k[None] / steps[:, None]).clamp(max=1.0), most
+def _shares(steps: Tensor) -> Tensor:
+    """How far along each step ends, [B, N + 1] in [0, 1], with N the most steps of the batch."""
+    k = torch.arange(int(steps.max()) + 1, device=steps.device)
+    return (k[None] / steps[:, None]).clamp(max=1.0)
 
 
 def root_times(steps: Tensor, last: Tensor, alpha_bar: Tensor, rho: float) -> Tensor:
@@ -41,10 +40,20 @@ def root_times(steps: Tensor, last: Tensor, alpha_bar: Tensor, rho: float) -> Te
     For rho above 1 most steps are spent where there is little noise, in which a rendering and what
     the network expects of it differ in many small things.
     """
-    shares, _ = _shares(steps)
-    plan = torch.cat([shares.double(), last[:, None].double()], dim=1).to(alpha_bar.device)
+    return at_roots(root_plan(steps, last).to(alpha_bar.device), alpha_bar, rho)
+
+
+def root_plan(steps: Tensor, last: Tensor) -> Tensor:
+    """What :func:`at_roots` takes, [B, N + 2] float64: how far along each step ends, and the last
+    time. It is made where the times are planned, and goes to the table in one copy."""
+    return torch.cat([_shares(steps).double(), last[:, None].double()], dim=1)
+
+
+def at_roots(plan: Tensor, alpha_bar: Tensor, rho: float) -> Tensor:
+    """The times of :func:`root_times`; ``plan`` is where ``alpha_bar`` is."""
     shares, last = plan[:, :-1], plan[:, -1:].long()
-    u = root_sigma(alpha_bar_at(alpha_bar.double(), torch.arange(len(alpha_bar))), rho)
+    every = torch.arange(len(alpha_bar), device=alpha_bar.device)
+    u = root_sigma(alpha_bar_at(alpha_bar.double(), every), rho)
     wanted = shares * u[last]
     above = torch.searchsorted(u, wanted).clamp(1, len(u) - 1)
     nearer = wanted - u[above - 1] < u[above] - wanted

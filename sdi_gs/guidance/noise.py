@@ -19,8 +19,8 @@ from representations.checks import require
 
 from ..diffusion.schedule import alpha_bar_at, mix, noise_between, per_sample, unmix
 from ..ramp import Progress, Ramp, ramp
-from .draws import Rng, integer_once, normal_like, of_group, uniform
-from .inversion import ddim_invert, even_times, root_times
+from .draws import Rng, integer_once, normal, of_group, uniform
+from .inversion import at_roots, ddim_invert, even_times, root_plan
 from .times import Times
 
 
@@ -72,7 +72,16 @@ class NoiseInput(NamedTuple):
     def normal(self) -> Tensor:
         """A standard normal sample like z, in which a view gets the same numbers however the batch
         is split."""
-        return normal_like(self.z, self.rng)
+        return self.bring(self.drawn())[0]
+
+    def drawn(self) -> Tensor:
+        """The same sample on the CPU, for :meth:`bring`."""
+        return normal(self.z, self.rng)
+
+    def bring(self, *others: Tensor) -> list[Tensor]:
+        """What was planned and drawn on the CPU where z is: in one copy, with the times, which a
+        card is not waited for."""
+        return self.t.bring(*others)
 
     def noised(self, kappa: Tensor) -> Noised:
         """z with ``kappa`` in it, at t."""
@@ -110,7 +119,7 @@ class FixedNoise:
     seed: int = 0  # which sample
 
     def __call__(self, given: NoiseInput) -> Noised:
-        one = normal_like(given.z[:1], torch.Generator().manual_seed(self.seed))
+        (one,) = given.bring(normal(given.z[:1], torch.Generator().manual_seed(self.seed)))
         return given.noised(one.expand_as(given.z))
 
 
@@ -151,31 +160,36 @@ class DDIMInversion:
         """Times [B, N + 1] from 0 to ``last`` [B] of a schedule ``alpha_bar`` [T]; see
         :func:`~.inversion.even_times` and :func:`~.inversion.root_times`. The last index of the
         schedule stands for t = 1."""
-        total = len(alpha_bar)
+        plan = self._plan(t, last, len(alpha_bar)).to(alpha_bar.device)
+        return plan if self.rho is None else at_roots(plan, alpha_bar, self.rho)
+
+    def _plan(self, t: Tensor, last: Tensor, total: int) -> Tensor:
+        """What of the times needs no table, where ``t`` is."""
         share = torch.where(t >= total - 1, total, t).double() / total
         # The tiny nudge keeps e.g. 10 * 700 / 1000 from falling to 6 in floating point.
         steps = (self.steps_per_unit * share + 1e-9).long().clamp(min=1)
         if self.steps is not None:
             steps = torch.full_like(t, self.steps)
-        if self.rho is None:
-            return even_times(steps, last)
-        return root_times(steps, last, alpha_bar, self.rho)
+        return even_times(steps, last) if self.rho is None else root_plan(steps, last)
 
     def __call__(self, given: NoiseInput) -> Noised:
         z, t, total = given.z, given.t.host, given.total
         tau = of_group(uniform(len(z), given.rng), given.predict.views_together).to(t.device)
         last = (t + (self.tau_max * total * tau).round().long()).clamp(max=total - 1)
+        entropy = self.entropy.at(*given.progress)
+        fresh = [given.drawn()] if entropy > 0.0 else []
+        plan, *fresh = given.bring(self._plan(t, last, total), *fresh)
+        times = plan if self.rho is None else at_roots(plan, given.alpha_bar, self.rho)
         x = ddim_invert(
             z,
-            self.times(t, last, given.alpha_bar),
+            times,
             lambda x, at: given.predict(x, at, self.cfg_scale),
             given.alpha_bar,
             self.rho if self.order == 2 else None,
         )
-        kappa = noise_between(x, z, alpha_bar_at(given.alpha_bar, last))
-        entropy = self.entropy.at(*given.progress)
+        kappa = noise_between(x, z, alpha_bar_at(given.alpha_bar, times[:, -1]))
         if entropy > 0.0:
-            kappa = kappa + entropy * (1.0 - per_sample(given.level)).sqrt() * given.normal()
+            kappa = kappa + entropy * (1.0 - per_sample(given.level)).sqrt() * fresh[0]
         return given.noised(kappa)
 
 
@@ -269,9 +283,10 @@ class IntervalInversion:
 
         alpha_bar, total = given.alpha_bar, given.total
         before = (given.t.host - round(self.interval.at(*given.progress) * total)).clamp(min=0)
-        x = ddim_invert(given.z, self.times(before, total), eps_at, alpha_bar)
-        eps = eps_at(x, before.to(x.device))
-        x_t = mix(unmix(x, eps, alpha_bar_at(alpha_bar, before)), eps, given.level)
+        (times,) = given.bring(self.times(before, total))
+        x, start = ddim_invert(given.z, times, eps_at, alpha_bar), times[:, -1]
+        eps = eps_at(x, start)
+        x_t = mix(unmix(x, eps, alpha_bar_at(alpha_bar, start)), eps, given.level)
         return Noised(x_t, noise_between(x_t, given.z, given.level), reference=eps)
 
 
@@ -313,12 +328,13 @@ class ReleasedInversion:
             )
         tau = integer_once(self.spacing, given.rng)
         times = self.times(int(t.host[0]), tau, given.total)
-        x = z
-        for t_from, t_to in itertools.pairwise(times):
+        x, steps = z, list(itertools.pairwise(times))
+        fresh = given.bring(*(given.drawn() for _ in steps))
+        for (t_from, t_to), normal_ in zip(steps, fresh, strict=True):
             a_from, a_to = alpha_bar[max(t_from, 0)], alpha_bar[t_to]
             eps = given.predict(x, torch.full_like(t.device, t_from), self.cfg_scale)
             clean = (x - (1.0 - a_from).sqrt() * eps) / a_from.sqrt()
             variance = (1.0 - a_from) / (1.0 - a_to) * (1.0 - a_to / a_from)
             x = a_to.sqrt() * clean + (1.0 - a_to).sqrt() * eps
-            x = x + self.eta * variance.sqrt() * given.normal()
+            x = x + self.eta * variance.sqrt() * normal_
         return Noised(x, noise_between(x, z, alpha_bar[times[-1]].expand(len(z))))

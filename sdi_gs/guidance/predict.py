@@ -9,6 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from representations.sending import send
+
 from ..diffusion.base import Condition, Denoiser
 from .prompts import Conditions
 
@@ -47,6 +49,7 @@ class GuidedPredictor:
         self._denoiser = denoiser
         self._conditions = conditions
         self.evaluations = 0  # network samples so far
+        self._brought: list[tuple[Tensor, Tensor]] | None = None
 
     @property
     def alpha_bar(self) -> Tensor:
@@ -106,6 +109,23 @@ class GuidedPredictor:
         counts = (c.weights.cpu() != 0).reshape(-1, together, c.weights.shape[1]).any(1)
         return [column.repeat_interleave(together).nonzero().flatten() for column in counts.T]
 
+    def _opposed(self, like: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """For each negative the views [n] of :attr:`_views_per_negative` and their weights
+        [n, 1, 1, 1], where ``like`` is; brought there once."""
+        if self._brought is None:
+            columns, weights = self._views_per_negative, self._conditions.weights
+            chosen = [
+                weights[index.to(weights.device), k]
+                for k, index in enumerate(columns)
+                if weights is not None
+            ]
+            there = send([*columns, *chosen], like.device)
+            self._brought = [
+                (views, weight.to(like).reshape(-1, 1, 1, 1))
+                for views, weight in zip(there[: len(columns)], there[len(columns) :], strict=True)
+            ]
+        return self._brought
+
     def _ask(
         self, x_t: Tensor, t: Tensor, full_batch: list[Condition]
     ) -> tuple[list[Tensor], list[Tensor]]:
@@ -116,12 +136,13 @@ class GuidedPredictor:
         whatever the batch size.
         """
         negatives = self._conditions.negatives
-        everyone = torch.arange(len(x_t))
-        views = [*[everyone] * len(full_batch), *self._views_per_negative]
+        everyone = torch.arange(len(x_t), device=x_t.device)
+        opposed = [views for views, _ in self._opposed(x_t)]
+        views = [*[everyone] * len(full_batch), *opposed]
         words = list(full_batch)
         for negative, index in zip(negatives, self._views_per_negative, strict=True):
             words.append(negative.rows(index))
-        rows = torch.cat(views).to(x_t.device)
+        rows = torch.cat(views)
         out = self._predict(x_t[rows], t[rows], Condition.cat(words))
         parts = out.split([len(v) for v in views])
         return list(parts[: len(full_batch)]), list(parts[len(full_batch) :])
@@ -129,11 +150,8 @@ class GuidedPredictor:
     def _with_perp_neg(self, positive: Tensor, empty: Tensor, opposed: list[Tensor]) -> Tensor:
         """``e_pos + sum_i w_i * perp(e_i, e_pos)``; ``positive`` is relative to ``empty``,
         ``opposed`` are the predictions themselves, of the views in which they count."""
-        weights, direction = self._conditions.weights, positive
-        for k, (index, negative) in enumerate(zip(self._views_per_negative, opposed, strict=True)):
-            assert weights is not None
-            views = index.to(positive.device)
-            weight = weights[index.to(weights.device), k].to(positive).reshape(-1, 1, 1, 1)
+        direction = positive
+        for (views, weight), negative in zip(self._opposed(positive), opposed, strict=True):
             away = weight * perpendicular(negative - empty[views], positive[views])
             direction = direction.index_add(0, views, away)
         return direction

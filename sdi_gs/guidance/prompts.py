@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from representations.cameras import azimuth_in_half_turn
+from representations.sending import send
 
 from ..diffusion.base import Condition, Denoiser
 from .viewpoints import Viewpoints
@@ -144,9 +145,10 @@ class PromptSet:
             return Conditions(uncond, positive, empty=empty)
         blend = perp_neg_blend(viewpoints, self.config)
         first, second = (self._views.rows(index) for index in blend.pair.T)
+        (share,) = send([blend.share], next(iter(first.parts.values())).device)
         return Conditions(
             uncond,
-            first.blend(second, blend.share),
+            first.blend(second, share),
             [self._views.rows(index) for index in blend.negative.T],
             blend.weight,
             empty,

@@ -71,7 +71,7 @@ class ControlVariate:
     def weight(self, like: Tensor) -> Tensor:
         """mu [1, c, 1, 1]; 1, as in SDS, before anything was learned."""
         if self.covariance is None or self.variance is None:
-            return torch.ones(1, like.shape[1], 1, 1).to(like)
+            return like.new_ones(1, like.shape[1], 1, 1)
         ratio = self.covariance / self.variance.clamp(min=1e-12)
         return ratio.to(like).reshape(1, -1, 1, 1)
 

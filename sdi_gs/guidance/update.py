@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from representations.checks import require
+from representations.sending import send
 
 from ..diffusion.schedule import per_sample, sigma, unmix
 from ..ramp import Progress, Ramp
@@ -114,5 +115,6 @@ class NoiseFree:
         total = len(given.predict.alpha_bar)
         low = per_sample(given.t.host < round(self.low_noise_until * total))
         parts = given.predict.separate(given.noised.x_t, given.t.device, not bool(low.all()))
-        domain = torch.where(low.to(parts.empty.device), parts.empty, parts.empty - parts.negative)
+        (low,) = send([low], parts.empty.device)
+        domain = torch.where(low, parts.empty, parts.empty - parts.negative)
         return given.target_along(domain + given.cfg_scale * parts.toward)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from representations.checks import require
+from representations.sending import send
 
 from ..diffusion.base import NoiseLearner
 from ..stopwatch import Stopwatch
@@ -91,9 +92,10 @@ class Variational:
             raise ValueError("a learner is taught all views of a step at once, not portions")
         self.rule.evaluations = 0
         guided = self.inner(rgb, viewpoints, step, rng, watch)
-        camera = _pose(viewpoints, guided.latents)
-        dropped = torch.rand(len(camera), generator=rng) < self.config.camera_dropped
+        dropped = torch.rand(len(viewpoints), generator=rng) < self.config.camera_dropped
+        camera = viewpoints.camera_to_world.flatten(1)
         camera = torch.where(dropped[:, None].to(camera.device), torch.zeros_like(camera), camera)
+        (camera,) = send([camera], guided.latents.device)
         self.rule.learner.learn(guided.latents, camera, rng)
         spent = guided.evaluations + self.rule.evaluations + len(guided.latents)
         return guided._replace(evaluations=spent)
@@ -111,4 +113,4 @@ class Variational:
 
 def _pose(viewpoints: Viewpoints, like: Tensor) -> Tensor:
     """The cameras that were drawn, [B, 16], row by row, where ``like`` is."""
-    return viewpoints.camera_to_world.flatten(1).to(like.device)
+    return send([viewpoints.camera_to_world.flatten(1)], like.device)[0]

@@ -239,7 +239,7 @@ def encode_jacobian(
     for level, part in zip(spec.layout[:used], parts, strict=False):
         rows, side = _look_up(x.detach(), level)
         a, b, c = side.unbind(1)
-        step = torch.tensor([-level.scale, level.scale], dtype=x.dtype, device=x.device)
+        step = level.scale * torch.arange(-1, 2, 2, dtype=x.dtype, device=x.device)
         step = step.expand_as(a)
         weights = torch.stack(
             [_outer(a, b, c), _outer(step, b, c), _outer(a, step, c), _outer(a, b, step)], dim=1
