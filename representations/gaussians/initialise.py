@@ -111,6 +111,8 @@ def _require_sound(part) -> None:  # type: ignore[no-untyped-def]
     """ValueError with the row where a vertex is no number, or a face names one that is not there;
     float32 has to hold the square of a distance."""
     vertices = np.asarray(part.vertices, np.float64)
+    if vertices.ndim != 2 or vertices.shape[1] != 3:
+        raise ValueError(f"vertices of three numbers are needed, these have {vertices.shape[-1]}")
     broken = ~(np.abs(vertices) < 1e18).all(axis=-1)
     if broken.any():
         raise ValueError(

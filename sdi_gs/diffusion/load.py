@@ -28,6 +28,7 @@ from .schedule import alpha_bar_of
 
 Engine = Literal["auto", "plain", "diffusers"]
 
+PREDICTIONS = ("epsilon", "v_prediction")
 REMEDY = " -- all parts are needed in diffusers layout, with .safetensors weights"
 _NEEDED = (
     "model_index.json",
@@ -89,6 +90,10 @@ def _schedule(path: Path) -> Any:
     """What is read of a scheduler: its table, and what the network was taught to predict."""
     config = read_json(path)
     kind = config.get("prediction_type", "epsilon")
+    if kind not in PREDICTIONS:
+        raise ModelError(
+            f"{path} has prediction_type={kind!r}: allowed are {' and '.join(PREDICTIONS)}"
+        )
     return SimpleNamespace(
         alphas_cumprod=alpha_bar_of(config), config=SimpleNamespace(prediction_type=kind)
     )

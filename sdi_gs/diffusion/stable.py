@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .base import Condition
 from .folder import ModelError, naming
-from .load import Engine, load_parts
+from .load import PREDICTIONS, Engine, load_parts
 from .lora import LoraLearner
 from .plain_layers import join_all
 from .schedule import eps_of_v, require_signal, with_signal
@@ -50,9 +50,9 @@ class StableDiffusion:
             )  # fmt: skip
         self.views_together = 1
         self.prediction: str = scheduler.config.prediction_type
-        if self.prediction not in ("epsilon", "v_prediction"):
+        if self.prediction not in PREDICTIONS:
             raise ModelError(
-                f"the model predicts {self.prediction!r}; epsilon and v_prediction are supported"
+                f"the model predicts {self.prediction!r}; {' and '.join(PREDICTIONS)} are supported"
             )
         self._scaling = float(vae.config.scaling_factor)
         self._shift = float(getattr(vae.config, "shift_factor", None) or 0.0)

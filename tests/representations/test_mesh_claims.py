@@ -101,3 +101,10 @@ def test_a_vertex_that_is_no_place_is_named_whole(tmp_path: Path, value: str) ->
     (tmp_path / "a.obj").write_text("\n".join(rows) + "\n")
     with pytest.raises(ValueError, match=r"a.obj cannot be read .*the first is 2"):
         read(tmp_path / "a.obj")
+
+
+def test_a_whole_file_of_vertices_of_two_numbers_is_refused(tmp_path: Path) -> None:
+    """A cut line of an OBJ file makes them, where it cuts all alike."""
+    (tmp_path / "flat.obj").write_text("v 0 0\nv 1 0\nv 0 1\n")
+    with pytest.raises(ValueError, match=r"flat\.obj.*three numbers are needed, these have 2"):
+        read(tmp_path / "flat.obj")

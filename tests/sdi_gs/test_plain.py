@@ -261,3 +261,12 @@ def test_mini_is_loaded_without_diffusers() -> None:
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip().splitlines()[-1] == "[]"
+
+
+def test_a_model_that_predicts_something_else_is_named_by_its_file(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    folder = copied(tiny_model, tmp_path / "model")
+    rewrite(folder / "scheduler/scheduler_config.json", prediction_type="sample")
+    with pytest.raises(ModelError, match=r"scheduler_config\.json has prediction_type='sample'"):
+        StableDiffusion.load(folder)
