@@ -371,18 +371,18 @@ def version(package: str) -> str:
 
 def card_facts() -> dict[str, str]:
     """The card, its driver and what it could be compiled for with."""
-    from representations.ops import card
+    from representations.ops import card, toolkit
     from representations.ops.splats import gsplat_state
 
     first = torch.cuda.get_device_properties(0)
-    driver, nvcc = card.driver_version() or 0, gsplat_state.toolkit()
+    driver, nvcc = card.driver_version() or 0, toolkit.toolkit()
     library = gsplat_state.compiled()
     return {
         "card": f"{first.name}, {first.total_memory / 2**30:.0f} GiB",
         "capability": f"{first.major}.{first.minor}",
         "cuda": str(torch.version.cuda),
         "driver": f"for CUDA {driver // 1000}.{driver % 1000 // 10}",
-        "toolkit": f"{gsplat_state.toolkit_version(nvcc)}, {nvcc}" if nvcc else "none",
+        "toolkit": f"{toolkit.version(nvcc)}, {nvcc}" if nvcc else "none",
         "gsplat's kernels": str(library or "not compiled"),
     }
 

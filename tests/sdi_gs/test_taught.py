@@ -16,6 +16,7 @@ from torch import Generator
 
 from sdi_gs import errors
 from sdi_gs.assets import SplatOptions
+from sdi_gs.budget import savings
 from sdi_gs.config import ConfigError, load
 from sdi_gs.errors import UserError
 from sdi_gs.guidance.noise import ReleasedInversion
@@ -80,11 +81,14 @@ def test_the_released_inversion_names_a_setting_that_exists() -> None:
 
 
 def test_what_helps_against_a_full_card_is_typed_as_told() -> None:
-    source = (Path(errors.__file__).parent / "run.py").read_text(encoding="utf-8")
-    told = re.findall(r"micro_batch=1|model\.rows=1|model\.vae_memory=bounded", source)
-    assert len(told) == 3
-    for preset in ("sdi_gaussians", "sdi_nerf"):
-        load(preset, told)
+    for preset in ("sdi_gaussians", "sdi_nerf", "mini", "mini_nerf"):
+        before = load(preset, ["prompt=a mug"])
+        same, other = savings(before)
+        assert "model.rows=1" in same
+        assert other
+        after = savings(load(preset, ["prompt=a mug", *same, *other]))
+        assert after.same == []  # what is in force is not told again
+        assert not set(other) & set(after.other)
 
 
 @pytest.mark.parametrize(
