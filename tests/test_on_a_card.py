@@ -121,6 +121,8 @@ class Place:
             "kernel": self.generate("splats", "kernel", "representation.backend=torch",
                                     breaks=kernel),
             "export": job("export", self.folder / "torch", "--format", "splat"),
+            "gsplat": {**self.generate("splats", "gsplat", "representation.backend=gsplat"),
+                       "gsplat": True},
         }  # fmt: skip
         return on_a_card(self.folder, jobs)
 
@@ -175,6 +177,7 @@ def test_runs_on_a_card(place: Place) -> None:
     a_lost_card_leaves_the_last_checkpoint_and_one_message(place)
     a_kernel_that_fails_is_a_lost_card(place)
     a_run_of_a_card_is_exported(place)
+    gsplat_makes_what_plain_torch_makes(place)
     two_processes_on_a_card_share_a_run(place)
 
 
@@ -228,6 +231,17 @@ def a_kernel_that_fails_is_a_lost_card(place: Place) -> None:
 def a_run_of_a_card_is_exported(place: Place) -> None:
     assert place.whole()["export"]["code"] == 0, place.whole()["export"]["err"]
     assert (place.folder / "torch" / "final.splat").stat().st_size > 0
+
+
+def gsplat_makes_what_plain_torch_makes(place: Place) -> None:
+    """gsplat by its twin, and all of ours around it."""
+    done = place.whole()["gsplat"]
+    assert done["code"] == 0, done["err"]
+    one, other = lines(place.folder / "gsplat"), lines(place.folder / "torch")
+    for ours, true in zip(one, other, strict=True):
+        assert ours["loss"] == pytest.approx(true["loss"], rel=1e-3)
+        assert (ours["size"], ours["t"]) == (true["size"], true["t"])
+    assert len(read_ply(place.folder / "gsplat" / "final.ply")) == one[-1]["size"]
 
 
 def test_too_little_memory_is_said_with_settings_that_there_are(place: Place) -> None:

@@ -7,8 +7,9 @@
 
 FILE holds a JSON list of jobs ``{"arguments": [...], "breaks": "memory@module:name@3"}``, which are
 done one after the other in one process, for the sake of its imports; a job for the program FILE.py
-has it as "program". What came of each takes its place: exit code, seconds of the processor, what it
-said, and what it sent and read.
+has it as "program", and one with "gsplat" finds gsplat compiled: its twin of plain torch. What came
+of each takes its place: exit code, seconds of the processor, what it said, and what it sent and
+read.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import json
 import logging
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +64,7 @@ def _job(job: dict[str, Any]) -> dict[str, Any]:
         contextlib.redirect_stdout(out),
         contextlib.redirect_stderr(err),
         breaks.broken(job.get("breaks", "")),
+        _compiled_gsplat() if job.get("gsplat") else contextlib.nullcontext(),
     ):
         code = _run(job.get("program", "sdi_gs"), job["arguments"])
     seconds = round(time.process_time() - began, 1)
@@ -74,6 +77,20 @@ def _job(job: dict[str, Any]) -> dict[str, Any]:
         "err": err.getvalue(),
         "crossed": crossed,
     }
+
+
+@contextlib.contextmanager
+def _compiled_gsplat() -> Iterator[None]:
+    """gsplat as a card has it, by its twin."""
+    from representations.ops.splats import gsplat_splats
+    from tests.representations.gsplat_twin import rasterization
+
+    before = gsplat_splats._rasterization
+    gsplat_splats._rasterization = lambda: rasterization
+    try:
+        yield
+    finally:
+        gsplat_splats._rasterization = before
 
 
 def _coarse() -> None:

@@ -16,10 +16,8 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
-from torch import Tensor
 from torch.utils import cpp_extension
 
-from representations.interface import Cameras
 from representations.ops import (
     MissingBackend,
     card,
@@ -41,6 +39,7 @@ from representations.ops.splats import (
 from representations.ops.splats.gsplat_state import GSPLAT
 
 from ..machine import Program, ready, with_toolkit
+from .gsplat_twin import rasterization
 from .helpers import cameras_around, random_splats
 
 
@@ -293,38 +292,6 @@ def test_a_field_asks_for_no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(self_test, "require_sound", lambda *_: pytest.fail("tried splats"))
     for asked in (None, "cuda"):
         assert field_ops("cuda", asked).name == "cuda"
-
-
-def rasterization(
-    means: Tensor, quats: Tensor, scales: Tensor, opacities: Tensor, features: Tensor,
-    views: Tensor, lenses: Tensor, width: int, height: int, **how: object,
-) -> tuple[Tensor, Tensor, dict[str, Tensor]]:  # fmt: skip
-    """As gsplat does it: memory as it was where nothing is drawn, and nothing like a number but
-    numbers, of which there must be some."""
-    assert len(means) > 0
-    assert all(torch.isfinite(t).all() for t in (means, quats, scales, opacities))
-    assert how["packed"] is False
-    cameras = Cameras(views, lenses, width, height)
-    given = Splats(means, quats, scales, opacities)
-    seen = reference.project(given, cameras)
-    drawn = (seen.radii > 0).all(-1, keepdim=True)
-    means2d = torch.where(drawn, seen.means2d, 777.0)
-    table = torch.cat([features, seen.depths[..., None]], dim=-1)
-    pictures = torch.stack(
-        [
-            reference._draw(
-                reference.Projection(means2d[b], *(t[b] for t in seen[1:])), table[b], opacities,
-                (height, width),
-            )
-            for b in range(len(cameras))
-        ]
-    ).permute(0, 2, 3, 1)  # fmt: skip
-    meta = {
-        "means2d": means2d, "radii": seen.radii,
-        "depths": torch.where(drawn[..., 0], seen.depths, 777.0),
-        "conics": torch.where(drawn, seen.conics, 777.0),
-    }  # fmt: skip
-    return pictures[..., :-1], pictures[..., -1:], meta
 
 
 def test_gsplat_draws_what_the_reference_draws_also_at_the_edges(
