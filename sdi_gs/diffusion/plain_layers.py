@@ -10,7 +10,8 @@ else has taken the place of (a low-rank one) is asked by itself again.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -53,6 +54,36 @@ class Joined(nn.Module):
         ends: list[Any] = [layer.out_features for layer in layers]
         parts: Sequence[Tensor] = out.split(ends, dim=-1)
         return parts
+
+
+def unknown(
+    config: Mapping[str, Any],
+    ordinary: Mapping[str, Sequence[Any]],
+    blocks: Mapping[str, Sequence[str]] | None = None,
+) -> str | None:
+    """The first setting of ``config`` that is none of the ``ordinary`` ones, or the first block
+    type that is none of ``blocks``; None where all is known. What is left out is ordinary."""
+    for key, known in ordinary.items():
+        if key in config and config[key] not in known:
+            return f"{key}={config[key]!r}"
+    for key, kinds in (blocks or {}).items():
+        for kind in config[key]:
+            if kind not in kinds:
+                return f"{key} with {kind!r}"
+    return None
+
+
+class Plain(nn.Module):
+    """A network whose ``config`` is that of the published class, read as attributes.
+
+    ``reason``: why its arithmetic does not know the settings; ValueError unless it is None.
+    """
+
+    def __init__(self, config: Mapping[str, Any], reason: str | None) -> None:
+        super().__init__()
+        if reason is not None:
+            raise ValueError(f"{type(self).__name__} does not know {reason}")
+        self.config = SimpleNamespace(**config)
 
 
 def join_all(network: nn.Module) -> None:

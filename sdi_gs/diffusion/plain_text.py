@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .plain_layers import Joined
+from .plain_layers import Joined, Plain, unknown
 
 
 def _quick_gelu(x: Tensor) -> Tensor:
@@ -30,11 +30,7 @@ DEFAULTS: dict[str, Any] = {  # of CLIPTextConfig, which its files leave out
 def why_not(config: Mapping[str, Any]) -> str | None:
     """The first setting of a ``CLIPTextModel`` that this arithmetic does not know; None: it is all
     here."""
-    kind = config.get("model_type", "clip_text_model")
-    if kind != "clip_text_model":
-        return f"model_type={kind!r}"
-    act = config.get("hidden_act", DEFAULTS["hidden_act"])
-    return None if act in ACTIVATIONS else f"hidden_act={act!r}"
+    return unknown(config, {"model_type": ("clip_text_model",), "hidden_act": tuple(ACTIVATIONS)})
 
 
 class States(NamedTuple):
@@ -80,7 +76,7 @@ class Layer(nn.Module):
         return out
 
 
-class PlainTextEncoder(nn.Module):
+class PlainTextEncoder(Plain):
     """Takes the place of a ``CLIPTextModel`` whose ``config`` it is given.
 
     Raises:
@@ -88,11 +84,8 @@ class PlainTextEncoder(nn.Module):
     """
 
     def __init__(self, config: Mapping[str, Any]) -> None:
-        super().__init__()
-        reason = why_not(config)
-        if reason is not None:
-            raise ValueError(f"no plain text encoder for {reason}")
-        c = self.config = SimpleNamespace(**{**DEFAULTS, **config})
+        super().__init__({**DEFAULTS, **config}, why_not(config))
+        c = self.config
         self.embeddings: Any = nn.ModuleDict(
             {
                 "token_embedding": nn.Embedding(c.vocab_size, c.hidden_size),

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import torch
@@ -15,12 +14,14 @@ from torch import Tensor, nn
 from .plain_layers import (
     Downsample,
     Joined,
+    Plain,
     Resnet,
     Stage,
     Transformer,
     Upsample,
     normed,
     sinusoids,
+    unknown,
 )
 
 DOWN = ("DownBlock2D", "CrossAttnDownBlock2D")
@@ -63,13 +64,9 @@ ORDINARY: dict[str, tuple[Any, ...]] = {
 def why_not(config: Mapping[str, Any]) -> str | None:
     """The first setting of a ``UNet2DConditionModel`` that this arithmetic does not know; None:
     it is all here."""
-    for key, known in ORDINARY.items():
-        if key in config and config[key] not in known:
-            return f"{key}={config[key]!r}"
-    for key, kinds in (("down_block_types", DOWN), ("up_block_types", UP)):
-        for kind in config[key]:
-            if kind not in kinds:
-                return f"{key} with {kind!r}"
+    found = unknown(config, ORDINARY, {"down_block_types": DOWN, "up_block_types": UP})
+    if found is not None:
+        return found
     if not isinstance(config.get("cross_attention_dim"), int):
         return f"cross_attention_dim={config.get('cross_attention_dim')!r}"
     if config.get("norm_num_groups") is None:
@@ -85,7 +82,7 @@ def _each(value: Any, blocks: int) -> list[Any]:
     return list(value) if isinstance(value, list | tuple) else [value] * blocks
 
 
-class PlainUNet(nn.Module):
+class PlainUNet(Plain):
     """Takes the place of a ``UNet2DConditionModel`` whose ``config`` it is given.
 
     Raises:
@@ -93,11 +90,7 @@ class PlainUNet(nn.Module):
     """
 
     def __init__(self, config: Mapping[str, Any]) -> None:
-        super().__init__()
-        reason = why_not(config)
-        if reason is not None:
-            raise ValueError(f"no plain network for {reason}")
-        self.config = SimpleNamespace(**config)
+        super().__init__(config, why_not(config))
         widths = list(config["block_out_channels"])
         emb = config.get("time_embedding_dim") or 4 * widths[0]
         self.conv_in = nn.Conv2d(config["in_channels"], widths[0], 3, padding=1)

@@ -5,7 +5,6 @@ diffusers' ``AutoencoderKL``. Equal to it to rounding, forward and backward."""
 from __future__ import annotations
 
 from collections.abc import Mapping
-from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import torch
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from .plain_layers import (
     Downsample,
     Joined,
+    Plain,
     Pointwise,
     Resnet,
     Stage,
@@ -22,6 +22,7 @@ from .plain_layers import (
     normed,
     picture,
     pixels,
+    unknown,
 )
 
 DOWN = "DownEncoderBlock2D"
@@ -39,14 +40,7 @@ ORDINARY: dict[str, tuple[Any, ...]] = {
 def why_not(config: Mapping[str, Any]) -> str | None:
     """The first setting of an ``AutoencoderKL`` that this arithmetic does not know; None: it is all
     here."""
-    for key, known in ORDINARY.items():
-        if key in config and config[key] not in known:
-            return f"{key}={config[key]!r}"
-    for key, kind in (("down_block_types", DOWN), ("up_block_types", UP)):
-        for given in config[key]:
-            if given != kind:
-                return f"{key} with {given!r}"
-    return None
+    return unknown(config, ORDINARY, {"down_block_types": (DOWN,), "up_block_types": (UP,)})
 
 
 class Posterior(NamedTuple):
@@ -165,7 +159,7 @@ class Decoder(nn.Module):
         return out
 
 
-class PlainVAE(nn.Module):
+class PlainVAE(Plain):
     """Takes the place of an ``AutoencoderKL`` whose ``config`` it is given.
 
     Raises:
@@ -173,11 +167,7 @@ class PlainVAE(nn.Module):
     """
 
     def __init__(self, config: Mapping[str, Any]) -> None:
-        super().__init__()
-        reason = why_not(config)
-        if reason is not None:
-            raise ValueError(f"no plain autoencoder for {reason}")
-        self.config = SimpleNamespace(**config)
+        super().__init__(config, why_not(config))
         c = config["latent_channels"]
         self.encoder, self.decoder = Encoder(config), Decoder(config)
         asked = config.get("use_quant_conv", True), config.get("use_post_quant_conv", True)
