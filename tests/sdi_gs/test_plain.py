@@ -19,7 +19,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from sdi_gs.diffusion import plain_text, plain_unet, plain_vae
 from sdi_gs.diffusion.lora import LoraLearner, projections
-from sdi_gs.diffusion.plain_layers import join_all
+from sdi_gs.diffusion.plain_layers import Attention, Joined, join_all
 from sdi_gs.diffusion.schedule import alpha_bar_of
 from sdi_gs.diffusion.stable import ModelError, StableDiffusion
 from sdi_gs.diffusion.tuning import Tuning, tune
@@ -270,3 +270,28 @@ def test_a_model_that_predicts_something_else_is_named_by_its_file(
     rewrite(folder / "scheduler/scheduler_config.json", prediction_type="sample")
     with pytest.raises(ModelError, match=r"scheduler_config\.json has prediction_type='sample'"):
         StableDiffusion.load(folder)
+
+
+def test_what_is_asked_together_is_one_product_and_held_once() -> None:
+    """The layers' weights are views of the joined one: nothing is in memory twice, and a copy of
+    the network with low-rank layers shares it."""
+    plain, _ = unets("as Stable Diffusion 1")
+    joined = [m for m in plain.modules() if isinstance(m, Joined) and m.weight is not None]
+    attentions = [m for m in plain.modules() if isinstance(m, Attention)]
+    assert len(joined) == len(attentions) + 1  # and the time, for all residual layers
+    for module in (plain, *attentions):
+        whole = module.joined.weight.untyped_storage().data_ptr()
+        assert {layer.weight.untyped_storage().data_ptr() for layer in module.asked()} == {whole}
+    x, t, hidden = question(plain.config)
+    products = []
+    before = torch.nn.functional.linear
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(torch.nn.functional, "linear",
+                        lambda *args: products.append(1) or before(*args))  # fmt: skip
+        plain(x, t, encoder_hidden_states=hidden)
+        together = len(products)
+        for module in joined:
+            module.weight = None
+        plain(x, t, encoder_hidden_states=hidden)
+    saved = sum(len(module.asked()) - 1 for module in (plain, *attentions))
+    assert len(products) - 2 * together == saved

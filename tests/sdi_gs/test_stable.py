@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import shutil
+from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -165,15 +167,29 @@ def test_channels_last_changes_no_more_than_rounding(folder: Path) -> None:
     torch.testing.assert_close(asked(model), plain, rtol=1e-4, atol=1e-4)
 
 
-def test_a_bounded_encoder_has_the_same_latents_and_gradient(folder: Path) -> None:
-    found = []
+def _sized(sizes: list[int], kept: torch.Tensor) -> torch.Tensor:
+    if not isinstance(kept, torch.nn.Parameter):
+        sizes.append(kept.numel())
+    return kept
+
+
+@pytest.mark.parametrize("engine", ["plain", "diffusers"])
+def test_a_bounded_encoder_has_the_same_latents_and_gradient(
+    folder: Path, engine: Literal["plain", "diffusers"]
+) -> None:
+    """And keeps less for the backward pass: neither network's blocks are overlooked."""
+    found, kept = [], []
     for memory in ("full", "bounded"):
-        model = tune(StableDiffusion.load(folder), Tuning(vae_memory=memory))  # type: ignore[arg-type]
+        model = tune(StableDiffusion.load(folder, engine=engine), Tuning(vae_memory=memory))  # type: ignore[arg-type]
+        sizes: list[int] = []
         rgb = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(1))
         rgb.requires_grad_()
-        latents = model.encode(rgb)
+        with torch.autograd.graph.saved_tensors_hooks(partial(_sized, sizes), lambda kept: kept):
+            latents = model.encode(rgb)
         latents.square().sum().backward()
         found.append((latents.detach(), rgb.grad))
+        kept.append(sum(sizes))
+    assert kept[1] < 0.6 * kept[0]
     for full, bounded in zip(*found, strict=True):
         torch.testing.assert_close(bounded, full, rtol=1e-5, atol=1e-6)
 
