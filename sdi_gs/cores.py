@@ -3,8 +3,8 @@
 
 Threads of OpenMP wait for one another at the end of each of a step's thousand small products, and
 they wait by turning round: where one of them has lost its core to somebody else, all do nothing for
-as long as that takes. On two cores beside other work a step with two threads took 30 times as long
-as one with a single thread, which alone on the machine costs a fifth.
+as long as that takes. On two cores beside other work a step of guidance took 10 s with two threads
+and 0.3 s with one.
 """
 
 from __future__ import annotations
