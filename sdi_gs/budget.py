@@ -17,7 +17,7 @@ from representations.memory import COPIES_IN_TRAINING
 
 from .config import PRIORS, Config, load, presets
 from .diffusion import cost
-from .diffusion.lora import low_rank_parameters
+from .diffusion.lora import BesideClass, low_rank_parameters
 from .diffusion.published import Networks, from_folder, networks
 from .diffusion.tuning import bound_encoder
 from .errors import UserError, command
@@ -64,7 +64,11 @@ def estimate(config: Config, team: Team = ALONE) -> Budget:
     lesson, learned = 0, 0
     if isinstance(config.update, VariationalConfig):
         lesson = cost.of_unet(parts, at_once, latents, backward=True).peak_bytes
-        learned = COPIES_IN_TRAINING * 4 * low_rank_parameters(parts.unet, config.update.rank)
+        learned = (
+            COPIES_IN_TRAINING
+            * 4
+            * low_rank_parameters(parts.unet, config.update.rank, BesideClass())
+        )
     return Budget(
         weights=learned + sum(cost.parameter_bytes(module) for module in (parts.unet, parts.vae)),
         words=cost.parameter_bytes(parts.text_encoder),

@@ -119,7 +119,8 @@ def denoiser(chosen: ModelConfig, target: torch.device) -> Denoiser:
             made: Denoiser = PRIORS.makers[registered](registered(), target)
             require_signal(made.alpha_bar)
             return made
-    from .diffusion.stable import StableDiffusion
+    from .diffusion.load import load_prior
+    from .diffusion.source import How
     from .diffusion.tuning import Tuning, tune
 
     source: str | Path = chosen.source
@@ -136,7 +137,7 @@ def denoiser(chosen: ModelConfig, target: torch.device) -> Denoiser:
     if dtype == "auto":
         dtype = "float16" if target.type == "cuda" else "float32"
     with below("model"):
-        model = StableDiffusion.load(source, dtype, target, chosen.engine)
+        model = load_prior(source, How(dtype=dtype, device=target, engine=chosen.engine))
         return tune(model, Tuning(chosen.compile, chosen.rows, chosen.vae_memory))
 
 

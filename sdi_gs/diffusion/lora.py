@@ -9,14 +9,17 @@ at nothing: before the first lesson the predictions are the frozen network's.
 from __future__ import annotations
 
 import copy
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Generator, Tensor, nn
 
-from .schedule import eps_of_v, mix
+from .base import Condition
+from .schedule import mix
 
-PROJECTIONS = ("to_q", "to_k", "to_v", "to_out.0")
+PROJECTIONS = (
+    "to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out",
+)  # fmt: skip
 
 
 class LowRank(nn.Module):
@@ -52,20 +55,67 @@ class CameraEmbedding(nn.Module):
         return (hidden @ self.outer.T).to(self.dtype)
 
 
-def projections(unet: Any) -> list[tuple[str, nn.Linear]]:
+def projections(network: Any) -> list[tuple[str, nn.Linear]]:
     """The attention projections of a network, which low-rank weights stand beside, by name."""
     return [
         (name, module)
-        for name, module in unet.named_modules()
+        for name, module in network.named_modules()
         if isinstance(module, nn.Linear) and name.endswith(tuple("." + p for p in PROJECTIONS))
     ]
 
 
-def low_rank_parameters(unet: Any, rank: int) -> int:
-    """Numbers that :class:`LoraLearner` trains beside ``unet``."""
-    width = int(unet.time_embedding.linear_2.out_features)
-    low = sum(rank * (m.in_features + m.out_features) for _, m in projections(unet))
+class Place(Protocol):
+    """Where the network of a prior learns of the camera: beside the time."""
+
+    def width(self, network: Any) -> int:
+        """Numbers of its time embedding."""
+        ...
+
+    def put(self, network: Any, camera: nn.Module) -> None:
+        """Have ``camera``, which makes [B, width] of poses [B, 16], added to the time embedding."""
+        ...
+
+
+class BesideClass:
+    """In a UNet of diffusers, or the plain one: it adds a class embedding where it has one, and
+    those that :class:`LoraLearner` is used with have none."""
+
+    def width(self, network: Any) -> int:
+        return int(network.time_embedding.linear_2.out_features)
+
+    def put(self, network: Any, camera: nn.Module) -> None:
+        network.class_embedding = camera
+
+
+def low_rank_parameters(network: Any, rank: int, place: Place) -> int:
+    """Numbers that :class:`LoraLearner` trains beside ``network``."""
+    width = place.width(network)
+    low = sum(rank * (m.in_features + m.out_features) for _, m in projections(network))
     return low + 16 * width + width**2
+
+
+class Ask(Protocol):
+    """How a prior asks its network, or a copy of it that is told the camera."""
+
+    def __call__(self, network: Any, x_t: Tensor, t: Tensor, camera: Tensor) -> Tensor:
+        """(network, x_t [B, c, h, w], t [B], poses [B, 16]) -> epsilon [B, c, h, w]."""
+        ...
+
+
+class _Noise(Protocol):
+    def __call__(
+        self, network: Any, x_t: Tensor, t: Tensor, condition: Condition, camera: Tensor, /
+    ) -> Tensor: ...
+
+
+def under(noise: _Noise, condition: Condition) -> Ask:
+    """How to ask for noise under the one ``condition`` [1, ...], whatever the number of rows."""
+
+    def ask(network: Any, x_t: Tensor, t: Tensor, camera: Tensor) -> Tensor:
+        parts = {k: p.expand(len(x_t), *p.shape[1:]) for k, p in condition.parts.items()}
+        return noise(network, x_t, t, Condition(parts), camera)
+
+    return ask
 
 
 def _sent(drawn: Tensor, like: Tensor) -> Tensor:
@@ -79,53 +129,36 @@ class LoraLearner:
     """Satisfies :class:`~sdi_gs.diffusion.base.NoiseLearner`.
 
     Args:
-        unet: the frozen network; it is not changed, and its weights are not copied.
-        hidden: encoded prompt [1, tokens, width], the same for all views.
+        network: the frozen network; it is not changed, and its weights are not copied.
+        ask: how to ask it, under the prompt.
+        place: where it learns of the camera.
         alpha_bar: schedule [T].
-        prediction: "epsilon" or "v_prediction", what the network predicts.
     """
 
     def __init__(
-        self,
-        unet: Any,
-        hidden: Tensor,
-        alpha_bar: Tensor,
-        prediction: str,
-        rank: int,
-        rate: float,
+        self, network: Any, ask: Ask, place: Place, alpha_bar: Tensor, rank: int, rate: float
     ) -> None:
         generator = torch.Generator().manual_seed(0)
-        shared = {id(p): p for p in (*unet.parameters(), *unet.buffers())}
-        self.unet = copy.deepcopy(unet, shared)
-        self.hidden = hidden
+        shared = {id(p): p for p in (*network.parameters(), *network.buffers())}
+        self.network = copy.deepcopy(network, shared)
+        self.ask = ask
         self.alpha_bar = alpha_bar
-        self.prediction = prediction
-        self.dtype = next(unet.parameters()).dtype
-        width = self.unet.time_embedding.linear_2.out_features
-        self.unet.class_embedding = CameraEmbedding(width, generator, next(unet.parameters()))
-        for name, module in projections(self.unet):
-            parent = self.unet.get_submodule(name.rpartition(".")[0])
+        like = next(network.parameters())
+        place.put(self.network, CameraEmbedding(place.width(self.network), generator, like))
+        for name, module in projections(self.network):
+            parent = self.network.get_submodule(name.rpartition(".")[0])
             setattr(parent, name.rpartition(".")[2], LowRank(module, rank, generator))
         self.trained = {
             name: parameter
-            for name, parameter in self.unet.named_parameters()
+            for name, parameter in self.network.named_parameters()
             if id(parameter) not in shared
         }
         self.optimizer = torch.optim.AdamW(list(self.trained.values()), lr=rate, weight_decay=0.01)
 
-    def _eps(self, x_t: Tensor, t: Tensor, camera: Tensor) -> Tensor:
-        words = self.hidden.expand(len(x_t), *self.hidden.shape[1:])
-        out: Tensor = self.unet(
-            x_t.to(self.dtype), t, encoder_hidden_states=words.to(self.dtype), class_labels=camera
-        ).sample.to(x_t.dtype)
-        if self.prediction == "epsilon":
-            return out
-        return eps_of_v(out, x_t, self.alpha_bar[t.clamp(min=0)].to(x_t.dtype))
-
     @torch.no_grad()
     def predict(self, x_t: Tensor, t: Tensor, camera: Tensor | None) -> Tensor:
         nowhere = torch.zeros(len(x_t), 16, device=x_t.device)
-        return self._eps(x_t, t, nowhere if camera is None else camera)
+        return self.ask(self.network, x_t, t, nowhere if camera is None else camera)
 
     def learn(self, latents: Tensor, camera: Tensor, rng: Generator) -> Tensor:
         total = len(self.alpha_bar)
@@ -133,7 +166,7 @@ class LoraLearner:
         noise = _sent(torch.randn(latents.shape, generator=rng), latents).to(latents)
         x_t = mix(latents, noise, self.alpha_bar.to(latents)[t])
         with torch.enable_grad():
-            loss = (self._eps(x_t, t, camera) - noise).square().mean()
+            loss = (self.ask(self.network, x_t, t, camera) - noise).square().mean()
             loss.backward()
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)

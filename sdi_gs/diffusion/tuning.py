@@ -5,13 +5,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .stable import StableDiffusion
+from .latents import Prior
+
+P = TypeVar("P", bound=Prior)
 
 
 @dataclass(frozen=True)
@@ -31,16 +33,17 @@ class Tuning:
             raise ValueError(f"model.rows={self.rows}: at least 1 is needed")
 
 
-def tune(model: StableDiffusion, tuning: Tuning) -> StableDiffusion:
+def tune(model: P, tuning: Tuning) -> P:
     """Apply settings to a model that was just loaded; the same model."""
     # What convolutions want, tensor cores and oneDNN alike: no transposition before and after each.
     # On two cores mini's UNet takes 9 to 15 % less time, its VAE forward and backward 23 %.
-    model.unet.to(memory_format=torch.channels_last)
-    model.vae.to(memory_format=torch.channels_last)
-    if tuning.vae_memory == "bounded":
+    for module in (model.network, model.vae):
+        if module is not None:
+            module.to(memory_format=torch.channels_last)
+    if tuning.vae_memory == "bounded" and model.vae is not None:
         bound_encoder(model.vae)
     if tuning.compile != "no":
-        model.unet.compile(mode=tuning.compile, dynamic=False)
+        model.network.compile(mode=tuning.compile, dynamic=False)
     if tuning.rows is not None:
         model.rows = tuning.rows
     return model

@@ -133,9 +133,12 @@ class PromptSet:
                 "perp_neg needs view-dependent prompts: set prompts.view_dependent=true "
                 "or prompts.perp_neg=none"
             )
-        self._views = denoiser.embed(texts)  # one row per view word
-        self._uncond = denoiser.embed([negative_prompt])  # one row
-        self._empty = denoiser.embed([""]) if negative_prompt else self._uncond  # one row
+        # In one call: sentences of other lengths have as many words for the network then.
+        others = [negative_prompt, ""] if negative_prompt else [""]
+        whole = denoiser.embed([*texts, *others])
+        self._views = whole.rows(torch.arange(len(texts)))  # one row per view word
+        self._uncond = whole.rows(torch.tensor([len(texts)]))  # one row
+        self._empty = whole.rows(torch.tensor([len(texts) + len(others) - 1]))  # one row
 
     def conditions(self, viewpoints: Viewpoints) -> Conditions:
         one_each = torch.zeros(len(viewpoints), dtype=torch.long)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -12,12 +13,25 @@ import yaml
 
 from ..stopping import interrupt, stop_at
 from ..tiny import FIELD, FIELD_TERMS, save_model, save_settings
+from ..tiny_priors import FAMILIES
 
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A pipeline folder as save_pretrained writes it: 16-pixel pictures, 8x8 latents."""
     return save_model(tmp_path_factory.mktemp("model") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def prior_folders(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The folder of each family, made when it is first asked for."""
+    root = tmp_path_factory.mktemp("families")
+
+    @cache
+    def made(name: str) -> Path:
+        return FAMILIES[name](root / name)
+
+    return made
 
 
 @dataclass(frozen=True)

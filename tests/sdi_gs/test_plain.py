@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from sdi_gs.diffusion import plain_text, plain_unet, plain_vae
-from sdi_gs.diffusion.lora import LoraLearner, projections
+from sdi_gs.diffusion.base import Condition
+from sdi_gs.diffusion.lora import BesideClass, LoraLearner, projections, under
 from sdi_gs.diffusion.plain_layers import Attention, Joined, join_all
 from sdi_gs.diffusion.schedule import alpha_bar_of
 from sdi_gs.diffusion.stable import ModelError, StableDiffusion
@@ -138,7 +139,13 @@ def test_low_rank_weights_learn_as_beside_the_published_network() -> None:
     for network in unets("as Stable Diffusion 1"):
         x, t, hidden = question(network.config)
         alpha_bar = torch.linspace(0.99, 0.01, 1000).double()
-        learner = LoraLearner(network, hidden[:1], alpha_bar, "epsilon", rank=2, rate=1e-2)
+
+        def noise(net, x, t, condition, camera):  # type: ignore[no-untyped-def]
+            words = condition["hidden"]
+            return net(x, t, encoder_hidden_states=words, class_labels=camera).sample
+
+        ask = under(noise, Condition({"hidden": hidden[:1]}))
+        learner = LoraLearner(network, ask, BesideClass(), alpha_bar, rank=2, rate=1e-2)
         assert len(learner.trained) == 2 * len(projections(network)) + 2
         camera = torch.eye(4).reshape(1, 16).repeat(3, 1)
         first = learner.predict(x, t, camera)

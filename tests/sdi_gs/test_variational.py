@@ -219,7 +219,7 @@ def test_lessons_change_it_and_never_the_frozen_network(model: StableDiffusion) 
     learner = model.learner("a mug", 4, 3e-3)
     assert len(learner.trained) > 4
     theirs = {p.data_ptr() for p in model.unet.parameters()}
-    frozen = [p for n, p in learner.unet.named_parameters() if n not in learner.trained]
+    frozen = [p for n, p in learner.network.named_parameters() if n not in learner.trained]
     assert {p.data_ptr() for p in frozen} == theirs  # shared, not copied
     z, camera, t = latents(), poses(), torch.tensor([500] * 4)
     losses = [

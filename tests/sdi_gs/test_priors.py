@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Priors of every family, as tiny random networks of the published classes: what each answers is
+what its own pipeline makes of its parts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from sdi_gs.diffusion.base import Adaptable, Condition, Denoiser
+from sdi_gs.diffusion.latents import Prior
+from sdi_gs.diffusion.load import load_prior
+from sdi_gs.diffusion.source import How
+
+Folders = Callable[[str], Path]
+WORDS = ["a red mug", "a blue owl, side view", ""]
+
+
+@pytest.fixture(params=["sd15", "sd21v", "sdxl"])
+def family(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def randn(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def question(model: Prior, rows: int = 3) -> tuple[Tensor, Tensor, Condition]:
+    """Noisy latents, times and words, whose influence a random network shows."""
+    z = model.encode(torch.rand(1, 3, 16, 16))
+    x_t = randn(rows, *z.shape[1:], seed=1)
+    t = torch.tensor([10, 500, 900])[:rows]
+    return x_t, t, louder(model.embed(WORDS[:rows]))
+
+
+def louder(condition: Condition) -> Condition:
+    """Words count little in a random network."""
+    return Condition(
+        {k: 30.0 * p if p.is_floating_point() else p for k, p in condition.parts.items()}
+    )
+
+
+# --- what holds for every family ------------------------------------------------------------------
+
+
+def test_a_family_is_a_denoiser_that_answers_alike_alone_and_together(
+    prior_folders: Folders, family: str
+) -> None:
+    model = load_prior(prior_folders(family), How())
+    assert isinstance(model, Denoiser)
+    assert isinstance(model, Adaptable)
+    assert not any(p.requires_grad for p in model.network.parameters())
+    x_t, t, words = question(model)
+    whole = model.predict_noise(x_t, t, words)
+    assert (whole.shape, whole.dtype) == (x_t.shape, torch.float32)
+    assert float((whole[0] - whole[1]).abs().max()) > 1e-3
+    model.rows = 2
+    torch.testing.assert_close(model.predict_noise(x_t, t, words), whole, rtol=1e-4, atol=3e-5)
+    for k in range(3):
+        row = torch.tensor([k])
+        alone = model.predict_noise(x_t[row], t[row], words.rows(row))
+        torch.testing.assert_close(alone, whole[row], rtol=1e-4, atol=3e-5)
+    other = model.predict_noise(x_t, t, words.rows(torch.tensor([1, 2, 0])))
+    assert float((other - whole).abs().max()) > 1e-5  # the words are heard
+
+
+def test_a_family_takes_the_gradient_through_its_encoder(
+    prior_folders: Folders, family: str
+) -> None:
+    """Finite differences in float64, a picture of another size than the model's."""
+    model = load_prior(prior_folders(family), How())
+    if model.vae is not None:
+        model.vae.double()
+    rgb = torch.rand(1, 3, 24, 24, generator=torch.Generator().manual_seed(1)).double()
+    along = randn(1, 3, 24, 24, seed=2).double()
+    rgb.requires_grad_()
+    value = model.encode(rgb)
+    weight = randn(*value.shape, seed=3)
+    (value * weight).sum().backward()
+    assert rgb.grad is not None
+    h = 1e-3  # what comes out is float32
+    with torch.no_grad():
+        there, back = (model.encode(rgb + sign * h * along) for sign in (1.0, -1.0))
+        numeric = float(((there - back).double() * weight).sum() / (2 * h))
+    assert float((rgb.grad * along).sum()) == pytest.approx(numeric, rel=2e-3)
+
+
+def test_a_family_gives_its_words_away_and_says_so(prior_folders: Folders, family: str) -> None:
+    model = load_prior(prior_folders(family), How())
+    x_t, t, words = question(model)
+    assert model.readers
+    model.forget_words()
+    assert not model.readers
+    with pytest.raises(RuntimeError, match="forget_words"):
+        model.embed(["a mug"])
+    assert model.predict_noise(x_t, t, words).shape == x_t.shape
+
+
+# --- SDXL -----------------------------------------------------------------------------------------
+
+
+def test_sdxl_answers_as_its_pipeline_asks(prior_folders: Folders) -> None:
+    from diffusers import StableDiffusionXLPipeline
+
+    folder = prior_folders("sdxl")
+    pipe: Any = StableDiffusionXLPipeline.from_pretrained(folder)
+    model = load_prior(folder, How())
+    with torch.no_grad():
+        hidden, _, pooled, _ = pipe.encode_prompt("a red mug", do_classifier_free_guidance=False)
+        ids = pipe._get_add_time_ids(
+            (16, 16), (0, 0), (16, 16), torch.float32,
+            text_encoder_projection_dim=pipe.text_encoder_2.config.projection_dim,
+        )  # fmt: skip
+        x_t, t = randn(1, 4, 8, 8), torch.tensor([321])
+        eps = pipe.unet(
+            x_t, t, encoder_hidden_states=hidden,
+            added_cond_kwargs={"text_embeds": pooled, "time_ids": ids},
+        ).sample  # fmt: skip
+    words = model.embed(["a red mug"])
+    torch.testing.assert_close(words["hidden"], hidden)
+    torch.testing.assert_close(words["pooled"], pooled)
+    assert words["time_ids"].tolist() == [[16, 16, 0, 0, 16, 16]]
+    torch.testing.assert_close(model.predict_noise(x_t, t, words), eps, rtol=1e-5, atol=1e-6)
+
+
+def test_sdxl_is_told_no_words_as_zeros(prior_folders: Folders) -> None:
+    words = load_prior(prior_folders("sdxl"), How()).embed(["", "a", " "])
+    for part in ("hidden", "pooled"):
+        size = words[part].flatten(1).abs().amax(1)
+        assert size[0] == 0.0
+        assert float(size[1:].min()) > 0.0
