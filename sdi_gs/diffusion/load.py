@@ -8,13 +8,17 @@ from pathlib import Path
 
 from .folder import ModelError
 from .latents import Prior
+from .pixel import PixelDiffusion
 from .source import INDEX, How, Opened, opened
 from .stable import StableDiffusion
+from .stable_3 import StableDiffusion3
 from .stable_xl import StableDiffusionXL
 
 FAMILIES: dict[str, Callable[[Opened], Prior]] = {
     "StableDiffusionPipeline": StableDiffusion.of,
     "StableDiffusionXLPipeline": StableDiffusionXL.of,
+    "StableDiffusion3Pipeline": StableDiffusion3.of,
+    "IFPipeline": PixelDiffusion.of,
 }
 """By the name of the pipeline that a folder was saved as."""
 

@@ -9,6 +9,7 @@ imported, which takes longer than to load a small model.
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import logging
 import re
 import warnings
@@ -101,6 +102,21 @@ def clip_tokenizer(name: str, model: Opened, encoder: Any) -> Any:
             str(model.folder), made, encoder.config.vocab_size,
             encoder.config.max_position_embeddings,
         )  # fmt: skip
+    return made
+
+
+def t5_tokenizer(name: str, model: Opened, encoder: Any) -> Any:
+    """A tokenizer whose words the T5 ``encoder`` knows. ModelError otherwise."""
+    own = model.folder / name
+    if not (own / "tokenizer.json").is_file() and importlib.util.find_spec("sentencepiece") is None:
+        raise ModelError(
+            f"{own} has no tokenizer.json, and its spiece.model is read by another package: "
+            "pip install sentencepiece"
+        )
+    made = tokenizer(name, "T5TokenizerFast", model)
+    with naming(f"the {name} of the model in {model.folder}", REMEDY):
+        vocabulary = encoder.config.vocab_size
+        check_words(str(model.folder), made, vocabulary, None)
     return made
 
 

@@ -19,7 +19,7 @@ from .lora import BesideClass, LoraLearner, Place, under
 from .plain_layers import join_all
 from .schedule import eps_of_v
 from .source import Engine, How, Opened, opened
-from .words import read_clip
+from .words import Reader, given_away, read_clip
 
 
 class StableDiffusion:
@@ -114,8 +114,8 @@ class StableDiffusion:
     def embed(self, prompts: Sequence[str]) -> Condition:
         """``hidden``: last states of the text encoder, [len(prompts), tokens, width] float32."""
         if self.text_encoder is None:
-            raise RuntimeError("the text encoder of this model was given away with forget_words()")
-        hidden = read_clip(self.tokenizer, self.text_encoder, prompts, self.device)
+            raise given_away()
+        hidden = read_clip(Reader(self.tokenizer, self.text_encoder), prompts, self.device)
         return Condition({"hidden": hidden})
 
     def forget_words(self) -> None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,20 +20,13 @@ from .parts import Part
 from .plain_layers import join_all
 from .schedule import eps_of_v
 from .source import Opened
-from .words import read_clip_before_last
+from .words import Reader, given_away, read_clip_before_last
 
 TEXT = Part("text_encoder", "transformers", "CLIPTextModel")
 TEXT_2 = Part("text_encoder_2", "transformers", "CLIPTextModelWithProjection")
 FOLDERS = (
     "unet", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler",
 )  # fmt: skip
-
-
-class Reader(NamedTuple):
-    """A text encoder with the tokenizer that it was taught with."""
-
-    tokenizer: Any
-    encoder: Any
 
 
 class StableDiffusionXL:
@@ -58,10 +51,7 @@ class StableDiffusionXL:
         ``force_zeros_for_empty_prompt`` of a model's index says."""
         self.unet = unet.eval().requires_grad_(False)
         self.latents = Autoencoder(vae)
-        self._readers = tuple(
-            reader._replace(encoder=reader.encoder.eval().requires_grad_(False))
-            for reader in readers
-        )
+        self._readers = tuple(reader.frozen() for reader in readers)
         self.zeros_for_empty = zeros_for_empty
         self.device: torch.device = next(unet.parameters()).device
         self.alpha_bar: Tensor = usable(scheduler.alphas_cumprod.float()).to(self.device)
@@ -121,11 +111,8 @@ class StableDiffusionXL:
     @torch.no_grad()
     def embed(self, prompts: Sequence[str]) -> Condition:
         if not self._readers:
-            raise RuntimeError("the text encoders of this model were given away: forget_words()")
-        read = [
-            read_clip_before_last(reader.tokenizer, reader.encoder, prompts, self.device)
-            for reader in self._readers
-        ]
+            raise given_away()
+        read = [read_clip_before_last(one, prompts, self.device) for one in self._readers]
         hidden, pooled = torch.cat([one.hidden for one in read], dim=-1), read[-1].pooled
         if self.zeros_for_empty:
             said = torch.tensor([float(bool(text)) for text in prompts], device=self.device)

@@ -19,6 +19,22 @@ from torch import Tensor
 LOG = logging.getLogger(__name__)
 
 
+class Reader(NamedTuple):
+    """A text encoder with the tokenizer that it was taught with."""
+
+    tokenizer: Any
+    encoder: Any
+
+    def frozen(self) -> Reader:
+        """The same, with weights that want no gradient."""
+        return self._replace(encoder=self.encoder.eval().requires_grad_(False))
+
+
+def given_away() -> RuntimeError:
+    """What a model says that has no text encoder any more."""
+    return RuntimeError("the text encoders of this model were given away with forget_words()")
+
+
 class Read(NamedTuple):
     """What a text encoder has made of sentences."""
 
@@ -50,20 +66,18 @@ def clip_pieces(tokenizer: Any, texts: Sequence[str]) -> Tensor:
     return torch.tensor(rows).reshape(len(words), count, longest)
 
 
-def read_clip(tokenizer: Any, encoder: Any, texts: Sequence[str], device: torch.device) -> Tensor:
+def read_clip(reader: Reader, texts: Sequence[str], device: torch.device) -> Tensor:
     """The last states of a ``CLIPTextModel``, [B, words, width] float32."""
-    pieces = clip_pieces(tokenizer, texts)
-    hidden: Tensor = encoder(pieces.flatten(0, 1).to(device)).last_hidden_state
+    pieces = clip_pieces(reader.tokenizer, texts)
+    hidden: Tensor = reader.encoder(pieces.flatten(0, 1).to(device)).last_hidden_state
     return _joined(hidden, len(texts)).float()
 
 
-def read_clip_before_last(
-    tokenizer: Any, encoder: Any, texts: Sequence[str], device: torch.device
-) -> Read:
+def read_clip_before_last(reader: Reader, texts: Sequence[str], device: torch.device) -> Read:
     """The states before the last layer, as SDXL and SD 3 want them, and the first result of the
     encoder: of a ``CLIPTextModelWithProjection`` the projected sentence. float32."""
-    pieces = clip_pieces(tokenizer, texts)
-    out = encoder(pieces.flatten(0, 1).to(device), output_hidden_states=True)
+    pieces = clip_pieces(reader.tokenizer, texts)
+    out = reader.encoder(pieces.flatten(0, 1).to(device), output_hidden_states=True)
     hidden = _joined(out.hidden_states[-2], len(texts))
     pooled = out[0].unflatten(0, (len(texts), -1))[:, 0]
     return Read(hidden.float(), pooled.float())
@@ -75,17 +89,13 @@ def _joined(hidden: Tensor, texts: int) -> Tensor:
 
 
 def read_t5(
-    tokenizer: Any,
-    encoder: Any,
-    texts: Sequence[str],
-    device: torch.device,
-    length: int,
-    masked: bool,
+    reader: Reader, texts: Sequence[str], device: torch.device, length: int, masked: bool
 ) -> Tensor:
     """States of a ``T5EncoderModel``, [B, words, width] float32, filled up to ``length`` words.
 
     ``masked``: filling is not attended to, as DeepFloyd IF was taught; SD 3 was taught to see it.
     """
+    tokenizer = reader.tokenizer
     found = tokenizer(list(texts)).input_ids
     longest = max(len(ids) for ids in found)
     if longest > length:
@@ -101,5 +111,5 @@ def read_t5(
     if masked:
         own = torch.tensor([len(ids) for ids in found], device=device)
         told["attention_mask"] = (torch.arange(ids.shape[1], device=device) < own[:, None]).long()
-    hidden: Tensor = encoder(ids, **told)[0]
+    hidden: Tensor = reader.encoder(ids, **told)[0]
     return hidden.float()

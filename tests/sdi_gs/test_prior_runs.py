@@ -3,17 +3,31 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
+from torch import Generator, Tensor
+
+from sdi_gs import build
+from sdi_gs.config import guidances, load
+from sdi_gs.diffusion.base import Condition
+from sdi_gs.diffusion.latents import Prior
+from sdi_gs.diffusion.load import load_prior
+from sdi_gs.diffusion.source import How
+from sdi_gs.guidance import Guidance, PromptConfig, PromptSet, Viewpoints
+from sdi_gs.guidance.draws import ViewSlice
+from sdi_gs.guidance.predict import GuidedPredictor
 
 from ..tiny import FIELD, FIELD_TERMS, save_settings
+from ..tiny_priors import FAMILIES
 
 
 @pytest.mark.parametrize("representation", ["splats", "field"])
-@pytest.mark.parametrize("family", ["sd15", "sd21v", "sdxl"])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_the_command_takes_a_step(
     family: str, representation: str, tmp_path: Path, prior_folders: Any, sdi_gs: Any
 ) -> None:
@@ -27,3 +41,100 @@ def test_the_command_takes_a_step(
     assert said.code == 0, said.err
     assert (out / "final.ply").exists() or (out / "final.glb").exists()
     assert yaml.safe_load((out / "config.yaml").read_text())["model"]["source"] == str(folder)
+
+
+# --- methods ------------------------------------------------------------------------------------
+
+VIEWS = Viewpoints.orbit(torch.tensor([20.0, -130.0]), torch.tensor([10.0, 40.0]))
+
+
+@pytest.fixture(scope="module")
+def models(prior_folders: Any) -> Any:
+    """A loaded model of each family."""
+
+    @cache
+    def made(family: str) -> Prior:
+        return load_prior(prior_folders(family), How())
+
+    return made
+
+
+def method_of(name: str, model: Prior, perp_neg: str = "threestudio") -> Guidance:
+    settings = ["prompt=a mug", "model.source=x", "steps=100", f"prompts.perp_neg={perp_neg}"]
+    config = load("mini", settings, name)
+    prompts = PromptSet(model, config.prompt, config.negative_prompt, config.prompts)
+    return build.guidance(config, model, prompts, config.noise)
+
+
+@pytest.mark.parametrize("family", ["sdxl", "sd35", "if"])
+@pytest.mark.parametrize("name", guidances())
+def test_every_method_runs_on_every_family(name: str, family: str, models: Any) -> None:
+    method = method_of(name, models(family), "none")
+    rgb = torch.rand(2, 3, 16, 16, generator=Generator().manual_seed(9)).requires_grad_()
+    for step in (40, 41):
+        guided = method(rgb, VIEWS, step, Generator().manual_seed(step))
+    (gradient,) = torch.autograd.grad(guided.loss, rgb)
+    assert bool(torch.isfinite(gradient).all())
+    assert float(gradient.abs().max()) > 0.0
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("name", ["sds", "sdi", "ism", "nfsd"])
+def test_two_views_get_what_each_gets_alone(name: str, family: str, models: Any) -> None:
+    method = method_of(name, models(family))
+    pictures = torch.rand(2, 3, 16, 16, generator=Generator().manual_seed(9))
+    together = method(pictures, VIEWS, 40, ViewSlice(Generator().manual_seed(2), 0, 2)).target
+    scale = float(together.abs().max())
+    for k in (0, 1):
+        one = slice(k, k + 1)
+        rng = ViewSlice(Generator().manual_seed(2), k, 2)
+        alone = method(pictures[one], VIEWS[one], 40, rng).target
+        # float32; several guided calls of a random network multiply its rounding.
+        torch.testing.assert_close(alone[0], together[k], rtol=1e-3, atol=5e-4 * scale)
+    assert float((together[0] - together[1]).abs().max()) > 1e-2 * scale
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("perp_neg", ["none", "threestudio"])
+def test_guidance_is_its_formula_on_every_family(family: str, perp_neg: str, models: Any) -> None:
+    """The whole call beside the formula, with the network asked one row and condition at a time."""
+    model = models(family)
+    subject = PromptSet(model, "a mug", "grey", PromptConfig(perp_neg=perp_neg))  # type: ignore
+    conditions = subject.conditions(VIEWS)
+    z = model.encode(torch.rand(2, 3, 16, 16, generator=Generator().manual_seed(9)))
+    t = torch.tensor([300, 700])
+    guided = GuidedPredictor(model, conditions)(z, t, 7.5)
+    for k in (0, 1):
+        row = torch.tensor([k])
+
+        def eps(c: Condition, row: Tensor = row) -> Tensor:
+            return model.predict_noise(z[row], t[row], c.rows(row))
+
+        uncond = eps(conditions.uncond)
+        positive = eps(conditions.positive) - uncond
+        direction = positive
+        for i, negative in enumerate(conditions.negatives):
+            e = eps(negative) - uncond
+            assert conditions.weights is not None
+            along = (e * positive).sum() / positive.square().sum()
+            direction = direction + conditions.weights[k, i] * (e - along * positive)
+        expected = uncond + 7.5 * direction
+        scale = float(expected.abs().max())
+        torch.testing.assert_close(guided[row], expected, rtol=1e-3, atol=1e-4 * scale)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_second_network_starts_as_the_frozen_one_and_learns(family: str, models: Any) -> None:
+    model = models(family)
+    learner = model.learner("a mug", 2, 1e-2)
+    z = model.encode(torch.rand(2, 3, 16, 16, generator=Generator().manual_seed(9)))
+    t, words = torch.tensor([200, 800]), model.embed(["a mug"] * 2)
+    with torch.no_grad():
+        frozen = model.predict_noise(z, t, words)
+    poses = VIEWS.camera_to_world.flatten(1).float()
+    torch.testing.assert_close(learner.predict(z, t, poses), frozen)
+    before = [p.clone() for p in model.network.parameters()]
+    losses = [float(learner.learn(z, poses, Generator().manual_seed(1))) for _ in range(20)]
+    assert losses[-1] < 0.98 * losses[0]
+    assert all(torch.equal(a, b) for a, b in zip(before, model.network.parameters(), strict=True))
+    assert float((learner.predict(z, t, poses) - learner.predict(z, t, None)).abs().max()) > 1e-4

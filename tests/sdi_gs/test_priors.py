@@ -4,6 +4,8 @@ what its own pipeline makes of its parts."""
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,15 +15,18 @@ import torch
 from torch import Tensor
 
 from sdi_gs.diffusion.base import Adaptable, Condition, Denoiser
+from sdi_gs.diffusion.folder import ModelError
 from sdi_gs.diffusion.latents import Prior
 from sdi_gs.diffusion.load import load_prior
 from sdi_gs.diffusion.source import How
+
+from ..tiny_priors import FAMILIES
 
 Folders = Callable[[str], Path]
 WORDS = ["a red mug", "a blue owl, side view", ""]
 
 
-@pytest.fixture(params=["sd15", "sd21v", "sdxl"])
+@pytest.fixture(params=FAMILIES)
 def family(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
@@ -134,3 +139,131 @@ def test_sdxl_is_told_no_words_as_zeros(prior_folders: Folders) -> None:
         size = words[part].flatten(1).abs().amax(1)
         assert size[0] == 0.0
         assert float(size[1:].min()) > 0.0
+
+
+# --- SD 3 -----------------------------------------------------------------------------------------
+
+
+def pipeline_of(name: str, folder: Path, **parts: None) -> Any:
+    import diffusers
+
+    return getattr(diffusers, name).from_pretrained(folder, **parts)
+
+
+def told_by_sd3(pipe: Any, text: str) -> tuple[Tensor, Tensor]:
+    with torch.no_grad():
+        hidden, _, pooled, _ = pipe.encode_prompt(
+            text, None, None, do_classifier_free_guidance=False
+        )
+    return hidden, pooled
+
+
+def test_sd3_answers_as_its_pipeline_asks(prior_folders: Folders) -> None:
+    """The velocity, at a time of the flow's own scheduler, means the noise that it is."""
+    pipe = pipeline_of("StableDiffusion3Pipeline", prior_folders("sd35"))
+    model = load_prior(prior_folders("sd35"), How())
+    hidden, pooled = told_by_sd3(pipe, "a red mug")
+    words = model.embed(["a red mug"])
+    torch.testing.assert_close(words["hidden"], hidden)
+    torch.testing.assert_close(words["pooled"], pooled)
+    at = 300  # of the table; the scheduler counts down from the most noise
+    s = pipe.scheduler.sigmas[1000 - 1 - at]
+    time = pipe.scheduler.timesteps[1000 - 1 - at]
+    x, eps = randn(1, 16, 8, 8), randn(1, 16, 8, 8, seed=1)
+    z = (1 - s) * x + s * eps
+    with torch.no_grad():
+        v = pipe.transformer(
+            hidden_states=z, timestep=time[None], encoder_hidden_states=hidden,
+            pooled_projections=pooled,
+        ).sample  # fmt: skip
+    level = model.alpha_bar[at]
+    x_t = level.sqrt() * x + (1 - level).sqrt() * eps
+    got = model.predict_noise(x_t, torch.tensor([at]), words)
+    torch.testing.assert_close(got, z + (1 - s) * v, rtol=1e-4, atol=1e-5)
+    denoised = (x_t - (1 - level).sqrt() * got) / level.sqrt()
+    torch.testing.assert_close(denoised, z - s * v, rtol=1e-4, atol=1e-5)
+    assert len(model.alpha_bar) == 970  # shift 3: alpha_bar is 1e-4 at 970.9 thousandths
+
+
+def test_sd3_latents_are_moved_and_scaled(prior_folders: Folders) -> None:
+    pipe = pipeline_of("StableDiffusion3Pipeline", prior_folders("sd35"))
+    model = load_prior(prior_folders("sd35"), How())
+    rgb = torch.rand(1, 3, 16, 16)
+    with torch.no_grad():
+        mean = pipe.vae.encode(2 * rgb - 1).latent_dist.mean
+    torch.testing.assert_close(model.encode(rgb), (mean - 0.0609) * 1.5305)
+
+
+@pytest.mark.parametrize("missing", [(3,), (1,), (2,), (1, 2), (2, 3)])
+def test_sd3_does_without_text_encoders(
+    prior_folders: Folders, missing: tuple[int, ...], tmp_path: Path
+) -> None:
+    """What is not there says zeros, as the pipeline does without T5, and the rest is as it was."""
+    folder = Path(shutil.copytree(prior_folders("sd35"), tmp_path / "model"))
+    index = json.loads((folder / "model_index.json").read_text())
+    for k in missing:
+        for part in ("text_encoder", "tokenizer"):
+            name = part if k == 1 else f"{part}_{k}"
+            index[name] = [None, None]
+            shutil.rmtree(folder / name)
+    (folder / "model_index.json").write_text(json.dumps(index))
+    whole = load_prior(prior_folders("sd35"), How()).embed(["a red mug"])
+    words = load_prior(folder, How()).embed(["a red mug"])
+    hidden, pooled = whole["hidden"].clone(), whole["pooled"].clone()
+    widths = {1: (slice(0, 8), slice(0, 6)), 2: (slice(8, 24), slice(6, 14))}
+    clip = [k for k in (1, 2) if k not in missing]
+    for k in missing:
+        if k == 3:
+            hidden[:, 12:] = 0.0
+        else:
+            pooled[:, widths[k][1]] = 0.0
+    torch.testing.assert_close(words["pooled"], pooled)
+    if clip == [1, 2]:
+        torch.testing.assert_close(words["hidden"], hidden)
+        pipe = pipeline_of(
+            "StableDiffusion3Pipeline", folder, text_encoder_3=None, tokenizer_3=None
+        )
+        torch.testing.assert_close(words["hidden"], told_by_sd3(pipe, "a red mug")[0])
+    elif not clip:
+        assert words["hidden"].shape[1] == 77 + 256
+        assert not bool(words["hidden"][:, :77].any())
+        torch.testing.assert_close(words["hidden"][:, 77:], hidden[:, 12:])
+
+
+def test_sd3_without_any_words_is_refused(prior_folders: Folders, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(prior_folders("sd35"), tmp_path / "model"))
+    for name in ("text_encoder", "text_encoder_2", "text_encoder_3"):
+        shutil.rmtree(folder / name)
+    with pytest.raises(ModelError, match="no text encoder: at least one of"):
+        load_prior(folder, How())
+
+
+# --- DeepFloyd IF ---------------------------------------------------------------------------------
+
+
+def test_if_answers_as_its_pipeline_asks(prior_folders: Folders) -> None:
+    pipe = pipeline_of("IFPipeline", prior_folders("if"))
+    model = load_prior(prior_folders("if"), How())
+    with torch.no_grad():
+        hidden, _ = pipe.encode_prompt("A red mug", do_classifier_free_guidance=False)
+        x_t, t = randn(1, 3, 16, 16), torch.tensor([321])
+        both = pipe.unet(x_t, t, encoder_hidden_states=hidden).sample
+    words = model.embed(["A red mug"])
+    torch.testing.assert_close(words["hidden"], hidden)
+    eps, variance = both.chunk(2, dim=1)
+    got = model.predict_noise(x_t, t, words)
+    torch.testing.assert_close(got, eps, rtol=1e-5, atol=1e-6)
+    assert float((got - variance).abs().max()) > 1e-3
+
+
+def test_if_sees_pixels(prior_folders: Folders) -> None:
+    """Every pixel of a large picture counts, and a small one comes back as it was."""
+    model = load_prior(prior_folders("if"), How())
+    small = torch.rand(1, 3, 16, 16)
+    torch.testing.assert_close(model.decode(model.encode(small)), small)
+    large = torch.rand(1, 3, 128, 128, requires_grad=True)
+    z = model.encode(large)
+    assert z.shape == (1, 3, 16, 16)
+    z.sum().backward()
+    assert large.grad is not None
+    assert float(large.grad.min()) > 0.0
