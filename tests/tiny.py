@@ -26,7 +26,7 @@ def save_model(path: Path) -> Path:
     vocab |= {"<|startoftext|>": len(vocab), "<|endoftext|>": len(vocab) + 1}
     text = CLIPTextConfig(
         vocab_size=len(vocab), hidden_size=16, intermediate_size=16, num_hidden_layers=1,
-        num_attention_heads=2, max_position_embeddings=12,
+        num_attention_heads=2, max_position_embeddings=26,
         bos_token_id=vocab["<|startoftext|>"], eos_token_id=vocab["<|endoftext|>"],
     )  # fmt: skip
     unet = UNet2DConditionModel(
@@ -45,7 +45,7 @@ def save_model(path: Path) -> Path:
     )  # fmt: skip
     StableDiffusionPipeline(
         vae=vae, text_encoder=CLIPTextModel(text), unet=unet, scheduler=schedule,
-        tokenizer=CLIPTokenizer(vocab=vocab, merges=[], model_max_length=12),
+        tokenizer=CLIPTokenizer(vocab=vocab, merges=[], model_max_length=26),
         safety_checker=None, feature_extractor=None, requires_safety_checker=False,
     ).save_pretrained(path)  # fmt: skip
     return path

@@ -11,7 +11,7 @@ import torch
 LETTERS = [chr(code) for code in range(33, 127)]
 
 
-def clip_tokenizer(longest: int = 12, pad: str = "<|endoftext|>") -> Any:
+def clip_tokenizer(longest: int = 26, pad: str = "<|endoftext|>") -> Any:
     """A tokenizer whose words are letters."""
     from transformers import CLIPTokenizer
 
@@ -29,7 +29,7 @@ def t5_tokenizer() -> Any:
     return T5TokenizerFast(vocab=[*words, *letters], extra_ids=0)
 
 
-def clip_config(width: int, projection: int, layers: int = 2, longest: int = 12) -> Any:
+def clip_config(width: int, projection: int, layers: int = 2, longest: int = 26) -> Any:
     from transformers import CLIPTextConfig
 
     count = 2 * len(LETTERS) + 2

@@ -51,7 +51,7 @@ def clip_pieces(tokenizer: Any, texts: Sequence[str]) -> Tensor:
     if count > 1:
         text, ids = max(zip(texts, words, strict=True), key=lambda pair: len(pair[1]))
         LOG.warning(
-            "%r has %d words for a text encoder that reads %d at once: it is read in %d pieces, "
+            "%r has %d tokens, and the text encoder reads %d at once: it is read in %d pieces, "
             "which stand one after the other", text, len(ids), room, count,
         )  # fmt: skip
     rows = []
@@ -100,7 +100,7 @@ def read_t5(
     longest = max(len(ids) for ids in found)
     if longest > length:
         LOG.warning(
-            "the prompt has %d words, and the model was taught with %d: it is read as a whole "
+            "the prompt has %d tokens, and the model was taught with %d: it is read as a whole "
             "all the same", longest, length,
         )  # fmt: skip
     filled = [

@@ -88,11 +88,11 @@ def test_a_prompt_is_encoded_the_same_alone_and_in_company(folder: Path) -> None
     model = StableDiffusion.load(folder)
     together = model.embed(["a red mug", "", "a very long sentence that does not fit at all"])
     assert set(together.parts) == {"hidden"}
-    torch.testing.assert_close(together["hidden"][0, 12:24], together["hidden"][1, :12])
+    torch.testing.assert_close(together["hidden"][0, 26:], together["hidden"][1, :26])
     alone = model.embed(["a red mug", ""])["hidden"]
-    torch.testing.assert_close(together["hidden"][:2, :12], alone)
-    # 34 letters for an encoder that reads ten at once; the others have empty pieces behind them.
-    assert together["hidden"].shape == (3, 4 * 12, 16)
+    torch.testing.assert_close(together["hidden"][:2, :26], alone)
+    # 36 letters for an encoder that reads 24 at once; the others have an empty piece behind them.
+    assert together["hidden"].shape == (3, 2 * 26, 16)
 
 
 @pytest.mark.parametrize(
