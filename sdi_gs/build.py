@@ -137,7 +137,11 @@ def denoiser(chosen: ModelConfig, target: torch.device) -> Denoiser:
     if dtype == "auto":
         dtype = "float16" if target.type == "cuda" else "float32"
     with below("model"):
-        model = load_prior(source, How(dtype=dtype, device=target, engine=chosen.engine))
+        how = How(
+            dtype=dtype, device=target, engine=chosen.engine, variant=chosen.variant,
+            layout=chosen.layout, lora=chosen.lora, lora_scale=chosen.lora_scale,
+        )  # fmt: skip
+        model = load_prior(source, how)
         return tune(model, Tuning(chosen.compile, chosen.rows, chosen.vae_memory))
 
 

@@ -57,6 +57,10 @@ class ModelConfig(Section):
     # plain: networks of this package, of the same weights; diffusers: the published classes;
     # auto: plain where it knows the network
     engine: Literal["auto", "plain", "diffusers"] = "auto"
+    variant: str | None = None  # of the files of weights, such as fp16; None: found by itself
+    layout: str | None = None  # a folder with the settings of a model that is a single file
+    lora: str | None = None  # a .safetensors file of low-rank weights
+    lora_scale: float = 1.0  # times which they are added
     compile: Literal["no", "default", "reduce-overhead", "max-autotune"] = "no"
     rows: Count | None = None  # network samples asked at once; None: all of an evaluation
     vae_memory: Literal["full", "bounded"] = "full"

@@ -43,16 +43,15 @@ def check_part(folder: Path) -> None:
         names = sorted(folder.iterdir())
     except OSError as error:
         raise ModelError(f"{folder} cannot be read: {error.strerror or error}") from None
-    shards = False
+    shards = any(path.suffix == ".safetensors" for path in names)
     for path in names:
         if path.suffix == ".json":
             found = read_json(path)
             if path.name == "config.json":
                 _check_sizes(path, found)
-            elif path.name.endswith(".index.json"):
+            elif path.name.endswith(".index.json") and not (shards and _is_of_others(path, found)):
                 _check_index(path, found)
         elif path.suffix == ".safetensors":
-            shards = True
             read_header(path)
     if shards and not (folder / "config.json").is_file():
         raise ModelError(f"{folder} has weights and no config.json: copy it from the same model")
@@ -93,6 +92,13 @@ def _check_sizes(path: Path, found: Any, above: str = "") -> None:
             most = MOST_LAYERS if "layers" in name else WIDEST
             if not -WIDEST <= value <= most:
                 raise ModelError(f"{path} asks for {name}={value:.6g}: allowed is up to {most:,}")
+
+
+def _is_of_others(path: Path, found: dict[str, Any]) -> bool:
+    """Whether an index names no file that is there: that of a variant which was not copied."""
+    shards = found.get("weight_map")
+    named = map(str, shards.values()) if isinstance(shards, dict) else ()
+    return bool(shards) and not any((path.parent / name).is_file() for name in named)
 
 
 def _check_index(path: Path, found: dict[str, Any]) -> None:

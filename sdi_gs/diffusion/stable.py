@@ -73,10 +73,14 @@ class StableDiffusion:
         """The model in a folder; see :meth:`load`."""
         parts.check(found.folder, ("unet", "vae", "text_encoder", "tokenizer", "scheduler"))
         scheduler = parts.schedule(found)
+        parts.require_noise_alone(found, "unet")
         text, vae, unet = (
             parts.network(part, found) for part in (parts.TEXT, parts.VAE, parts.UNET)
         )
         tokenizer = parts.clip_tokenizer("tokenizer", found, text)
+        told = ("unet", "cross_attention_dim", unet.config.cross_attention_dim)
+        parts.agree(found, told, ("text_encoder", "hidden_size", text.config.hidden_size))
+        parts.adapt(found, {"unet": unet, "text_encoder": text}, unet.config.layers_per_block)
         modules = [module.to(found.how.device) for module in (unet, vae, text)]
         for module in modules:
             join_all(module)

@@ -109,7 +109,11 @@ class StableDiffusion3:
                 readers[part.name] = Reader(parts.t5_tokenizer(name, found, encoder), encoder)
             else:
                 readers[part.name] = Reader(parts.clip_tokenizer(name, found, encoder), encoder)
+        parts.require_noise_alone(found, "transformer")
         transformer, vae = (parts.network(part, found) for part in (TRANSFORMER, parts.VAE))
+        _agree(found, transformer.config, {name: r.encoder.config for name, r in readers.items()})
+        networks = {name: reader.encoder for name, reader in readers.items()}
+        parts.adapt(found, {"transformer": transformer, **networks})
         for module in (transformer, vae):
             join_all(module.to(found.how.device))
         one, two, three = (readers.get(part.name) for part in TEXTS)
@@ -229,6 +233,21 @@ def _is_there(part: str, found: Opened) -> bool:
             found.folder / INDEX, part,
         )  # fmt: skip
     return False
+
+
+def _agree(found: Opened, transformer: Any, texts: dict[str, Any]) -> None:
+    """ModelError where the transformer was made for other text encoders."""
+    t5 = texts.get("text_encoder_3")
+    if t5 is not None:
+        told = ("transformer", "joint_attention_dim", transformer.joint_attention_dim)
+        parts.agree(found, told, ("text_encoder_3", "d_model", t5.d_model))
+    clips = [texts[part.name] for part in TEXTS[:2] if part.name in texts]
+    if len(clips) == 2:
+        told = ("transformer", "pooled_projection_dim", transformer.pooled_projection_dim)
+        both = sum(clip.projection_dim for clip in clips)
+        parts.agree(
+            found, told, ("text_encoder and text_encoder_2", "projection_dim together", both)
+        )
 
 
 def _schedule(found: Opened) -> tuple[int, float]:

@@ -70,7 +70,11 @@ class StableDiffusionXL:
             parts.clip_tokenizer(name, found, text)
             for name, text in zip(("tokenizer", "tokenizer_2"), texts, strict=True)
         ]
+        parts.require_noise_alone(found, "unet")
         unet, vae = parts.network(parts.UNET, found), parts.network(parts.VAE, found)
+        _agree(found, unet.config, texts[0].config, texts[1].config)
+        networks = {"unet": unet, "text_encoder": texts[0], "text_encoder_2": texts[1]}
+        parts.adapt(found, networks, unet.config.layers_per_block)
         if found.how.dtype == "float16" and found.config("vae").get("force_upcast", True):
             vae = vae.float()  # its activations go beyond what half precision holds
         for module in (unet, vae, *texts):
@@ -159,3 +163,23 @@ class StableDiffusionXL:
         """A second UNet with low-rank weights of its own; see :class:`~.lora.LoraLearner`."""
         ask = under(self._noise, self.embed([prompt]))
         return LoraLearner(self.unet, ask, self.place, self.alpha_bar, rank, rate)
+
+
+def _agree(found: Opened, unet: Any, one: Any, two: Any) -> None:
+    """ModelError where the UNet was made for other text encoders."""
+    told = one.hidden_size + two.hidden_size
+    parts.agree(
+        found,
+        ("unet", "cross_attention_dim", unet.cross_attention_dim),
+        ("text_encoder and text_encoder_2", "hidden_size together", told),
+    )
+    beside = two.projection_dim + 6 * unet.addition_time_embed_dim
+    parts.agree(
+        found,
+        (
+            "unet",
+            "projection_class_embeddings_input_dim",
+            unet.projection_class_embeddings_input_dim,
+        ),
+        ("text_encoder_2", "projection_dim with six sizes", beside),
+    )

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from safetensors.torch import save_file
 from torch import Generator, Tensor
 
 from sdi_gs import build
@@ -24,6 +25,7 @@ from sdi_gs.guidance.predict import GuidedPredictor
 
 from ..tiny import FIELD, FIELD_TERMS, save_settings
 from ..tiny_priors import FAMILIES
+from .test_prior_folders import single_file
 
 
 @pytest.mark.parametrize("representation", ["splats", "field"])
@@ -41,6 +43,31 @@ def test_the_command_takes_a_step(
     assert said.code == 0, said.err
     assert (out / "final.ply").exists() or (out / "final.glb").exists()
     assert yaml.safe_load((out / "config.yaml").read_text())["model"]["source"] == str(folder)
+
+
+def test_the_command_names_what_a_prior_is_made_of(
+    tmp_path: Path, prior_folders: Any, sdi_gs: Any
+) -> None:
+    """A single file, where its settings are, and a LoRA: as settings of the run, which remembers
+    them; and a fault in one of them is the user's."""
+    folder = prior_folders("sd15")
+    model = single_file(folder, tmp_path / "v1.safetensors")
+    layer = "unet.down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q"
+    pair = {f"{layer}.lora_{k}.weight": torch.zeros(s) for k, s in (("A", (2, 16)), ("B", (16, 2)))}
+    save_file(pair, tmp_path / "style.safetensors")
+    config = save_settings(tmp_path / "fast.yaml", model)
+    given = [f"model.layout={folder}", f"model.lora={tmp_path / 'style.safetensors'}",
+             "model.lora_scale=0.7"]  # fmt: skip
+    short = ["steps=1", "output.turntable.frames=1", "output.preview_every=0"]
+    out = tmp_path / "run"
+    said = sdi_gs("generate", "a red mug", "--config", config, "--out", out, *given, *short)
+    assert said.code == 0, said.err
+    kept = yaml.safe_load((out / "config.yaml").read_text())["model"]
+    assert (kept["lora_scale"], kept["layout"]) == (0.7, str(folder))
+    said = sdi_gs("generate", "a red mug", "--config", config, "--out", tmp_path / "two")
+    assert said.code == 2
+    assert "model.layout=FOLDER" in said.err
+    assert not (tmp_path / "two").exists()
 
 
 # --- methods ------------------------------------------------------------------------------------
