@@ -39,9 +39,9 @@ def options(description: str, repeats: int) -> argparse.ArgumentParser:
 
 
 def begin(threads: int, repeats: int) -> None:
-    """Fix the size of all thread pools and print where this runs. They are sized when they are
-    first used, so this comes before any import of torch or numba."""
-    os.environ["NUMBA_NUM_THREADS"] = os.environ["OMP_NUM_THREADS"] = str(threads)
+    """Fix the number of threads and print where this runs. OpenMP reads it when torch is imported,
+    so this comes before."""
+    os.environ["OMP_NUM_THREADS"] = str(threads)
 
     import numba
     import torch
@@ -49,6 +49,6 @@ def begin(threads: int, repeats: int) -> None:
     torch.set_num_threads(threads)
     print(f"CPU      {cpu_name()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.2f} at start")
     print(
-        f"threads  torch {torch.get_num_threads()}, numba {numba.config.NUMBA_NUM_THREADS}; "
+        f"threads  {torch.get_num_threads()}; "
         f"torch {torch.__version__}, numba {numba.__version__}; best of {repeats}"
     )

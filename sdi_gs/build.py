@@ -80,10 +80,10 @@ def with_threads(config: Config, say: Callable[[str], None]) -> Config:
 
 
 def use_threads(threads: int | None) -> None:
-    """Give torch and numba that number of threads; None leaves them alone."""
+    """Take that number of threads; None leaves it to torch."""
     if threads is None:
         return
-    torch.set_num_threads(threads)  # numba's kernels follow: see representations.ops.cpu_jit
+    torch.set_num_threads(threads)  # our kernels follow: see representations.ops.cpu_jit
 
 
 def check_prompt(config: Config) -> str | None:

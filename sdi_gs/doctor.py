@@ -142,10 +142,7 @@ def tinycudann() -> list[Finding]:
 
 
 def threads() -> list[Finding]:
-    import numba
-
-    detail = f"{os.cpu_count()} cores; torch {torch.get_num_threads()}, "
-    return [Finding("threads", "ok", detail + f"numba {numba.config.NUMBA_NUM_THREADS}")]
+    return [Finding("threads", "ok", f"{torch.get_num_threads()} on {os.cpu_count()} cores")]
 
 
 def hub() -> list[Finding]:

@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import itertools
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-_LOCK = threading.Lock()
 _KERNELS: list[Any] = []  # all that were declared
+PARTS = 4
+"""Parts of a kernel's work for each thread."""
 
 
 def jit(**options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -49,29 +52,43 @@ def waiting(family: str) -> bool:
     return False
 
 
-@contextmanager
-def threads() -> Iterator[None]:
-    """Run kernels on as many threads as torch uses, one caller at a time.
+def spread(kernel: Callable[..., None], jobs: int, *arguments: Any) -> None:
+    """``kernel(first, last, *arguments)`` over all of ``range(jobs)``, in parts on as many threads
+    as torch uses; each part fills its own share of the arrays among the arguments.
 
-    numba's bundled thread pool must not be entered from two Python threads at once.
+    The kernel is a function of numba that lets go of Python's lock (``nogil``), compiled for one
+    thread: numba's own parallel loops take twice as long to compile, and the pool of OpenMP that
+    they start disturbs that of torch. A part is taken by whoever is free, so that parts of
+    different length are no matter.
     """
-    with _LOCK:
-        wanted = torch.get_num_threads()
-        before = numba.get_num_threads()
-        numba.set_num_threads(max(1, min(wanted, numba.config.NUMBA_NUM_THREADS)))
-        _keep(wanted)
-        try:
-            yield
-        finally:
-            numba.set_num_threads(before)
+    workers = min(torch.get_num_threads(), jobs)
+    if workers <= 1:
+        if jobs > 0:
+            kernel(0, jobs, *arguments)
+        return
+    parts = min(jobs, workers * PARTS)
+    free = itertools.count()  # its next number is given out once, to one thread
+
+    def work() -> None:
+        while (part := next(free)) < parts:
+            kernel(part * jobs // parts, (part + 1) * jobs // parts, *arguments)
+
+    others = [_pool(workers - 1).submit(work) for _ in range(workers - 1)]
+    try:
+        work()
+    finally:
+        wait(others)  # they write to arrays of ours
+    for other in others:
+        other.result()
 
 
-def _keep(wanted: int) -> None:
-    """Give torch back its number of threads: where numba's pool is one of OpenMP, its start sets
-    the number of all who use that library, and one thread became as many as there are cores. Beside
-    other work those wait for one another, and a network takes fifty times as long."""
-    if torch.get_num_threads() != wanted:
-        torch.set_num_threads(wanted)
+@lru_cache(maxsize=1)
+def _pool(size: int) -> ThreadPoolExecutor:
+    """Threads beside the one that asks. They are kept: to start one takes as long as a part."""
+    return ThreadPoolExecutor(size, thread_name_prefix="kernel")
+
+
+os.register_at_fork(after_in_child=_pool.cache_clear)  # threads do not survive a fork
 
 
 def array(tensor: Tensor) -> np.ndarray:

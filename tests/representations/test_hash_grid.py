@@ -8,7 +8,6 @@ import struct
 from itertools import pairwise
 from types import ModuleType
 
-import numba
 import numpy as np
 import pytest
 import torch
@@ -300,8 +299,6 @@ def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
 
 
 def test_the_numbers_do_not_depend_on_threads():
-    if numba.config.NUMBA_NUM_THREADS < 2:
-        pytest.skip("numba was started with one thread; set NUMBA_NUM_THREADS=2")
     spec = SPECS["dense, then hashed"]
     table, x = random_table(spec).detach().float(), points(spec, 3000).float()
     outcomes = []

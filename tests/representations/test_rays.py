@@ -6,7 +6,6 @@ from __future__ import annotations
 import math
 from itertools import pairwise
 
-import numba
 import pytest
 import torch
 from torch import Tensor
@@ -249,8 +248,6 @@ def test_numba_refuses_a_second_derivative():
 
 
 def test_the_numbers_do_not_depend_on_threads():
-    if numba.config.NUMBA_NUM_THREADS < 2:
-        pytest.skip("numba was started with one thread; set NUMBA_NUM_THREADS=2")
     rays, occupied, spec, jitter = random_march(9, count=200)
     inputs = random_samples(200, 9)
     results = []

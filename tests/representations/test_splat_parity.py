@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import numba
 import pytest
 import torch
 
@@ -87,8 +86,6 @@ def test_gradients_element_by_element_and_as_a_vector(scene):
 def test_the_numbers_do_not_depend_on_threads():
     splats, cameras = random_splats(400, 11), cameras_around(2, (40, 40))
     features = torch.rand(2, 400, 3, generator=seeded(12))
-    if numba.config.NUMBA_NUM_THREADS < 2:
-        pytest.skip("numba was started with one thread; set NUMBA_NUM_THREADS=2")
     outcomes = []
     for count in (1, 2):
         torch.set_num_threads(count)

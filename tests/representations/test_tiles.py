@@ -34,10 +34,8 @@ def scene(seed: int, size: tuple[int, int], aspect: float):
     seen = ((means + radii > 0) & (means - radii < np.array([width, height]))).all(-1)[0]
     order = np.concatenate([rng.permutation(np.flatnonzero(seen)), np.flatnonzero(~seen)])
     as_float = (means.astype(np.float32), conics[None].astype(np.float32))
-    return (
-        order[None], np.array([seen.sum()]), *as_float,
-        radii.astype(np.int32), opacity.astype(np.float32),
-    )  # fmt: skip
+    listed = (*as_float, radii.astype(np.int32), opacity.astype(np.float32))
+    return order[None], np.array([seen.sum()]), listed
 
 
 def sigma(means, conics, points):
@@ -65,8 +63,8 @@ def drawn_pixels(starts, ids, spans, size):
 @pytest.mark.parametrize("size", [(64, 64), (50, 37), (8, 8), (3, 90)])
 def test_every_pixel_that_a_splat_reaches_is_listed(size: tuple[int, int], aspect: float):
     arguments = scene(7, size, aspect)
-    order, drawn, means, conics, _, opacity = arguments
-    starts, ids, spans = bin_tiles(*arguments, *size)
+    order, drawn, (means, conics, _, opacity) = arguments
+    starts, ids, spans = bin_tiles(*arguments, size)
     may = drawn_pixels(starts, ids, spans, size)
     x, y = np.meshgrid(np.arange(size[0]) + 0.5, np.arange(size[1]) + 0.5)
     s = sigma(means, conics, np.stack([x.ravel(), y.ravel()], -1)).reshape(-1, *size[::-1])
@@ -89,8 +87,9 @@ def test_what_is_listed_is_close_to_what_is_reached():
     here by sampling 29 x 29 points of each."""
     size = (64, 64)
     arguments = scene(3, size, 6.0)
-    means, conics, opacity = arguments[2], arguments[3], arguments[5].astype(np.float64)
-    starts, ids, _ = bin_tiles(*arguments, *size)
+    means, conics, _, opacity = arguments[2]
+    opacity = opacity.astype(np.float64)
+    starts, ids, _ = bin_tiles(*arguments, size)
     offsets = np.stack(np.meshgrid(*[np.linspace(0.5, TILE - 0.5, 29)] * 2), -1).reshape(-1, 2)
     listed = needed = 0
     for tile in range(len(starts) - 1):
@@ -107,10 +106,14 @@ def test_what_is_listed_is_close_to_what_is_reached():
 def test_two_views_are_listed_like_two_single_ones():
     size = (40, 24)
     one, two = scene(1, size, 4.0), scene(2, size, 4.0)
-    both = [np.concatenate(pair) for pair in zip(one[:5], two[:5], strict=True)]
-    starts, ids, spans = bin_tiles(*both, one[5], *size)
-    two = (*two[:5], one[5])
-    lists = [bin_tiles(*arguments, *size) for arguments in (one, two)]
+    order, drawn = (np.concatenate(pair) for pair in zip(one[:2], two[:2], strict=True))
+    means, conics, radii = (
+        np.concatenate(pair) for pair in zip(one[2][:3], two[2][:3], strict=True)
+    )
+    opacity = one[2][3]
+    starts, ids, spans = bin_tiles(order, drawn, (means, conics, radii, opacity), size)
+    two = (*two[:2], (*two[2][:3], opacity))
+    lists = [bin_tiles(*arguments, size) for arguments in (one, two)]
     assert np.array_equal(ids, np.concatenate([lists[0][1], lists[1][1]]))
     assert np.array_equal(spans, np.concatenate([lists[0][2], lists[1][2]]))
     assert np.array_equal(starts, np.concatenate([lists[0][0], lists[0][0][-1] + lists[1][0][1:]]))

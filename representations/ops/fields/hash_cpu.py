@@ -6,14 +6,13 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any
 
-import numba
 import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ..cpu_buffers import borrow
-from ..cpu_jit import array, threads
+from ..cpu_jit import array, spread
 from ..dtypes import require_float32
 from . import hash_kernels
 from .hash_grid import Encoded, HashGridSpec
@@ -27,8 +26,8 @@ def _whole(values: np.ndarray, features: int) -> np.ndarray:
 def _by_axis(x: Tensor) -> np.ndarray:
     """[N, 3] -> [3, N]"""
     out = borrow((3, len(x)))
-    with threads():
-        hash_kernels.by_level(array(x), _blocks(len(x)), out[:, :, None])
+    blocks = _blocks(len(x))
+    spread(hash_kernels.by_level, blocks, array(x), blocks, out[:, :, None])
     return out
 
 
@@ -43,7 +42,7 @@ def _grid(spec: HashGridSpec, used: int) -> tuple[np.ndarray, np.ndarray, int]:
 
 def _blocks(count: int) -> int:
     """In how many parts to cut the points: the same number for each thread."""
-    workers: int = numba.get_num_threads()
+    workers = torch.get_num_threads()
     return workers * max(1, -(-count // (workers * hash_kernels.BLOCK)))
 
 
@@ -70,16 +69,13 @@ class _Encode(torch.autograd.Function):
             flat, pull = borrow((spec.parameters,)), borrow((used, len(x), spec.features))
             if used < spec.levels:
                 flat[spec.layout[used].offset * spec.features :] = 0.0
-            with threads():
-                hash_kernels.by_level(
-                    _whole(array(d_out), spec.features),
-                    _blocks(len(x)),
-                    _whole(pull, spec.features),
-                )
-                workers = numba.get_num_threads()
-                hash_kernels.backward(
-                    ctx.by_axis, *_grid(spec, used), workers, pull, array(d_slopes), flat
-                )
+            blocks, workers = _blocks(len(x)), torch.get_num_threads()
+            wide = (_whole(values, spec.features) for values in (array(d_out), pull))
+            spread(hash_kernels.by_level, blocks, next(wide), blocks, next(wide))
+            spread(
+                hash_kernels.backward, workers,
+                ctx.by_axis, _grid(spec, used), workers, pull, array(d_slopes), flat,
+            )  # fmt: skip
             d_table = torch.from_numpy(flat).view(table.shape)
         if ctx.needs_input_grad[1]:
             _, slopes = _run_forward(table, ctx.by_axis, spec, used, True)
@@ -95,12 +91,12 @@ def _run_forward(
     found = borrow((used, x.shape[1], spec.features))
     for result in (out, slopes):
         result[:, used * spec.features :] = 0.0
-    with threads():
-        flat = array(table).reshape(-1)
-        hash_kernels.forward(flat, x, *_grid(spec, used), _blocks(x.shape[1]), found, slopes)
-        hash_kernels.by_point(
-            _whole(found, spec.features), _blocks(x.shape[1]), _whole(out, spec.features)
-        )
+    flat, blocks = array(table).reshape(-1), _blocks(x.shape[1])
+    spread(hash_kernels.forward, blocks, flat, x, _grid(spec, used), blocks, found, slopes)
+    spread(
+        hash_kernels.by_point, blocks,
+        _whole(found, spec.features), blocks, _whole(out, spec.features),
+    )  # fmt: skip
     return torch.from_numpy(out), torch.from_numpy(slopes)
 
 

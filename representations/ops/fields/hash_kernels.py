@@ -16,7 +16,6 @@ from __future__ import annotations
 import numba
 import numpy as np
 from llvmlite import ir
-from numba import prange
 from numba.extending import intrinsic
 
 from ..cpu_jit import jit
@@ -304,12 +303,13 @@ def _stream(part, block, blocks, begin, end, size):
         _prefetch(part, np.uint64(LINE * line))
 
 
-@jit(parallel=True)
-def forward(table, x, scales, shapes, features, blocks, found, slopes):
+@jit(nogil=True)
+def forward(first_block, last_block, table, x, grid, blocks, found, slopes):
     """Fills found [L, N, F] for the levels in use, and their columns of slopes [N, >= L * F, 3]
     unless it is empty."""
+    scales, shapes, features = grid
     used, count = len(scales), x.shape[1]
-    for block in prange(blocks):
+    for block in range(first_block, last_block):
         first, last = block * count // blocks, (block + 1) * count // blocks
         now, later = _scratch(), _scratch()
         for index in range(used):
@@ -330,11 +330,11 @@ def forward(table, x, scales, shapes, features, blocks, found, slopes):
                 now, later = later, now
 
 
-@jit(parallel=True)
-def by_point(levels, blocks, out):
+@jit(nogil=True)
+def by_point(first_block, last_block, levels, blocks, out):
     """levels [L, N, W] -> out [N, >= L * W]. A level would write a small part of each row only."""
     used, count, width = levels.shape
-    for block in prange(blocks):
+    for block in range(first_block, last_block):
         for n in range(block * count // blocks, (block + 1) * count // blocks):
             if width == 1:
                 for index in range(used):
@@ -345,11 +345,11 @@ def by_point(levels, blocks, out):
                         out[n, index * width + w] = levels[index, n, w]
 
 
-@jit(parallel=True)
-def by_level(points, blocks, out):
+@jit(nogil=True)
+def by_level(first_block, last_block, points, blocks, out):
     """points [N, >= L * W] -> out [L, N, W], so that each level reads its own numbers only."""
     used, count, width = out.shape
-    for block in prange(blocks):
+    for block in range(first_block, last_block):
         begin, end = block * count // blocks, (block + 1) * count // blocks
         for first in range(begin, end, TILE):
             last = min(first + TILE, end)
@@ -369,12 +369,13 @@ def _clear(part):
         part[i] = _ZERO
 
 
-@jit(parallel=True)
-def backward(x, scales, shapes, features, workers, d_out, d_slopes, d_table):
+@jit(nogil=True)
+def backward(first_worker, last_worker, x, grid, workers, d_out, d_slopes, d_table):
     """Fills the rows of d_table that belong to the levels in use. d_out is [L, N, F]; d_slopes is
     [N, >= L * F, 3] or empty."""
+    scales, shapes, features = grid
     used, count = len(scales), x.shape[1]
-    for worker in prange(workers):
+    for worker in range(first_worker, last_worker):
         # Neighbouring levels go to different workers: the coarse ones are cheap.
         now, later = _scratch(), _scratch()
         for index in range(worker, used, workers):

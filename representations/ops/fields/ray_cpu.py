@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # mypy: allow-untyped-defs
-"""Ray marching in numba, one ray per iteration of the parallel loop. float32 only.
+"""Ray marching in numba, one ray after the other. float32 only.
 
 No two threads ever write the same number and every sum of a ray has a fixed order, so the result
 is the same bit for bit for any number of threads. Samples equal those of the reference bit for bit.
@@ -17,11 +17,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from numba import prange
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ..cpu_jit import array, jit, threads
+from ..cpu_jit import array, jit, spread
 from ..dtypes import require_float32
 from .ray_types import STOP, Composited, MarchSpec, Rays, Samples
 
@@ -107,44 +106,42 @@ def _walk(origin, direction, jitter, occupied, lengths, limits, start, end):
     return found
 
 
-@jit(parallel=True)
-def _count(origins, directions, jitter, occupied, lengths, limits):
-    counts = np.empty(len(origins), np.int64)
-    for r in prange(len(origins)):
+@jit(nogil=True)
+def _count(first, last, plan, counts):
+    """Samples of the rays first to last."""
+    origins, directions, jitter, occupied, lengths, limits = plan
+    for r in range(first, last):
         nowhere = origins[r, :0]
         counts[r] = _walk(
             origins[r], directions[r], jitter[r], occupied, lengths, limits, nowhere, nowhere
         )
-    return counts
 
 
-@jit(parallel=True)
-def _fill(origins, directions, jitter, occupied, lengths, limits, offsets):
-    ray = np.empty(offsets[-1], np.int64)
-    start = np.empty(offsets[-1], np.float32)
-    end = np.empty(offsets[-1], np.float32)
-    for r in prange(len(origins)):
+@jit(nogil=True)
+def _fill(first, last, plan, offsets, out):
+    """Write the samples of the rays first to last down."""
+    origins, directions, jitter, occupied, lengths, limits = plan
+    ray, start, end = out
+    for r in range(first, last):
         lo, hi = offsets[r], offsets[r + 1]
         ray[lo:hi] = r
         _walk(
             origins[r], directions[r], jitter[r], occupied, lengths, (limits[0], hi - lo),
             start[lo:hi], end[lo:hi],
         )  # fmt: skip
-    return ray, start, end
 
 
-@jit(parallel=True)
-def _forward(offsets, start, end, sigma, features, stop):
-    """total [N, C], opacity [N], weights [M] and after [M], the light behind each sample.
+@jit(nogil=True)
+def _forward(first, last, samples, stop, out):
+    """Rays first to last: total [N, C], opacity [N], weights [M] and after [M], the light behind
+    each sample, all of which were zero.
 
     Light and opacity are kept in float64: 1 - exp(-x) would lose small x in float32.
     """
-    rays, channels = len(offsets) - 1, features.shape[1]
-    total = np.zeros((rays, channels), np.float32)
-    opacity = np.zeros(rays, np.float32)
-    weights = np.zeros(len(sigma), np.float32)
-    after = np.zeros(len(sigma), np.float32)
-    for r in prange(rays):
+    offsets, start, end, sigma, features = samples
+    total, opacity, weights, after = out
+    channels = features.shape[1]
+    for r in range(first, last):
         light, covered = 1.0, 0.0
         for i in range(offsets[r], offsets[r + 1]):
             if light < stop:
@@ -158,21 +155,21 @@ def _forward(offsets, start, end, sigma, features, stop):
             for c in range(channels):
                 total[r, c] += weight * features[i, c]
         opacity[r] = covered
-    return total, opacity, weights, after
 
 
-@jit(parallel=True)
-def _backward(offsets, start, end, features, weights, after, d_total, d_opacity):
-    """Gradients of sigma [M] and features [M, C].
+@jit(nogil=True)
+def _backward(first, last, samples, pull, out):
+    """Rays first to last: gradients of sigma [M] and features [M, C].
 
     With g_i the gradient of weight i and x_i = sigma_i delta_i:
     ``d / dx_i = g_i after_i - sum_{j>i} g_j weight_j``, the sum growing from the back. Nothing is
     divided, so light that underflows is harmless. Behind the stop weights and after are zero, and
     with them the gradients.
     """
-    d_sigma = np.empty(len(weights), np.float32)
-    d_features = np.empty(features.shape, np.float32)
-    for r in prange(len(offsets) - 1):
+    offsets, start, end, features, weights, after = samples
+    d_total, d_opacity = pull
+    d_sigma, d_features = out
+    for r in range(first, last):
         behind = 0.0
         for i in range(offsets[r + 1] - 1, offsets[r] - 1, -1):
             weight = np.float64(weights[i])
@@ -183,7 +180,6 @@ def _backward(offsets, start, end, features, weights, after, d_total, d_opacity)
             delta = np.float64(end[i]) - np.float64(start[i])
             d_sigma[i] = delta * (gradient * np.float64(after[i]) - behind)
             behind += gradient * weight
-    return d_sigma, d_features
 
 
 def march(rays: Rays, occupied: Tensor, spec: MarchSpec, jitter: Tensor) -> Samples:
@@ -194,11 +190,14 @@ def march(rays: Rays, occupied: Tensor, spec: MarchSpec, jitter: Tensor) -> Samp
     arrays = tuple(array(t) for t in (rays.origins, rays.directions, jitter, occupied))
     lengths = tuple(np.float32(x) for x in (spec.radius, spec.near, spec.step, scale))
     limits = (spec.steps, spec.max_samples)
-    with threads():
-        counts = _count(*arrays, lengths, limits)
-        offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])
-        ray, start, end = _fill(*arrays, lengths, limits, offsets)
-    return Samples(*(torch.from_numpy(array) for array in (ray, start, end, offsets)))
+    plan, count = (*arrays, lengths, limits), len(arrays[0])
+    offsets = np.zeros(count + 1, np.int64)
+    spread(_count, count, plan, offsets[1:])
+    np.cumsum(offsets, out=offsets)
+    kinds = (np.int64, np.float32, np.float32)
+    found = tuple(np.empty(offsets[-1], kind) for kind in kinds)  # ray, start, end
+    spread(_fill, count, plan, offsets, found)
+    return Samples(*(torch.from_numpy(array) for array in (*found, offsets)))
 
 
 class _Composite(torch.autograd.Function):
@@ -209,9 +208,10 @@ class _Composite(torch.autograd.Function):
         ctx: Any, sigma: Tensor, features: Tensor, start: Tensor, end: Tensor, offsets: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         arrays = tuple(array(t) for t in (offsets, start, end, sigma, features))
-        with threads():
-            out = tuple(torch.from_numpy(array) for array in _forward(*arrays, STOP))
-        total, opacity, weights, after = out
+        rays, found, channels = len(offsets) - 1, *features.shape
+        out = tuple(np.zeros(s, np.float32) for s in ((rays, channels), rays, found, found))
+        spread(_forward, rays, arrays, STOP, out)
+        total, opacity, weights, after = (torch.from_numpy(array) for array in out)
         ctx.save_for_backward(offsets, start, end, features, weights, after)
         ctx.mark_non_differentiable(weights)
         return total, opacity, weights
@@ -219,10 +219,12 @@ class _Composite(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, d_total: Tensor, d_opacity: Tensor, _: Any) -> Any:
-        arrays = tuple(array(t) for t in (*ctx.saved_tensors, d_total, d_opacity))
-        with threads():
-            d_sigma, d_features = _backward(*arrays)
-        return torch.from_numpy(d_sigma), torch.from_numpy(d_features), None, None, None
+        samples = tuple(array(t) for t in ctx.saved_tensors)
+        features, weights = samples[3:5]
+        out = np.empty(len(weights), np.float32), np.empty(features.shape, np.float32)
+        pull = array(d_total), array(d_opacity)
+        spread(_backward, len(samples[0]) - 1, samples, pull, out)
+        return *(torch.from_numpy(gradient) for gradient in out), None, None, None
 
 
 def composite(sigma: Tensor, features: Tensor, samples: Samples, rays_count: int) -> Composited:

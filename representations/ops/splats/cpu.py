@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ...interface import Cameras
-from ..cpu_jit import array, threads
+from ..cpu_jit import array
 from . import cpu_project, cpu_raster, cpu_tiles
 from .staged import draw
 from .types import Splats, Splatted
@@ -34,18 +34,17 @@ class _Project(torch.autograd.Function):
             cameras.width,
             cameras.height,
         )
-        with threads():
-            means2d, conics, depths, radii = cpu_project.forward(*inputs, array(opacity), *view)
-        ctx.arguments = (*inputs, *view, conics, radii)
+        ctx.shape = (*inputs, *view)
+        means2d, conics, depths, radii = cpu_project.forward(ctx.shape, array(opacity))
+        ctx.seen = conics, radii
         out = tuple(torch.from_numpy(array) for array in (means2d, conics, depths, radii))
         ctx.mark_non_differentiable(out[3])
         return out  # type: ignore[return-value]
 
     @staticmethod
     def backward(ctx: Any, d_means2d: Tensor, d_conics: Tensor, d_depths: Tensor, _: Any) -> Any:
-        gradients = (array(tensor) for tensor in (d_means2d, d_conics, d_depths))
-        with threads():
-            out = cpu_project.backward(*ctx.arguments, *gradients)
+        pull = tuple(array(tensor) for tensor in (d_means2d, d_conics, d_depths))
+        out = cpu_project.backward(ctx.shape, ctx.seen, pull)
         return (*(torch.from_numpy(array) for array in out), None, None)
 
 
@@ -80,19 +79,18 @@ class _Rasterise(torch.autograd.Function):
         height, width = size
         order, drawn = _by_depth(array(depths), array(radii))
         arrays = tuple(array(t) for t in (means2d, conics, opacity, features))
-        seen = (order, drawn, *arrays[:2], array(radii), arrays[2])
-        with threads():
-            pairs = cpu_tiles.bin_tiles(*seen, width, height)
-            picture, light, last = cpu_raster.forward(*pairs, *arrays, width, height)
-        ctx.arguments = (*pairs, *arrays, light, last)
+        seen = (*arrays[:2], array(radii), arrays[2])
+        pairs = cpu_tiles.bin_tiles(order, drawn, seen, (width, height))
+        picture, light, last = cpu_raster.forward(pairs, arrays, width, height)
+        ctx.pairs, ctx.splats, ctx.left = pairs, arrays, (light, last)
         return torch.from_numpy(picture), 1.0 - torch.from_numpy(light)
 
     @staticmethod
     def backward(ctx: Any, d_picture: Tensor, d_alpha: Tensor) -> Any:
-        starts, ids, features = ctx.arguments[0], ctx.arguments[1], ctx.arguments[6]
-        with threads():
-            rows = cpu_raster.backward(*ctx.arguments, array(d_picture), array(d_alpha))
-            rows = cpu_raster.reduce_rows(starts, ids, rows, *features.shape[:2])
+        pull = array(d_picture), array(d_alpha)
+        rows = cpu_raster.backward(ctx.pairs, ctx.splats, ctx.left, pull)
+        starts, ids, _ = ctx.pairs
+        rows = cpu_raster.reduce_rows(starts, ids, rows, *ctx.splats[3].shape[:2])
         grad = torch.from_numpy(rows)  # [B, N, 6 + C]
         return grad[..., :2], grad[..., 2:5], grad[..., 5].sum(0), grad[..., 6:], None, None, None
 

@@ -11,13 +11,9 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import prange
 
 from ..constants import ALPHA_MIN, BLUR_PX2, EXTENT_SIGMAS, FRUSTUM_MARGIN, NEAR_PLANE
-from ..cpu_jit import jit
-
-BLOCKS = 64
-"""Groups of splats that share their scratch memory, dealt out to the threads."""
+from ..cpu_jit import jit, spread
 
 # Scalars below are float64 inside a splat: a few hundred flops, and no cancellation to fear.
 
@@ -104,56 +100,68 @@ def _screen_axes(point, view, k, axes, width, height, transform, out):
     return ux, uy, free_x, free_y
 
 
-@jit(parallel=True)
-def forward(means, quats, scales, opacity, views, intrinsics, width, height):
-    """means2d [B, N, 2], conics [B, N, 3], depths [B, N], radii [B, N, 2]; zeros = not drawn."""
-    b_count, n_count = len(views), len(means)
-    means2d = np.zeros((b_count, n_count, 2), np.float32)
-    conics = np.zeros((b_count, n_count, 3), np.float32)
-    depths = np.zeros((b_count, n_count), np.float32)
-    radii = np.zeros((b_count, n_count, 2), np.int32)
-    for block in prange(BLOCKS):
-        axes, point = np.empty((3, 3)), np.empty(3)
-        transform, screen = np.empty((2, 3)), np.empty((2, 3))
-        for n in range(block * n_count // BLOCKS, (block + 1) * n_count // BLOCKS):
-            o = float(opacity[n])
-            if not (o >= ALPHA_MIN):
+@jit(nogil=True)
+def _forward(first, last, shape, opacity, seen):
+    """Splats first to last; see :func:`forward`, which made what is in ``seen``."""
+    means, quats, scales, views, intrinsics, width, height = shape
+    means2d, conics, depths, radii = seen
+    axes, point = np.empty((3, 3)), np.empty(3)
+    transform, screen = np.empty((2, 3)), np.empty((2, 3))
+    for n in range(first, last):
+        o = float(opacity[n])
+        if not (o >= ALPHA_MIN):
+            continue
+        sigmas = min(EXTENT_SIGMAS, math.sqrt(2.0 * math.log(max(1.0, o / ALPHA_MIN))))
+        _rotation(quats[n], axes)
+        for i in range(3):
+            for j in range(3):
+                axes[i, j] *= scales[n, j]
+        for b in range(len(views)):
+            view, k = views[b], intrinsics[b]
+            _to_camera(means[n], view, point)
+            z = point[2]
+            if not (z > NEAR_PLANE and math.isfinite(point[0] + point[1] + z)):
                 continue
-            sigmas = min(EXTENT_SIGMAS, math.sqrt(2.0 * math.log(max(1.0, o / ALPHA_MIN))))
-            _rotation(quats[n], axes)
-            for i in range(3):
-                for j in range(3):
-                    axes[i, j] *= scales[n, j]
-            for b in range(b_count):
-                view, k = views[b], intrinsics[b]
-                _to_camera(means[n], view, point)
-                z = point[2]
-                if not (z > NEAR_PLANE and math.isfinite(point[0] + point[1] + z)):
-                    continue
-                _screen_axes(point, view, k, axes, width, height, transform, screen)
-                xx = screen[0, 0] ** 2 + screen[0, 1] ** 2 + screen[0, 2] ** 2 + BLUR_PX2
-                yy = screen[1, 0] ** 2 + screen[1, 1] ** 2 + screen[1, 2] ** 2 + BLUR_PX2
-                xy = (
-                    screen[0, 0] * screen[1, 0]
-                    + screen[0, 1] * screen[1, 1]
-                    + screen[0, 2] * screen[1, 2]
-                )
-                determinant = xx * yy - xy * xy
-                if not (determinant > 0.0 and math.isfinite(determinant)):
-                    continue
-                x = k[0, 0] * point[0] / z + k[0, 2]
-                y = k[1, 1] * point[1] / z + k[1, 2]
-                rx = min(math.ceil(sigmas * math.sqrt(xx)), 2.0**30)
-                ry = min(math.ceil(sigmas * math.sqrt(yy)), 2.0**30)
-                if not (x + rx > 0 and x - rx < width and y + ry > 0 and y - ry < height):
-                    continue
-                means2d[b, n, 0], means2d[b, n, 1] = x, y
-                conics[b, n, 0] = yy / determinant
-                conics[b, n, 1] = -xy / determinant
-                conics[b, n, 2] = xx / determinant
-                depths[b, n] = z
-                radii[b, n, 0], radii[b, n, 1] = rx, ry
-    return means2d, conics, depths, radii
+            _screen_axes(point, view, k, axes, width, height, transform, screen)
+            xx = screen[0, 0] ** 2 + screen[0, 1] ** 2 + screen[0, 2] ** 2 + BLUR_PX2
+            yy = screen[1, 0] ** 2 + screen[1, 1] ** 2 + screen[1, 2] ** 2 + BLUR_PX2
+            xy = (
+                screen[0, 0] * screen[1, 0]
+                + screen[0, 1] * screen[1, 1]
+                + screen[0, 2] * screen[1, 2]
+            )
+            determinant = xx * yy - xy * xy
+            if not (determinant > 0.0 and math.isfinite(determinant)):
+                continue
+            x = k[0, 0] * point[0] / z + k[0, 2]
+            y = k[1, 1] * point[1] / z + k[1, 2]
+            rx = min(math.ceil(sigmas * math.sqrt(xx)), 2.0**30)
+            ry = min(math.ceil(sigmas * math.sqrt(yy)), 2.0**30)
+            if not (x + rx > 0 and x - rx < width and y + ry > 0 and y - ry < height):
+                continue
+            means2d[b, n, 0], means2d[b, n, 1] = x, y
+            conics[b, n, 0] = yy / determinant
+            conics[b, n, 1] = -xy / determinant
+            conics[b, n, 2] = xx / determinant
+            depths[b, n] = z
+            radii[b, n, 0], radii[b, n, 1] = rx, ry
+
+
+def forward(shape, opacity):
+    """means2d [B, N, 2], conics [B, N, 3], depths [B, N], radii [B, N, 2]; zeros = not drawn.
+
+    ``shape``: means, quats, scales, views, intrinsics, width, height.
+    """
+    means, views = shape[0], shape[3]
+    every = (len(views), len(means))
+    seen = (
+        np.zeros((*every, 2), np.float32),
+        np.zeros((*every, 3), np.float32),
+        np.zeros(every, np.float32),
+        np.zeros((*every, 2), np.int32),
+    )
+    spread(_forward, len(means), shape, opacity, seen)
+    return seen
 
 
 @jit()
@@ -199,67 +207,63 @@ def _point_gradient(point, view, k, transform_grad, slopes, g_mean, g_depth, out
         out[j] += view[0, j] * gx + view[1, j] * gy + view[2, j] * gz
 
 
-@jit(parallel=True)
-def backward(
-    means,
-    quats,
-    scales,
-    views,
-    intrinsics,
-    width,
-    height,
-    conics,
-    radii,
-    g_mean2d,
-    g_conic,
-    g_depth,
-):
-    """Gradients of means [N, 3], quats [N, 4] and scales [N, 3], summed over the views."""
-    b_count, n_count = len(views), len(means)
-    g_means = np.zeros((n_count, 3), np.float32)
-    g_quats = np.zeros((n_count, 4), np.float32)
-    g_scales = np.zeros((n_count, 3), np.float32)
-    for block in prange(BLOCKS):
-        rotation, axes, point = np.empty((3, 3)), np.empty((3, 3)), np.empty(3)
-        transform, screen = np.empty((2, 3)), np.empty((2, 3))
-        g_screen, g_transform = np.empty((2, 3)), np.empty((2, 3))
-        g_axes, g_mean, g_quat, g_scale = np.empty((3, 3)), np.empty(3), np.empty(4), np.empty(3)
-        for n in range(block * n_count // BLOCKS, (block + 1) * n_count // BLOCKS):
-            g_axes[:], g_mean[:], g_quat[:], g_scale[:] = 0.0, 0.0, 0.0, 0.0
-            w, x, y, z, length = _rotation(quats[n], rotation)
+@jit(nogil=True)
+def _backward(first, last, shape, seen, pull, out):
+    """Splats first to last; see :func:`backward`, which made what is in ``out``."""
+    means, quats, scales, views, intrinsics, width, height = shape
+    conics, radii = seen
+    g_mean2d, g_conic, g_depth = pull
+    g_means, g_quats, g_scales = out
+    rotation, axes, point = np.empty((3, 3)), np.empty((3, 3)), np.empty(3)
+    transform, screen = np.empty((2, 3)), np.empty((2, 3))
+    g_screen, g_transform = np.empty((2, 3)), np.empty((2, 3))
+    g_axes, g_mean, g_quat, g_scale = np.empty((3, 3)), np.empty(3), np.empty(4), np.empty(3)
+    for n in range(first, last):
+        g_axes[:], g_mean[:], g_quat[:], g_scale[:] = 0.0, 0.0, 0.0, 0.0
+        w, x, y, z, length = _rotation(quats[n], rotation)
+        for i in range(3):
+            for j in range(3):
+                axes[i, j] = rotation[i, j] * scales[n, j]
+        for b in range(len(views)):
+            if radii[b, n, 0] == 0:
+                continue
+            view, k = views[b], intrinsics[b]
+            _to_camera(means[n], view, point)
+            slopes = _screen_axes(point, view, k, axes, width, height, transform, screen)
+            _conic_gradient(conics[b, n], g_conic[b, n], screen, g_screen)
+            for i in range(2):
+                for j in range(3):
+                    g_transform[i, j] = (
+                        g_screen[i, 0] * axes[j, 0]
+                        + g_screen[i, 1] * axes[j, 1]
+                        + g_screen[i, 2] * axes[j, 2]
+                    )
             for i in range(3):
                 for j in range(3):
-                    axes[i, j] = rotation[i, j] * scales[n, j]
-            for b in range(b_count):
-                if radii[b, n, 0] == 0:
-                    continue
-                view, k = views[b], intrinsics[b]
-                _to_camera(means[n], view, point)
-                slopes = _screen_axes(point, view, k, axes, width, height, transform, screen)
-                _conic_gradient(conics[b, n], g_conic[b, n], screen, g_screen)
-                for i in range(2):
-                    for j in range(3):
-                        g_transform[i, j] = (
-                            g_screen[i, 0] * axes[j, 0]
-                            + g_screen[i, 1] * axes[j, 1]
-                            + g_screen[i, 2] * axes[j, 2]
-                        )
-                for i in range(3):
-                    for j in range(3):
-                        g_axes[i, j] += (
-                            transform[0, i] * g_screen[0, j] + transform[1, i] * g_screen[1, j]
-                        )
-                _point_gradient(
-                    point, view, k, g_transform, slopes, g_mean2d[b, n], g_depth[b, n], g_mean
-                )
-            for i in range(3):
-                for j in range(3):
-                    g_scale[j] += rotation[i, j] * g_axes[i, j]
-                    g_axes[i, j] *= scales[n, j]
-            _rotation_gradient(w, x, y, z, length, g_axes, g_quat)
-            for i in range(3):
-                g_means[n, i] = g_mean[i]
-                g_scales[n, i] = g_scale[i]
-            for i in range(4):
-                g_quats[n, i] = g_quat[i]
-    return g_means, g_quats, g_scales
+                    g_axes[i, j] += (
+                        transform[0, i] * g_screen[0, j] + transform[1, i] * g_screen[1, j]
+                    )
+            _point_gradient(
+                point, view, k, g_transform, slopes, g_mean2d[b, n], g_depth[b, n], g_mean
+            )
+        for i in range(3):
+            for j in range(3):
+                g_scale[j] += rotation[i, j] * g_axes[i, j]
+                g_axes[i, j] *= scales[n, j]
+        _rotation_gradient(w, x, y, z, length, g_axes, g_quat)
+        for i in range(3):
+            g_means[n, i] = g_mean[i]
+            g_scales[n, i] = g_scale[i]
+        for i in range(4):
+            g_quats[n, i] = g_quat[i]
+
+
+def backward(shape, seen, pull):
+    """Gradients of means [N, 3], quats [N, 4] and scales [N, 3], summed over the views.
+
+    ``shape`` as in :func:`forward`; ``seen``: conics and radii of it; ``pull``: the gradients of
+    means2d, conics and depths.
+    """
+    out = tuple(np.zeros(array.shape, np.float32) for array in shape[:3])
+    spread(_backward, len(shape[0]), shape, seen, pull, out)
+    return out

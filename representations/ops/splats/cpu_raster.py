@@ -15,10 +15,9 @@ Arrays: P = 6 + C columns per splat: x, y, conic xx, xy, yy, opacity, then C fea
 from __future__ import annotations
 
 import numpy as np
-from numba import prange
 
 from ..constants import ALPHA_MAX, ALPHA_MIN, TRANSMITTANCE_MIN
-from ..cpu_jit import jit
+from ..cpu_jit import jit, spread
 from .cpu_tiles import TILE
 
 AREA = TILE * TILE
@@ -83,20 +82,16 @@ def _pixel_centres(px, py, x0, y0):
         py[i] = y0 + i // TILE + 0.5
 
 
-@jit(parallel=True)
-def forward(starts, ids, spans, means2d, conics, opacity, features, width, height):
-    """Composite all views. Returns picture [B, H, W, ...] parts:
-
-    picture [B, C, H, W], light [B, H, W] what is left behind the last splat, last [B, H, W] the
-    index into ids of the last contributor, -1 = none.
-    """
-    views, channels = features.shape[0], features.shape[2]
+@jit(nogil=True)
+def _forward(begin, end, pairs, splats, out):
+    """Tiles begin to end; see :func:`forward`, which made what is in ``out``."""
+    starts, ids, spans = pairs
+    means2d, conics, opacity, features = splats
+    picture, light_out, last_out = out
+    channels, height, width = picture.shape[1:]
     tiles_x, tiles_y = (width + TILE - 1) // TILE, (height + TILE - 1) // TILE
     tiles = tiles_x * tiles_y
-    picture = np.empty((views, channels, height, width), np.float32)
-    light_out = np.empty((views, height, width), np.float32)
-    last_out = np.empty((views, height, width), np.int32)
-    for job in prange(views * tiles):
+    for job in range(begin, end):
         b, tile = job // tiles, job % tiles
         x0, y0 = (tile % tiles_x) * TILE, (tile // tiles_x) * TILE
         px, py = np.empty(AREA, np.float32), np.empty(AREA, np.float32)
@@ -124,7 +119,24 @@ def forward(starts, ids, spans, means2d, conics, opacity, features, width, heigh
                 last_out[b, y0 + i, x0 + j] = last[p]
                 for c in range(channels):
                     picture[b, c, y0 + i, x0 + j] = colour[c * AREA + p]
-    return picture, light_out, last_out
+
+
+def forward(pairs, splats, width, height):
+    """Composite all views. Returns picture [B, C, H, W], light [B, H, W] what is left behind the
+    last splat, and last [B, H, W] the index into ids of the last contributor, -1 = none.
+
+    ``pairs``: starts, ids and spans of :func:`~.cpu_tiles.bin_tiles`; ``splats``: means2d, conics,
+    opacity and features [B, N, C].
+    """
+    features = splats[3]
+    views, channels = features.shape[0], features.shape[2]
+    out = (
+        np.empty((views, channels, height, width), np.float32),
+        np.empty((views, height, width), np.float32),
+        np.empty((views, height, width), np.int32),
+    )
+    spread(_forward, len(pairs[0]) - 1, pairs, splats, out)
+    return out
 
 
 @jit(fastmath={"contract"}, inline="never")
@@ -182,17 +194,17 @@ def _dot(a, b, offset, lo, hi):
     return s
 
 
-@jit(parallel=True)
-def backward(
-    starts, ids, spans, means2d, conics, opacity, features, light_in, last_in, d_picture, d_alpha
-):
-    """Gradient rows [P, 6 + C], one per (splat, tile) pair; see :func:`reduce_rows`."""
-    views, channels = features.shape[0], features.shape[2]
-    height, width = light_in.shape[1], light_in.shape[2]
+@jit(nogil=True)
+def _backward(begin, end, pairs, splats, left, pull, rows):
+    """Tiles begin to end; see :func:`backward`, which made ``rows``."""
+    starts, ids, spans = pairs
+    means2d, conics, opacity, features = splats
+    light_in, last_in = left
+    d_picture, d_alpha = pull
+    channels, height, width = d_picture.shape[1:]
     tiles_x, tiles_y = (width + TILE - 1) // TILE, (height + TILE - 1) // TILE
     tiles = tiles_x * tiles_y
-    rows = np.zeros((len(ids), GEOMETRY + channels), np.float32)
-    for job in prange(views * tiles):
+    for job in range(begin, end):
         b, tile = job // tiles, job % tiles
         x0, y0 = (tile % tiles_x) * TILE, (tile // tiles_x) * TILE
         px, py = np.empty(AREA, np.float32), np.empty(AREA, np.float32)
@@ -232,16 +244,30 @@ def backward(
             rows[k, 5] = s / opacity[n]
             for c in range(channels):
                 rows[k, GEOMETRY + c] = _dot(weight, grad, c * AREA, lo, hi)
+
+
+def backward(pairs, splats, left, pull):
+    """Gradient rows [P, 6 + C], one per (splat, tile) pair; see :func:`reduce_rows`.
+
+    ``pairs`` and ``splats`` as in :func:`forward`; ``left``: light and last of it; ``pull``: the
+    gradients of the picture and of alpha.
+    """
+    rows = np.zeros((len(pairs[1]), GEOMETRY + splats[3].shape[2]), np.float32)
+    spread(_backward, len(pairs[0]) - 1, pairs, splats, left, pull, rows)
     return rows
 
 
-@jit(parallel=True)
-def reduce_rows(starts, ids, rows, views, splats):
-    """Add up gradient rows per view and splat, in the fixed order of the tiles: [B, N, 6 + C]."""
-    tiles = (len(starts) - 1) // views
-    out = np.zeros((views, splats, rows.shape[1]), np.float32)
-    for b in prange(views):
+@jit(nogil=True)
+def _reduce(first, last, starts, ids, rows, out):
+    tiles = (len(starts) - 1) // len(out)
+    for b in range(first, last):
         for k in range(starts[b * tiles], starts[(b + 1) * tiles]):
             for c in range(rows.shape[1]):
                 out[b, ids[k], c] += rows[k, c]
+
+
+def reduce_rows(starts, ids, rows, views, splats):
+    """Add up gradient rows per view and splat, in the fixed order of the tiles: [B, N, 6 + C]."""
+    out = np.zeros((views, splats, rows.shape[1]), np.float32)
+    spread(_reduce, views, starts, ids, rows, out)
     return out
