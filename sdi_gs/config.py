@@ -61,7 +61,10 @@ class ModelConfig(Section):
     layout: str | None = None  # a folder with the settings of a model that is a single file
     lora: str | None = None  # a .safetensors file of low-rank weights
     lora_scale: float = 1.0  # times which they are added
-    compile: Literal["no", "default", "reduce-overhead", "max-autotune"] = "no"
+    # of the network: modes of torch.compile; openvino: for the CPU, sooner than torch
+    compile: Literal[
+        "no", "default", "reduce-overhead", "max-autotune", "openvino", "openvino-bfloat16"
+    ] = "no"
     rows: Count | None = None  # network samples asked at once; None: all of an evaluation
     vae_memory: Literal["full", "bounded"] = "full"
 

@@ -91,6 +91,7 @@ RESERVED = {
     "numba": ("representations.ops", "sdi_gs.build", "sdi_gs.doctor"),
     "typer": ("sdi_gs.cli",),
     "jinja2": ("sdi_gs.pages.render",),
+    "openvino": ("sdi_gs.diffusion.compiled",),
 }  # fmt: skip
 
 

@@ -15,14 +15,19 @@ from .latents import Prior
 
 P = TypeVar("P", bound=Prior)
 
+Compile = Literal[
+    "no", "default", "reduce-overhead", "max-autotune", "openvino", "openvino-bfloat16"
+]
+"""How the network is compiled. ``default``, ``reduce-overhead`` and ``max-autotune`` are modes of
+torch.compile: the first steps take minutes, the others less time; the second records CUDA graphs as
+well. ``openvino``: for the CPU; see :mod:`~sdi_gs.diffusion.compiled`."""
+
 
 @dataclass(frozen=True)
 class Tuning:
-    """Settings of ``model`` that change no result."""
+    """Settings of ``model`` that change no result, or in bfloat16 only its last digits."""
 
-    # torch.compile of the UNet: the first steps take minutes, the others less time;
-    # reduce-overhead records CUDA graphs as well.
-    compile: Literal["no", "default", "reduce-overhead", "max-autotune"] = "no"
+    compile: Compile = "no"
     rows: int | None = None  # network samples asked at once; None: all of an evaluation
     # bounded: nothing inside of the VAE is kept for the backward pass but computed again, block by
     # block: a third of the memory for half again of the VAE's time.
@@ -42,7 +47,11 @@ def tune(model: P, tuning: Tuning) -> P:
             module.to(memory_format=torch.channels_last)
     if tuning.vae_memory == "bounded" and model.vae is not None:
         bound_encoder(model.vae)
-    if tuning.compile != "no":
+    if tuning.compile in ("openvino", "openvino-bfloat16"):
+        from .compiled import compile_unet
+
+        compile_unet(model.network, "float32" if tuning.compile == "openvino" else "bfloat16")
+    elif tuning.compile != "no":
         model.network.compile(mode=tuning.compile, dynamic=False)
     if tuning.rows is not None:
         model.rows = tuning.rows
