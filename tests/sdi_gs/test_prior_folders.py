@@ -507,6 +507,17 @@ def test_a_model_in_one_file_is_the_same_model(
         load_prior(__file__, How(layout=str(layout)))
 
 
+def test_python_names_the_same(prior_folders: Folders, tmp_path: Path) -> None:
+    import sdi_gs
+
+    folder = prior_folders("sd15")
+    path = single_file(folder, tmp_path / "v1.safetensors")
+    model: Any = sdi_gs.load_prior(path, layout=folder, device="cpu")
+    alike(answer(model), answer(load_prior(folder, How())))
+    with pytest.raises(sdi_gs.UserError, match=r"does not exist: give a \.safetensors file"):
+        sdi_gs.load_prior(folder, lora=tmp_path / "none.safetensors", device="cpu")
+
+
 def test_a_file_without_a_part_takes_it_from_the_folder_or_says_so(
     copied: Folders, prior_folders: Folders, tmp_path: Path
 ) -> None:
