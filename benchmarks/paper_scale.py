@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run at the paper's scale costs: Stable Diffusion 2.1-base at 512 x 512, random weights.
+"""What a run at the paper's scale costs: Stable Diffusion 2.1-base at 512 x 512, random weights,
+and what SDXL and SD 3.5 cost beside it.
 
     python benchmarks/paper_scale.py [--presets sdi_gaussians,sdi_nerf] [--steps 40] [--batch N]
                                      [--out paper_scale.json] [key=value ...]
@@ -56,20 +57,20 @@ def counted(presets: list[str], batch: int | None, overrides: list[str]) -> list
     from sdi_gs import budget
     from sdi_gs.config import load
     from sdi_gs.diffusion import cost
-    from sdi_gs.diffusion.published import networks
+    from sdi_gs.diffusion.published import shaped, sizes_of
     from sdi_gs.diffusion.tuning import bound_encoder
 
     rows = []
     for name in presets:
-        parts = networks("meta")
         more = [] if batch is None else [f"batch={batch}"]
         config = load(name, [f"prompt={PROMPT}", *more, *overrides])
-        if config.model.vae_memory == "bounded":
-            bound_encoder(parts.vae)
+        model = shaped(sizes_of(config.model.source))
+        if config.model.vae_memory == "bounded" and model.vae is not None:
+            bound_encoder(model.vae)
         at_once = config.micro_batch or config.batch
-        one = cost.of_unet(parts, 1)
-        encoding = cost.of_encoding(parts, at_once, backward=True).flops * config.batch / at_once
-        text = cost.of_text_encoder(parts, 6)
+        one = cost.of_prediction(model, 1)
+        encoding = cost.of_encoding(model, at_once, backward=True).flops * config.batch / at_once
+        text = cost.of_words(model, 6)
         samples = evaluations_per_step(config, config.batch)
         tflop = (samples * one.flops + encoding) / 1e12
         needed = budget.estimate(config)

@@ -214,18 +214,28 @@ def load_prior(
     *,
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto",
     device: Literal["auto", "cpu", "cuda"] = "auto",
+    variant: str | None = None,
+    layout: str | Path | None = None,
+    lora: str | Path | None = None,
+    lora_scale: float = 1.0,
 ) -> Denoiser:
     """A frozen diffusion model, ready to guide.
 
     Args:
-        source: "mini", which ships with the package; a folder in diffusers layout; or a model id
-            of the Hugging Face hub.
+        source: "mini", which ships with the package; a folder in diffusers layout; one
+            .safetensors file; or a model id of the Hugging Face hub.
         dtype: of the network's own arithmetic; "auto": float16 on CUDA, else float32.
         device: where it lives; "auto": CUDA where it works.
+        variant: of the files of weights, such as "fp16"; one that is alone is found by itself.
+        layout: for a single file, a folder of the same architecture with settings and tokenizers.
+        lora: a .safetensors file of low-rank weights, added to the networks ``lora_scale`` times.
 
     Raises UserError where it cannot be loaded, with what to do about it.
     """
-    chosen = ModelConfig(source=str(source), dtype=dtype)
+    chosen = ModelConfig(
+        source=str(source), dtype=dtype, variant=variant, layout=None if layout is None
+        else str(layout), lora=None if lora is None else str(lora), lora_scale=lora_scale,
+    )  # fmt: skip
     return build.denoiser(chosen, build.device(device))
 
 

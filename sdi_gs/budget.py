@@ -7,7 +7,6 @@ the CUDA runtime need on top are allowances, and so the sum is an estimate.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -17,8 +16,10 @@ from representations.memory import COPIES_IN_TRAINING
 
 from .config import PRIORS, Config, load, presets
 from .diffusion import cost
-from .diffusion.lora import BesideClass, low_rank_parameters
-from .diffusion.published import Networks, from_folder, networks
+from .diffusion.latents import Prior
+from .diffusion.lora import low_rank_parameters
+from .diffusion.published import shaped, sizes_of
+from .diffusion.source import DTYPES
 from .diffusion.tuning import bound_encoder
 from .errors import UserError, command
 from .guidance.stein import SteinConfig
@@ -34,8 +35,8 @@ CONTEXT = int(0.7 * GIB)
 class Budget(NamedTuple):
     """Bytes."""
 
-    weights: int  # of UNet and VAE, and of a second network with its optimiser
-    words: int  # of the text encoder, which is freed before the first step
+    weights: int  # of the network and the VAE, and of a second network with its optimiser
+    words: int  # of the text encoders, which are freed before the first step
     activations: int  # of the networks, the graph of the encoding included
     representation: int  # parameters, gradients, moments, and one pass of drawing
     context: int = CONTEXT
@@ -48,38 +49,34 @@ class Budget(NamedTuple):
 
 
 def estimate(config: Config, team: Team = ALONE) -> Budget:
-    """Of one process. Half precision, as on a card."""
+    """Of one process, on a card: half precision where the settings name none."""
     at_once = config.batch // team.count
     at_once = max(1, config.micro_batch or at_once)
-    parts = _networks(config)
-    if config.model.vae_memory == "bounded":
-        bound_encoder(parts.vae)
+    model = _model(config)
+    if config.model.vae_memory == "bounded" and model.vae is not None:
+        bound_encoder(model.vae)
     rows = at_once * _conditions(config)
     rows = min(rows, config.model.rows or rows)
-    stride = 2 ** (len(parts.vae.config.block_out_channels) - 1)
-    latents = int(parts.unet.config.sample_size)
-    unet = cost.of_unet(parts, rows, latents).peak_bytes
-    kept = cost.of_encoding(parts, at_once, latents * stride).kept_bytes
-    both_ways = cost.of_encoding(parts, at_once, latents * stride, backward=True).peak_bytes
+    asked = cost.of_prediction(model, rows).peak_bytes
+    kept = cost.of_encoding(model, at_once).kept_bytes
+    both_ways = cost.of_encoding(model, at_once, backward=True).peak_bytes
     lesson, learned = 0, 0
     if isinstance(config.update, VariationalConfig):
-        lesson = cost.of_unet(parts, at_once, latents, backward=True).peak_bytes
-        learned = (
-            COPIES_IN_TRAINING
-            * 4
-            * low_rank_parameters(parts.unet, config.update.rank, BesideClass())
-        )
+        lesson = cost.of_prediction(model, at_once, backward=True).peak_bytes
+        trained = low_rank_parameters(model.network, config.update.rank, model.place)
+        learned = COPIES_IN_TRAINING * 4 * trained
+    held = [module for module in (model.network, model.vae) if module is not None]
     return Budget(
-        weights=learned + sum(cost.parameter_bytes(module) for module in (parts.unet, parts.vae)),
-        words=cost.parameter_bytes(parts.text_encoder),
-        # The graph of the encoding waits while the UNet is asked.
-        activations=max(kept + max(unet, lesson), both_ways),
+        weights=learned + sum(cost.parameter_bytes(module) for module in held),
+        words=sum(cost.parameter_bytes(module) for module in model.readers),
+        # The graph of the encoding waits while the network is asked.
+        activations=max(kept + max(asked, lesson), both_ways),
         representation=_of_representation(config, at_once),
     )
 
 
 def _conditions(config: Config) -> int:
-    """How many the UNet is asked about a view, at most, in one call: with and without the prompt,
+    """How many it is asked about a view, at most, in one call: with and without the prompt,
     the negative prompt of a rule that wants it apart, and Perp-Neg's two."""
     apart = isinstance(config.update, Classifier | NoiseFree)
     return 2 + int(apart) + (2 if config.prompts.perp_neg != "none" else 0)
@@ -133,12 +130,12 @@ def advice(config: Config, again: tuple[object, ...] = ()) -> str:
     )
 
 
-def _networks(config: Config) -> Networks:
-    """The shapes of the model: of a local folder its own, of anything else Stable Diffusion's."""
-    folder = Path(config.model.source).expanduser()
-    if (folder / "model_index.json").is_file():
-        return from_folder(folder, torch.float16)
-    return networks("meta")
+def _model(config: Config) -> Prior:
+    """The shapes of the model: of a local folder its own, of an id that is known here the published
+    ones, of anything else Stable Diffusion's."""
+    chosen = config.model
+    dtype = DTYPES.get(chosen.dtype, torch.float16)  # auto: on a card
+    return shaped(sizes_of(chosen.layout or chosen.source), dtype=dtype)
 
 
 def require_card(config: Config, free: int, team: Team = ALONE) -> None:
@@ -148,11 +145,13 @@ def require_card(config: Config, free: int, team: Team = ALONE) -> None:
     needed = estimate(config, team).total
     if needed <= free:
         return
+    family = sizes_of(config.model.layout or config.model.source).family
     others = {name: load(name) for name in presets()}
     found = {
         name: estimate(other).total
         for name, other in others.items()
         if other.model.source != "mini"
+        and sizes_of(other.model.source).family == family
         and isinstance(other.representation, type(config.representation))
     }
     fits = sorted((size, name) for name, size in found.items() if size <= free)

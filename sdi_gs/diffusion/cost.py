@@ -16,19 +16,19 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from .published import TOKENS, Networks
+from .latents import Prior
 
 
 class Live(TorchDispatchMode):
     """Bytes of tensors that are alive, now and at most: what an allocator without waste needs."""
 
     def __init__(self, module: Any) -> None:
-        """Parameters of ``module`` do not count, nor do views of them."""
+        """Parameters and buffers of ``module`` do not count, nor do views of them."""
         super().__init__()
         self.bytes = 0
         self.peak = 0
         self._seen: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
-        self._own = [p.untyped_storage() for p in module.parameters()]
+        self._own = [p.untyped_storage() for p in (*module.parameters(), *module.buffers())]
         self._seen.update({storage._cdata: storage for storage in self._own})
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -70,7 +70,9 @@ class Cost:
 
 
 def parameter_bytes(module: Any) -> int:
-    return sum(p.numel() * p.element_size() for p in module.parameters())
+    """Of what a network holds: its parameters, and the tables beside them."""
+    held = (*module.parameters(), *module.buffers())
+    return sum(p.numel() * p.element_size() for p in held)
 
 
 def measure(module: Any, call: Callable[[], Any]) -> Cost:
@@ -87,46 +89,57 @@ def measure(module: Any, call: Callable[[], Any]) -> Cost:
     return Cost(float(flops.get_total_flops()), live.peak, after)
 
 
-def of_unet(parts: Networks, samples: int, latents: int = 64, backward: bool = False) -> Cost:
-    """Predicting the noise of ``samples`` square latents of that side; with ``backward`` so that
-    weights inside can learn from it, which keeps what every layer has made."""
-    kind = {"device": "meta", "dtype": next(parts.unet.parameters()).dtype}
-    x = torch.empty(samples, parts.unet.config.in_channels, latents, latents, **kind)
-    words = torch.empty(samples, TOKENS, parts.unet.config.cross_attention_dim, **kind)
-    t = torch.empty(samples, device="meta", dtype=torch.long)
+def of_prediction(
+    model: Prior, samples: int, latents: int | None = None, backward: bool = False
+) -> Cost:
+    """Predicting the noise of ``samples`` square latents (of the model's own size, or of that
+    side); with ``backward`` so that weights inside can learn from it, which keeps what every layer
+    has made. ``model`` is on the device meta."""
+    side, channels = latent_shape(model)
+    x = torch.empty(samples, channels, latents or side, latents or side, device="meta")
+    t = torch.zeros(samples, device="meta", dtype=torch.long)
+    words = model.embed(["a mug"] * samples)
 
     def call() -> Any:
         if backward:
             with FusedAttention():
-                out = parts.unet(x.requires_grad_(), t, encoder_hidden_states=words).sample
+                out = model.predict_noise(x.requires_grad_(), t, words)
                 out.backward(torch.empty_like(out))
             return out
         with torch.no_grad(), FusedAttention():
-            return parts.unet(x, t, encoder_hidden_states=words).sample
+            return model.predict_noise(x, t, words)
 
-    return measure(parts.unet, call)
+    return measure(model.network, call)
 
 
-def of_encoding(parts: Networks, pictures: int, size: int = 512, backward: bool = False) -> Cost:
-    """Encoding pictures that have a gradient, as every step does; with ``backward`` both ways."""
-    kind = {"device": "meta", "dtype": next(parts.vae.parameters()).dtype}
-    rgb = torch.empty(pictures, 3, size, size, **kind).requires_grad_()
+def latent_shape(model: Prior) -> tuple[int, int]:
+    """Side and channels of a model's latents, which is on the device meta."""
+    with torch.no_grad():
+        z = model.encode(torch.empty(1, 3, model.image_size, model.image_size, device="meta"))
+    return int(z.shape[-1]), int(z.shape[1])
+
+
+def of_encoding(
+    model: Prior, pictures: int, size: int | None = None, backward: bool = False
+) -> Cost:
+    """Encoding pictures (of the model's own size, or of that side) that have a gradient, as every
+    step does; with ``backward`` both ways."""
+    side = size or model.image_size
+    rgb = torch.empty(pictures, 3, side, side, device="meta").requires_grad_()
+    before, model.image_size = model.image_size, side
 
     def call() -> Any:
-        mean = parts.vae.encode(rgb).latent_dist.mean
+        z = model.encode(rgb)
         if backward:
-            mean.backward(torch.empty_like(mean))
-        return mean
+            z.backward(torch.empty_like(z))
+        return z
 
-    return measure(parts.vae, call)
+    try:
+        return measure(torch.nn.Module() if model.vae is None else model.vae, call)
+    finally:
+        model.image_size = before
 
 
-def of_text_encoder(parts: Networks, sentences: int) -> Cost:
+def of_words(model: Prior, sentences: int) -> Cost:
     """Encoding sentences, once a run."""
-    ids = torch.zeros(sentences, TOKENS, device="meta", dtype=torch.long)
-
-    def call() -> Any:
-        with torch.no_grad():
-            return parts.text_encoder(ids).last_hidden_state
-
-    return measure(parts.text_encoder, call)
+    return measure(torch.nn.ModuleList(model.readers), lambda: model.embed(["a mug"] * sentences))

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from .base import Condition, Denoiser
 from .folder import ModelError
+from .lora import Place
 from .schedule import require_signal, with_signal
 
 LOG = logging.getLogger(__name__)
@@ -24,6 +25,7 @@ class Prior(Denoiser, Protocol):
 
     rows: int | None  # network samples asked at once; None: all of a call
     image_size: int  # pixels along a side, square
+    place: Place  # where its network learns of a camera
 
     @property
     def network(self) -> Any:

@@ -10,13 +10,14 @@ from torch import nn
 
 from sdi_gs.diffusion import cost
 from sdi_gs.diffusion.cost import FusedAttention, Live, measure, parameter_bytes
-from sdi_gs.diffusion.published import Networks, networks
+from sdi_gs.diffusion.published import random_stable_diffusion
+from sdi_gs.diffusion.stable import StableDiffusion
 from sdi_gs.diffusion.tuning import bound_encoder
 
 
 @pytest.fixture(scope="module")
-def published() -> Networks:
-    return networks("meta")
+def published() -> StableDiffusion:
+    return random_stable_diffusion("meta")
 
 
 def test_a_product_costs_two_for_each_pair_and_its_output() -> None:
@@ -70,21 +71,22 @@ def test_fused_attention_is_counted_without_its_table() -> None:
 
 
 def test_the_published_networks_have_their_published_numbers_of_parameters(
-    published: Networks,
+    published: StableDiffusion,
 ) -> None:
     """865.9 M, 83.7 M and 340.4 M, as the model cards and other programs count them."""
-    counts = [sum(p.numel() for p in module.parameters()) for module in published]
+    modules = (published.unet, published.vae, published.text_encoder)
+    counts = [sum(p.numel() for p in module.parameters()) for module in modules]
     assert counts == [865_910_724, 83_653_863, 340_387_840]
     assert parameter_bytes(published.unet) == 2 * counts[0]
 
 
-def test_the_denoiser_costs_in_proportion_to_its_samples(published: Networks) -> None:
-    one, three = (cost.of_unet(published, n, latents=16) for n in (1, 3))
+def test_the_denoiser_costs_in_proportion_to_its_samples(published: StableDiffusion) -> None:
+    one, three = (cost.of_prediction(published, n, latents=16) for n in (1, 3))
     assert three.flops == pytest.approx(3 * one.flops, rel=1e-3)
     assert three.peak_bytes == pytest.approx(3 * one.peak_bytes, rel=0.02)
 
 
-def test_encoding_backwards_costs_about_as_much_as_forwards(published: Networks) -> None:
+def test_encoding_backwards_costs_about_as_much_as_forwards(published: StableDiffusion) -> None:
     """Frozen weights need no gradient, so a backward pass is one more product per layer."""
     forth = cost.of_encoding(published, 1, size=128)
     both = cost.of_encoding(published, 1, size=128, backward=True)
@@ -94,7 +96,7 @@ def test_encoding_backwards_costs_about_as_much_as_forwards(published: Networks)
 
 
 def test_a_bounded_encoder_needs_a_fraction_of_the_memory() -> None:
-    parts = networks("meta")
+    parts = random_stable_diffusion("meta")
     full = cost.of_encoding(parts, 1, backward=True)
     kept = cost.of_encoding(parts, 1).kept_bytes
     bound_encoder(parts.vae)

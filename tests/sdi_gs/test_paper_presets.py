@@ -13,7 +13,7 @@ from sdi_gs import budget, build
 from sdi_gs.budget import GIB
 from sdi_gs.config import load
 from sdi_gs.diffusion import cost
-from sdi_gs.diffusion.published import networks
+from sdi_gs.diffusion.published import random_stable_diffusion
 from sdi_gs.errors import UserError
 from sdi_gs.trainer import train_step
 
@@ -84,9 +84,9 @@ def test_the_estimate_counts_what_it_should() -> None:
     one, two = (budget.estimate(load("sdi_gaussians", [f"batch={b}"])) for b in (1, 2))
     assert one.weights == pytest.approx(2 * (865_910_724 + 83_653_863), rel=0.01)
     assert one.weights == two.weights
-    parts = networks("meta")
-    waiting = cost.of_encoding(parts, 1).kept_bytes  # the graph, while the UNet is asked
-    assert one.activations == waiting + cost.of_unet(parts, 4).peak_bytes
+    model = random_stable_diffusion("meta")
+    waiting = cost.of_encoding(model, 1).kept_bytes  # the graph, while the UNet is asked
+    assert one.activations == waiting + cost.of_prediction(model, 4).peak_bytes
     assert two.activations == pytest.approx(2 * one.activations, rel=0.05)
     portions = budget.estimate(load("sdi_gaussians", ["batch=8", "micro_batch=1"]))
     assert portions == one
