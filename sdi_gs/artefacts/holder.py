@@ -32,6 +32,10 @@ _UNNAMED = 2.0  # seconds that a file may stay without the name that belongs int
 _LOOK = 0.2  # seconds between two looks at a folder that another process holds
 
 
+class Held(UserError):
+    """A living process holds the folder."""
+
+
 @dataclass(frozen=True)
 class Holder:
     """Who writes in a folder."""
@@ -84,7 +88,7 @@ def held(folder: Path, verb: str, patience: float = 0.0) -> Iterator[Hold]:
     """Hold the existing ``folder``; sweep what dead processes left in it half-written.
 
     Raises:
-        UserError: a living process holds it, and went on so for ``patience`` seconds.
+        Held: a living process holds it, and went on so for ``patience`` seconds.
         OSError: the folder cannot be written, or is gone.
     """
     me = Holder(
@@ -94,7 +98,7 @@ def held(folder: Path, verb: str, patience: float = 0.0) -> Iterator[Hold]:
     until = time.monotonic() + patience
     while (other := _take(folder, me)) is not None:
         if time.monotonic() >= until:
-            raise UserError(refusal(folder, other))
+            raise Held(refusal(folder, other))
         time.sleep(_LOOK)
     hold = Hold(folder, me)
     try:

@@ -20,6 +20,7 @@ from .. import build
 from ..artefacts import media, run_folder
 from ..artefacts.records import StepLine, write_json
 from ..artefacts.run_folder import RunFolder, median_seconds
+from ..child import Diverged, NotRun
 from ..config import REPRESENTATIONS, Config, guidances, load, set_plugins
 from ..errors import UserError, first_line, nearest
 from ..evaluation.protocol import MINI_JUDGE, Judge, Judged, default_clip, mostly_empty
@@ -182,8 +183,8 @@ def outcome(
     """What the run of that name below ``out`` measured, made if need be, or why it did not."""
     try:
         return measure(study.obtain(name, config, out, say), cell, out, judge)
-    except (study.NotRun, study.Diverged) as error:
-        without = study.Without(str(error), isinstance(error, study.Diverged))
+    except (NotRun, Diverged) as error:
+        without = study.Without(str(error), isinstance(error, Diverged))
         say(f"  {without}")
         return without
 
