@@ -111,6 +111,28 @@ def check_prompt(config: Config) -> str | None:
     return f"note: mini was never taught: {', '.join(unknown)}" if unknown else None
 
 
+def check_model(chosen: ModelConfig) -> str | None:
+    """Refuse a model that is not there, without loading it; a note about one that must be fetched
+    first."""
+    if chosen.source in PRIORS.table:
+        return None
+    from .diffusion.load import look
+
+    with below("model"):
+        return look(str(_mini_folder()) if chosen.source == MINI else chosen.source)
+
+
+def _mini_folder() -> Path:
+    from .mini import MINI_DIR
+
+    if not (MINI_DIR / "model_index.json").is_file():
+        raise UserError(
+            f"the weights of 'mini' are missing from {MINI_DIR}: this installation is incomplete; "
+            "reinstall it, or name a folder with model.source=FOLDER"
+        )
+    return MINI_DIR
+
+
 def denoiser(chosen: ModelConfig, target: torch.device) -> Denoiser:
     """The frozen diffusion model."""
     registered = PRIORS.table.get(chosen.source)
@@ -124,14 +146,7 @@ def denoiser(chosen: ModelConfig, target: torch.device) -> Denoiser:
 
     source: str | Path = chosen.source
     if source == MINI:
-        from .mini import MINI_DIR
-
-        if not (MINI_DIR / "model_index.json").is_file():
-            raise UserError(
-                f"the weights of 'mini' are missing from {MINI_DIR}: this installation is "
-                "incomplete; reinstall it, or name a folder with model.source=FOLDER"
-            )
-        source = MINI_DIR
+        source = _mini_folder()
     dtype: str = chosen.dtype
     if dtype == "auto":
         dtype = "float16" if target.type == "cuda" else "float32"

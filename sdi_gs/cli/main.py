@@ -14,7 +14,7 @@ import typer
 
 from ..errors import RunFailure, UserError, command, leading
 from ..stopping import stopping
-from . import evaluate, studies, watch
+from . import evaluate, studies, sweep, watch
 from .arguments import (
     ASSIGNMENT,
     DEFAULT_PRESET,
@@ -44,6 +44,7 @@ app.add_typer(config_app, name="config")
 studies.register(app)
 watch.register(app)
 evaluate.register(app)
+sweep.register(app)
 
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="folder that 'generate' made")]
 

@@ -238,6 +238,33 @@ def _folder(source: str) -> str:
     return str(path)
 
 
+def look(source: str) -> str | None:
+    """Whether a model is there, without loading or fetching anything: None where it is, else a
+    sentence. ModelError where it cannot be."""
+    if Path(source).expanduser().is_dir() or source.count("/") != 1 or source[0] in "./~":
+        _check(Path(_folder(source)))
+        return None
+    if _cached(source) is not None:
+        return None
+    return f"model {source!r} is not in the local cache: the first run of each machine fetches it"
+
+
+def _cached(name: str) -> Path | None:
+    """A hub id's folder in the local cache; None where it is not there whole."""
+    from huggingface_hub import snapshot_download
+
+    with contextlib.suppress(Exception):
+        cached = Path(
+            snapshot_download(
+                name, local_files_only=True, allow_patterns=list(_NEEDED),
+                ignore_patterns=list(_NOT_NEEDED),
+            )
+        )  # fmt: skip
+        if all(any(cached.glob(f"{part}/*.safetensors")) for part in ("unet", "vae")):
+            return cached
+    return None
+
+
 def _from_hub(name: str) -> str:
     """A hub id's folder in the local cache, downloaded if it is not there yet.
 
@@ -249,10 +276,9 @@ def _from_hub(name: str) -> str:
     wanted: dict[str, Any] = {
         "allow_patterns": list(_NEEDED), "ignore_patterns": list(_NOT_NEEDED)
     }  # fmt: skip
-    with contextlib.suppress(Exception):
-        cached = Path(snapshot_download(name, local_files_only=True, **wanted))
-        if all(any(cached.glob(f"{part}/*.safetensors")) for part in ("unet", "vae")):
-            return str(cached)
+    cached = _cached(name)
+    if cached is not None:
+        return str(cached)
     logger = logging.getLogger("huggingface_hub")
     level = logger.level
     logger.setLevel(logging.CRITICAL)
