@@ -31,6 +31,9 @@ from .manifest import BLOCK, FORMAT, TRIES, Line, Sweep, open_sweep, version
 LONG = 40
 """Letters of a sentence that fit into the name of a folder."""
 
+_MEMORY = ("batch", "micro_batch", "resolution", "model", "prompts", "update", "representation")
+"""The settings that the memory of a run depends on."""
+
 TOLD = 20
 """Mistakes that a refusal names; of the others it gives the number."""
 
@@ -181,11 +184,18 @@ def _check_cards(
                 "--card-gib 24"
             )
         return
+    told: dict[str, str | None] = {}  # by what memory depends on, since counting takes seconds
     for variant in found:
-        try:
-            budget.require_card(variant.config, plan.card_bytes)
-        except UserError as error:
-            mistakes.append(f"{variant.method}, {variant.representation}: {error}")
+        tree = to_plain(variant.config)
+        key = json.dumps({name: tree[name] for name in _MEMORY})
+        if key not in told:
+            try:
+                budget.require_card(variant.config, plan.card_bytes)
+                told[key] = None
+            except UserError as error:
+                told[key] = str(error)
+        if told[key] is not None:
+            mistakes.append(f"{variant.method}, {variant.representation}: {told[key]}")
 
 
 def lines(

@@ -13,7 +13,7 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -31,6 +31,10 @@ from .worker import BEAT, Sign, Watch
 HELD_AGAIN = 5.0
 """Seconds until a line is tried again whose run another process holds."""
 
+CRASHES = 5
+"""Runs of different lines that crash one after the other before a worker takes its machine for the
+reason and leaves, so that it does not spend the tries of every line."""
+
 
 class Claimed(NamedTuple):
     """A line that is ours."""
@@ -39,12 +43,24 @@ class Claimed(NamedTuple):
     number: int
 
 
+class Known(NamedTuple):
+    """The manifest as it was read, and its lines by block."""
+
+    stamp: tuple[int, int]
+    manifest: Manifest
+    blocks: dict[str, list[Line]]
+
+
 class NoRoom(RunFailure):
     """This machine refused a run, and would refuse the next one: its disk or its card is full."""
 
 
 class Stopped(RunFailure):
     """The sweep was asked to stop."""
+
+
+class Unfit(RunFailure):
+    """On this machine everything crashes."""
 
 
 class Worker:
@@ -58,10 +74,13 @@ class Worker:
         self.tally: Counter[str] = Counter()  # how the lines ended that were ours
         self._watch = Watch(sweep)
         self._signal: int | None = None
+        self._marked = False  # it was the sweep that was asked to stop
         self._lost: set[Claimed] = set()
         self._mine: set[Claimed] = set()
         self._later: dict[str, float] = {}  # digest: not before
-        self._manifest: tuple[tuple[int, int], Manifest] | None = None
+        self._crashed: list[str] = []  # digests, since the last run that ended well
+        self._passed: set[str] = set()  # blocks in which nothing waited
+        self._known: Known | None = None
         self._lock = threading.RLock()
 
     def __enter__(self) -> Worker:
@@ -95,14 +114,16 @@ class Worker:
     def require_wanted(self) -> None:
         """Stopped where somebody has stopped the sweep."""
         if self.sweep.stop_mark.exists():
-            raise Stopped(
-                f"{self.sweep.path} was asked to stop; to go on: "
-                + command("sweep", "stop", self.sweep.path, "--lift")
-            )
+            raise Stopped(self._wish())
+
+    def _wish(self) -> str:
+        again = command("sweep", "stop", self.sweep.path, "--lift")
+        return f"{self.sweep.path} was asked to stop; to go on: {again}"
 
     def _look(self) -> None:
         """At every beat: whether somebody wants us to stop, or has taken a line over."""
         if self.sweep.stop_mark.exists():
+            self._marked = True
             self.stop()
         with self._lock:
             mine = list(self._mine)
@@ -114,11 +135,19 @@ class Worker:
 
     def manifest(self) -> Manifest:
         """As it is now: lines may have been added."""
+        return self._read().manifest
+
+    def _read(self) -> Known:
         with self._lock:
             stamp = self.sweep.stamp()
-            if self._manifest is None or self._manifest[0] != stamp:
-                self._manifest = (stamp, self.sweep.read())
-            return self._manifest[1]
+            if self._known is None or self._known.stamp != stamp:
+                blocks: dict[str, list[Line]] = {}
+                manifest = self.sweep.read()
+                for line in manifest.lines:
+                    blocks.setdefault(line.block, []).append(line)
+                self._known = Known(stamp, manifest, blocks)
+                self._passed.clear()
+            return self._known
 
     def work(self, environment: Mapping[str, str] | None = None) -> None:
         """Make runs until none is left that this worker could make.
@@ -132,7 +161,13 @@ class Worker:
             if claimed is None:
                 return
             self.do(claimed, environment)
-        raise Interrupted("stopped; the runs have saved their state and are put back", self._signal)
+        raise self._stopped()
+
+    def _stopped(self) -> RunFailure:
+        told = "stopped; the runs have saved their state and are put back"
+        if self._marked:
+            return Stopped(f"{told}, since {self._wish()}")
+        return Interrupted(told, self._signal or signal.SIGTERM)
 
     def one(self, line: Line, environment: Mapping[str, str] | None = None) -> State:
         """See one line to its end, whoever makes it: how it ended."""
@@ -145,18 +180,22 @@ class Worker:
             if state.settled:
                 return state
             self._pause()
-        raise Interrupted(f"stopped; {line.name} has saved its state and is put back", self._signal)
+        raise self._stopped()
 
     def _next(self) -> Claimed | None:
         """A line that waits, claimed; None where none does. In the manifest's order, as far as
         other workers do not want the same one."""
-        for block, lines in self._blocks():
+        for block, lines in self._read().blocks.items():
+            if block in self._passed:
+                continue
             tried = 0
             while True:
                 now = self.ledger.block(block)
                 free = [line for line in lines if self._waits(now.get(line.digest, states.NEW))
-                        and self._later.get(line.digest, 0.0) <= time.monotonic()]  # fmt: skip
+                        and line.digest not in self._crashed and not self._is_later(line)
+                        ]  # fmt: skip
                 if not free:
+                    self._passed.add(block)
                     break
                 running = sum(state.word == states.RUNNING for state in now.values())
                 # Many workers that reach for the first line would all but one reach in vain.
@@ -167,11 +206,8 @@ class Worker:
                 tried = min(tried + 1, 8)
         return None
 
-    def _blocks(self) -> Iterator[tuple[str, list[Line]]]:
-        found: dict[str, list[Line]] = {}
-        for line in self.manifest().lines:
-            found.setdefault(line.block, []).append(line)
-        yield from found.items()
+    def _is_later(self, line: Line) -> bool:
+        return self._later.get(line.digest, 0.0) > time.monotonic()
 
     @staticmethod
     def _waits(state: State) -> bool:
@@ -189,9 +225,10 @@ class Worker:
         """A line of a worker that has died, or that another has put back, or that waits for a
         folder to be let go; None once all lines are settled or in living hands."""
         pause = 0.5
+        self._passed.clear()
         while self._signal is None:
             busy = False
-            for block, lines in self._blocks():
+            for block, lines in self._read().blocks.items():
                 now = self.ledger.block(block)
                 for line in lines:
                     state = now.get(line.digest, states.NEW)
@@ -215,9 +252,7 @@ class Worker:
     def _take(self, line: Line, state: State) -> Claimed | None:
         """Claim a line that waits, or whose worker is dead."""
         if self._waits(state):
-            if self._later.get(line.digest, 0.0) > time.monotonic():
-                return None
-            return self._claim(line, state)
+            return None if self._is_later(line) else self._claim(line, state)
         if state.settled or self._ours(line, state) or not self._dead(line, state):
             return None
         return self._claim(line, state)
@@ -261,7 +296,22 @@ class Worker:
         self.say(f"{line.name}: {end}" + (f": {why.splitlines()[0]}" if why else ""))
         if end == states.BACK and why.startswith(_FULL):
             raise self._no_room(why.removeprefix(_FULL))
+        self._count_crashes(line, end)
         return end
+
+    def _count_crashes(self, line: Line, end: str) -> None:
+        """Unfit where one line after the other crashes."""
+        with self._lock:
+            if end in (states.DONE, states.DIVERGED):
+                self._crashed.clear()
+            elif end == states.CRASH and line.digest not in self._crashed:
+                self._crashed.append(line.digest)
+            if len(self._crashed) >= CRASHES:
+                raise Unfit(
+                    f"{len(self._crashed)} different runs have crashed on {self.sign.who.host} one "
+                    "after the other, so the machine may be the reason, and this worker leaves; "
+                    f"the last log is {log_of(self.sweep, line)}"
+                )
 
     def _made(self, claimed: Claimed, environment: Mapping[str, str] | None) -> tuple[str, str]:
         """How the run of a line ended, and why where it is no finished one."""
@@ -276,7 +326,7 @@ class Worker:
             self.sweep.manifest.stat()  # nothing comes back of a sweep that was deleted
             path.parent.mkdir(parents=True, exist_ok=True)
             self.say(f"{line.name}: {line.steps} steps")
-            obtain(path, config, orders, self.say)
+            obtain(path, config, orders, lambda told: self.say(f"{line.name}:{told[1:]}"))
         except Interrupted as error:
             return states.BACK, first_line(error)
         except Diverged as error:

@@ -60,7 +60,7 @@ class Sign:
                        started(os.getpid()), version())  # fmt: skip
         self.path = signs(sweep) / f"{self.who.token}.json"
         self._each_beat = each_beat
-        self._root = sweep.path
+        self._manifest = sweep.manifest
         self._count = time.time_ns()
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._beats, daemon=True, name="sdi-gs sweep")
@@ -93,7 +93,7 @@ class Sign:
         try:
             os.utime(self.path, ns=(self._count, self._count))
         except FileNotFoundError:  # somebody has cleared it away, and we live
-            if self._root.exists() and not self._over.is_set():
+            if self._manifest.exists() and not self._over.is_set():
                 self._write()
 
 
