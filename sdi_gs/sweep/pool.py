@@ -30,34 +30,41 @@ def together(worker: Worker, tasks: Sequence[Callable[[], None]]) -> None:
     """Do all ``tasks`` of a worker at once, in threads; see :func:`pool`."""
     failures: list[BaseException] = []
 
-    def guarded(task: Callable[[], None]) -> None:
+    def guarded(task: Callable[[], None], over: threading.Event) -> None:
         try:
             task()
         except BaseException as error:
             failures.append(error)
             if not isinstance(error, RunFailure):  # a mistake, of ours or the user's: for all slots
                 worker.stop()
+        finally:
+            over.set()
 
     # Daemons: after a second Ctrl-C nobody waits for them.
-    threads = [threading.Thread(target=guarded, args=(task,), daemon=True) for task in tasks]
-    for thread in threads:
-        thread.start()
+    ends = [threading.Event() for _ in tasks]
+    threads = [
+        threading.Thread(target=guarded, args=pair, daemon=True)
+        for pair in zip(tasks, ends, strict=True)
+    ]
     try:
-        _join(threads)
+        for thread in threads:
+            thread.start()
+        _wait(ends)
     except Stop as stop:
         worker.say("stopping: the runs save their state")
         worker.stop(stop.number)
-        _join(threads)
+        _wait([end for thread, end in zip(threads, ends, strict=True) if thread.ident])
         raise Interrupted(
             "stopped; the runs have saved their state and are put back", stop.number
         ) from None
     _raise_worst(failures)
 
 
-def _join(threads: Sequence[threading.Thread]) -> None:
-    for thread in threads:
-        while thread.is_alive():
-            thread.join(LOOK)
+def _wait(ends: Sequence[threading.Event]) -> None:
+    """Not ``join``: one that a signal interrupts takes its thread for ended, up to Python 3.12."""
+    for end in ends:
+        while not end.wait(LOOK):
+            pass
 
 
 def _raise_worst(failures: Sequence[BaseException]) -> None:

@@ -12,20 +12,22 @@ The highest number counts. A claim is the making of a file that must not exist, 
 system decides for exactly one of many, network folders included; so is taking over the claim of a
 dead worker, which is claiming the next number. No lock, no clock and no order of writes is needed,
 and a worker that comes back from the dead finds a higher number than its own. The names alone say
-everything that is counted: a block is one listing.
+everything that is counted: a block is one listing, and ``state/<block>.settled.<lines>`` spares
+that one where all lines of a block have a result.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..errors import RunFailure
+from ..errors import DISK, RunFailure
 from .manifest import Line, Sweep
 
 # How a claim ends.
@@ -154,7 +156,10 @@ class Ledger:
             return _same(sign, path)
         except FileNotFoundError:
             raise
-        except OSError:  # a file system without links, or too many of one file
+        except OSError as error:
+            if error.errno in DISK - {errno.EPERM}:
+                raise
+            # A file system without links, or too many of one file.
             return _create(path, sign.read_bytes())
         return True
 
@@ -174,6 +179,29 @@ class Ledger:
         path = self.file(line, claim, end)
         self._make_folder(path.parent)
         _create(path, (json.dumps(told) + "\n").encode())
+
+    def settled(self, blocks: Mapping[str, Sequence[Line]]) -> set[str]:
+        """The blocks, given by their lines, that are known to have nothing left to do: one listing
+        for all."""
+        names = set(listed(self.sweep.state))
+        return {block for block, lines in blocks.items() if _mark(block, len(lines)) in names}
+
+    def settle(self, block: str, lines: Sequence[Line]) -> None:
+        """Note that all lines of a block are settled, unless somebody has just reopened one."""
+        path = self.sweep.state / _mark(block, len(lines))
+        with contextlib.suppress(OSError):
+            _create(path, b"")
+            now = self.block(block)
+            if not all(now.get(line.digest, NEW).settled for line in lines):
+                path.unlink(missing_ok=True)
+
+    def reopen(self, line: Line, state: State) -> None:
+        """Have a settled line tried again. First that, then the note about its block goes: who has
+        looked before and notes it after looks again."""
+        self.end(line, state.claim, RETRY, {"was": state.word})
+        for name in listed(self.sweep.state):
+            if name.startswith(f"{line.block}.settled."):
+                (self.sweep.state / name).unlink(missing_ok=True)
 
     def _make_folder(self, folder: Path) -> None:
         """FileNotFoundError where the whole sweep was deleted: half of it does not come back."""
@@ -197,6 +225,10 @@ class Ledger:
 
 class Overtaken(RunFailure):
     """A line belongs to another worker by now."""
+
+
+def _mark(block: str, lines: int) -> str:
+    return f"{block}.settled.{lines}"
 
 
 def _same(sign: Path, path: Path) -> bool:

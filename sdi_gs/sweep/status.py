@@ -220,7 +220,7 @@ def retry(sweep: Sweep, names: Iterable[str] = ()) -> Reopened:
             gone += 1
         else:
             continue
-        ledger.end(line, state.claim, states.RETRY, {"was": state.word})
+        ledger.reopen(line, state)
     return Reopened(failed, gone)
 
 

@@ -8,7 +8,6 @@ another. Each may be killed at any moment.
 
 from __future__ import annotations
 
-import random
 import signal
 import threading
 import time
@@ -16,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Any
 
 from ..artefacts.holder import Held
 from ..child import Diverged, NotRun, Orders, obtain
@@ -25,8 +24,9 @@ from ..stopping import Interrupted
 from . import states
 from .manifest import Line, Manifest, Sweep
 from .plan import configuration
-from .states import Ledger, Overtaken, State
-from .worker import BEAT, Sign, Watch
+from .seek import Claimed, Seeker
+from .states import Overtaken, State
+from .worker import Sign
 
 HELD_AGAIN = 5.0
 """Seconds until a line is tried again whose run another process holds."""
@@ -34,21 +34,6 @@ HELD_AGAIN = 5.0
 CRASHES = 5
 """Runs of different lines that crash one after the other before a worker takes its machine for the
 reason and leaves, so that it does not spend the tries of every line."""
-
-
-class Claimed(NamedTuple):
-    """A line that is ours."""
-
-    line: Line
-    number: int
-
-
-class Known(NamedTuple):
-    """The manifest as it was read, and its lines by block."""
-
-    stamp: tuple[int, int]
-    manifest: Manifest
-    blocks: dict[str, list[Line]]
 
 
 class NoRoom(RunFailure):
@@ -69,19 +54,15 @@ class Worker:
 
     def __init__(self, sweep: Sweep, say: Callable[[str], None]) -> None:
         self.sweep, self.say = sweep, say
-        self.ledger = Ledger(sweep)
         self.sign = Sign(sweep, self._look)
+        self.seeker = Seeker(sweep, self.sign.path, lambda: self._signal is not None)
+        self.ledger = self.seeker.ledger
         self.tally: Counter[str] = Counter()  # how the lines ended that were ours
-        self._watch = Watch(sweep)
         self._signal: int | None = None
         self._marked = False  # it was the sweep that was asked to stop
         self._lost: set[Claimed] = set()
-        self._mine: set[Claimed] = set()
-        self._later: dict[str, float] = {}  # digest: not before
         self._crashed: list[str] = []  # digests, since the last run that ended well
-        self._passed: set[str] = set()  # blocks in which nothing waited
-        self._known: Known | None = None
-        self._lock = threading.RLock()
+        self._lock = threading.Lock()
 
     def __enter__(self) -> Worker:
         self.sweep.require_version()
@@ -125,29 +106,15 @@ class Worker:
         if self.sweep.stop_mark.exists():
             self._marked = True
             self.stop()
-        with self._lock:
-            mine = list(self._mine)
-        for claimed in mine:
-            if self.ledger.overtaken(*claimed):
+        for claimed in self.seeker.mine():
+            if self.ledger.overtaken(claimed.line, claimed.number):
                 self._lost.add(claimed)
 
     # -- what there is to do
 
     def manifest(self) -> Manifest:
         """As it is now: lines may have been added."""
-        return self._read().manifest
-
-    def _read(self) -> Known:
-        with self._lock:
-            stamp = self.sweep.stamp()
-            if self._known is None or self._known.stamp != stamp:
-                blocks: dict[str, list[Line]] = {}
-                manifest = self.sweep.read()
-                for line in manifest.lines:
-                    blocks.setdefault(line.block, []).append(line)
-                self._known = Known(stamp, manifest, blocks)
-                self._passed.clear()
-            return self._known
+        return self.seeker.known().manifest
 
     def work(self, environment: Mapping[str, str] | None = None) -> None:
         """Make runs until none is left that this worker could make.
@@ -157,11 +124,12 @@ class Worker:
             NoRoom: this machine has no room for a run.
         """
         while self._signal is None:
-            claimed = self._next() or self._wait_for_one()
+            claimed = self._claimed(self.seeker.next)
             if claimed is None:
-                return
+                break
             self.do(claimed, environment)
-        raise self._stopped()
+        if self._signal is not None:
+            raise self._stopped()
 
     def _stopped(self) -> RunFailure:
         told = "stopped; the runs have saved their state and are put back"
@@ -172,98 +140,21 @@ class Worker:
     def one(self, line: Line, environment: Mapping[str, str] | None = None) -> State:
         """See one line to its end, whoever makes it: how it ended."""
         while self._signal is None:
-            claimed = self._take(line, self.ledger.state(line))
+            claimed = self._claimed(lambda: self.seeker.take(line))
             if claimed is not None:
                 self.do(claimed, environment)
                 continue
             state = self.ledger.state(line)
             if state.settled:
                 return state
-            self._pause()
+            self.seeker.pause()
         raise self._stopped()
 
-    def _next(self) -> Claimed | None:
-        """A line that waits, claimed; None where none does. In the manifest's order, as far as
-        other workers do not want the same one."""
-        for block, lines in self._read().blocks.items():
-            if block in self._passed:
-                continue
-            tried = 0
-            while True:
-                now = self.ledger.block(block)
-                free = [line for line in lines if self._waits(now.get(line.digest, states.NEW))
-                        and line.digest not in self._crashed and not self._is_later(line)
-                        ]  # fmt: skip
-                if not free:
-                    self._passed.add(block)
-                    break
-                running = sum(state.word == states.RUNNING for state in now.values())
-                # Many workers that reach for the first line would all but one reach in vain.
-                line = random.choice(free[: 1 + running * (tried > 0) + 4**tried - 1])
-                claimed = self._claim(line, now.get(line.digest, states.NEW))
-                if claimed is not None:
-                    return claimed
-                tried = min(tried + 1, 8)
-        return None
-
-    def _is_later(self, line: Line) -> bool:
-        return self._later.get(line.digest, 0.0) > time.monotonic()
-
-    @staticmethod
-    def _waits(state: State) -> bool:
-        return state.word == states.WAITING
-
-    def _claim(self, line: Line, state: State) -> Claimed | None:
-        claimed = Claimed(line, state.claim + 1)
-        if not self.ledger.claim(line, claimed.number, self.sign.path):
-            return None
-        with self._lock:
-            self._mine.add(claimed)
-        return claimed
-
-    def _wait_for_one(self) -> Claimed | None:
-        """A line of a worker that has died, or that another has put back, or that waits for a
-        folder to be let go; None once all lines are settled or in living hands."""
-        pause = 0.5
-        self._passed.clear()
-        while self._signal is None:
-            busy = False
-            for block, lines in self._read().blocks.items():
-                now = self.ledger.block(block)
-                for line in lines:
-                    state = now.get(line.digest, states.NEW)
-                    if state.settled or self._ours(line, state):
-                        continue
-                    claimed = self._take(line, state)
-                    if claimed is not None:
-                        return claimed
-                    waits = self._waits(state)
-                    busy = busy or waits or self._dead(line, state) is None
-            if not busy:
-                return None
-            self._pause(pause)
-            pause *= 1.5  # many may wait here, and each look is a listing of every block
-        return None
-
-    def _ours(self, line: Line, state: State) -> bool:
-        with self._lock:
-            return Claimed(line, state.claim) in self._mine
-
-    def _take(self, line: Line, state: State) -> Claimed | None:
-        """Claim a line that waits, or whose worker is dead."""
-        if self._waits(state):
-            return None if self._is_later(line) else self._claim(line, state)
-        if state.settled or self._ours(line, state) or not self._dead(line, state):
-            return None
-        return self._claim(line, state)
-
-    def _dead(self, line: Line, state: State) -> bool | None:
-        return self._watch.dead(self.ledger.file(line, state.claim))
-
-    def _pause(self, seconds: float = 1.0) -> None:
-        until = time.monotonic() + min(seconds, BEAT)
-        while self._signal is None and time.monotonic() < until:
-            time.sleep(0.1)
+    def _claimed(self, claim: Callable[[], Claimed | None]) -> Claimed | None:
+        try:
+            return claim()
+        except OSError as error:
+            raise self._no_room(refused(error, self.sweep.state)) from error
 
     # -- doing it
 
@@ -272,9 +163,8 @@ class Worker:
         line = claimed.line
         began = time.monotonic()
         try:
-            state = self.ledger.state(line)
-            if state.lost > states.LOST:
-                end, why = states.FAILED, f"{state.lost} workers died while they made it"
+            if claimed.lost > states.LOST:
+                end, why = states.FAILED, f"{claimed.lost} workers died while they made it"
             else:
                 end, why = self._made(claimed, environment)
             told: dict[str, Any] = {
@@ -288,9 +178,8 @@ class Worker:
         except OSError as error:
             raise self._no_room(f"{refused(error, self.ledger.folder(line.block))}") from error
         finally:
-            with self._lock:
-                self._mine.discard(claimed)
-                self._lost.discard(claimed)
+            self.seeker.let_go(claimed)
+            self._lost.discard(claimed)
         with self._lock:
             self.tally[end] += 1
         self.say(f"{line.name}: {end}" + (f": {why.splitlines()[0]}" if why else ""))
@@ -306,6 +195,7 @@ class Worker:
                 self._crashed.clear()
             elif end == states.CRASH and line.digest not in self._crashed:
                 self._crashed.append(line.digest)
+                self.seeker.try_last(line)
             if len(self._crashed) >= CRASHES:
                 raise Unfit(
                     f"{len(self._crashed)} different runs have crashed on {self.sign.who.host} one "
@@ -336,7 +226,7 @@ class Worker:
                 return states.BACK, _FULL + str(error)
             return states.FAILED if error.mistake else states.CRASH, str(error)
         except Held as error:
-            self._later[line.digest] = time.monotonic() + HELD_AGAIN
+            self.seeker.not_before(line, HELD_AGAIN)
             return states.BACK, first_line(error)
         except UserError as error:
             return states.FAILED, first_line(error)

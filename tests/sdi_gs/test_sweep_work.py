@@ -37,7 +37,7 @@ DEAD = 2**22 + 1  # no process has that number
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sdi_gs.sweep.work.BEAT", 0.05)
+    monkeypatch.setattr("sdi_gs.sweep.seek.BEAT", 0.05)
     monkeypatch.setattr("sdi_gs.sweep.worker.BEAT", 0.05)
     monkeypatch.setattr("sdi_gs.sweep.work.HELD_AGAIN", 0.05)
 
@@ -164,7 +164,7 @@ def test_who_was_silent_for_too_long_stops_its_run_and_writes_nothing(
     sweep = planned(tmp_path, "slow mug")
     line, ends = lines(sweep)[0], []
     with Worker(sweep, quiet) as worker:
-        claimed = worker._take(line, worker.ledger.state(line))
+        claimed = worker.seeker.take(line)
         assert claimed is not None
         other = Sign(sweep, lambda: None)
         other._write()
