@@ -16,7 +16,7 @@ from .manifest import Line, Manifest, Sweep
 from .states import NEW, Ledger, State
 from .worker import BEAT, Watch
 
-VAIN = 4
+VAIN = 12
 """Lines that another has claimed first, until a new listing is cheaper than another try."""
 
 PAUSE, LONGEST = 0.5, 10.0
@@ -55,6 +55,7 @@ class Seeker:
         self._last: set[str] = set()  # digests that are only tried when nothing else is left
         self._passed: set[str] = set()  # blocks in which nothing waited
         self._free: dict[str, list[tuple[Line, State]]] = {}  # of a block, as it was listed
+        self._from = 0  # the block that is looked at first
         self._known: Known | None = None
         self._lock = threading.RLock()
 
@@ -103,20 +104,27 @@ class Seeker:
 
     def _next(self) -> Claimed | None:
         """A line that waits. A listing is worked down as long as it lasts: a line that another has
-        claimed since cannot be claimed with the number that the listing tells."""
+        claimed since cannot be claimed with the number that the listing tells. Where many reach for
+        the same lines, each goes on in another block."""
+        pause = 0.01
         with self._lock:
-            for block, lines in self.known().blocks.items():
-                pause = 0.01
-                while block not in self._passed and not self._asked():
-                    if block not in self._free:
-                        self._free[block] = self._waiting(block, lines)
-                    claimed = self._work_down(self._free[block])
-                    if claimed is not None:
-                        return claimed
-                    del self._free[block]
-                    if block not in self._passed:
-                        time.sleep(pause * random.random())  # a network folder may list what was
-                        pause = min(1.0, 2 * pause)
+            blocks = self.known().blocks
+            names = list(blocks)
+            while not self._asked():
+                order = (*names[self._from :], *names[: self._from])
+                block = next((name for name in order if name not in self._passed), None)
+                if block is None:
+                    break
+                if block not in self._free:
+                    self._free[block] = self._waiting(block, blocks[block])
+                claimed, vain = self._work_down(self._free[block])
+                if claimed is not None:
+                    return claimed
+                del self._free[block]
+                if vain:
+                    self._from = random.randrange(len(names))
+                    time.sleep(pause * random.random())  # a network folder may list what was
+                    pause = min(1.0, 2 * pause)
         return None
 
     def _waiting(self, block: str, lines: Sequence[Line]) -> list[tuple[Line, State]]:
@@ -135,8 +143,9 @@ class Seeker:
     def _is_later(self, line: Line) -> bool:
         return self._later.get(line.digest, 0.0) > time.monotonic()
 
-    def _work_down(self, free: list[tuple[Line, State]]) -> Claimed | None:
-        """The first of the lines that can be claimed; None where too many cannot."""
+    def _work_down(self, free: list[tuple[Line, State]]) -> tuple[Claimed | None, int]:
+        """The first of the lines that can be claimed, None where too many cannot; and how many
+        could not."""
         vain = 0
         while free and vain < VAIN:
             line, state = free.pop()
@@ -144,11 +153,11 @@ class Seeker:
                 continue
             claimed = self._claim(line, state)
             if claimed is not None:
-                return claimed
+                return claimed, vain
             vain += 1
             if vain == 1:  # others are here, and who all reach for the first line reach in vain
                 random.shuffle(free)
-        return None
+        return None, vain
 
     def _claim(self, line: Line, state: State) -> Claimed | None:
         lost = state.lost + (state.word == states.RUNNING)

@@ -24,6 +24,7 @@ import json
 import os
 import threading
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -76,26 +77,32 @@ def listed(folder: Path) -> list[str]:
 def states(names: Iterable[str], tries: int) -> dict[str, State]:
     """The state of each line by its digest, from the names in the folder of its block. Names that
     are none of ours are passed over."""
-    found: dict[str, dict[int, list[str]]] = {}
+    found: dict[str, list[str]] = {}
     for name in names:
         digest, _, rest = name.partition(".")
+        found.setdefault(digest, []).append(rest)
+    every = ((digest, _state(tuple(sorted(rests)), tries)) for digest, rests in found.items())
+    return {digest: state for digest, state in every if state is not None}
+
+
+@lru_cache(4096)  # most of a hundred thousand lines have one of a few histories
+def _state(history: tuple[str, ...], tries: int) -> State | None:
+    """Of a line with files of these names behind its digest; None where none is ours."""
+    claims: dict[int, list[str]] = {}
+    for rest in history:
         number, _, end = rest.partition(".")
-        if not number.isdecimal() or (end and end not in ENDS):
-            continue
-        found.setdefault(digest, {}).setdefault(int(number), []).append(end)
-    return {digest: _state(claims, tries) for digest, claims in found.items()}
-
-
-def _state(claims: dict[int, list[str]], tries: int) -> State:
+        if number.isdecimal() and (not end or end in ENDS):
+            claims.setdefault(int(number), []).append(end)
+    if not claims:
+        return None
     last = max(claims)
     crashes = lost = 0
-    for number in sorted(claims):
-        ends = claims[number]
+    for claim, ends in sorted(claims.items()):
         if RETRY in ends:
             crashes = lost = 0
         elif CRASH in ends:
             crashes += 1
-        elif number < last and ends == [""]:
+        elif claim < last and ends == [""]:
             lost += 1
     return State(_word(claims[last], crashes, tries), last, crashes, lost)
 
