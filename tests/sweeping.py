@@ -48,6 +48,7 @@ class Stage:
     def __init__(self) -> None:
         self.begun: Counter[str] = Counter()
         self.finished: Counter[str] = Counter()
+        self.order: list[str] = []  # as they were begun
         self.hold = threading.Event()  # those that say "slow" wait for it, or for a stop
         self.mended = False  # those that crash or find no room do so no more
         self._lock = threading.Lock()
@@ -56,6 +57,7 @@ class Stage:
         name = run.path.name
         with self._lock:
             self.begun[name] += 1
+            self.order.append(name)
         run.path.mkdir(parents=True, exist_ok=True)
         if verb[0] == "generate":
             run.config_file.write_bytes(Path(verb[2]).read_bytes())

@@ -134,6 +134,8 @@ class Seeker:
         free = [(line, state) for line, state in found if self._is_for_now(line, state)]
         if not free:
             self._passed.add(block)
+            if all(state.settled for _, state in found):
+                self.ledger.settle(block, lines)
         return free
 
     def _is_for_now(self, line: Line, state: State) -> bool:
@@ -195,8 +197,11 @@ class Seeker:
                 self._passed = self.ledger.settled(blocks)
                 self._free.clear()
                 open_ = [block for block in blocks if block not in self._passed]
+            random.shuffle(open_)  # many look at the same time, and share what they find
             busy = False
             for block in open_:
+                if self.ledger.is_settled(block, blocks[block]):
+                    continue
                 claimed, waits = self._look_over(block, blocks[block])
                 if claimed is not None:
                     return claimed

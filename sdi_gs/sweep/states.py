@@ -193,6 +193,10 @@ class Ledger:
         names = set(listed(self.sweep.state))
         return {block for block, lines in blocks.items() if _mark(block, len(lines)) in names}
 
+    def is_settled(self, block: str, lines: Sequence[Line]) -> bool:
+        """The same of one block."""
+        return (self.sweep.state / _mark(block, len(lines))).exists()
+
     def settle(self, block: str, lines: Sequence[Line]) -> None:
         """Note that all lines of a block are settled, unless somebody has just reopened one."""
         path = self.sweep.state / _mark(block, len(lines))

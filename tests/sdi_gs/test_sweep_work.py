@@ -19,7 +19,7 @@ from sdi_gs.artefacts import holder
 from sdi_gs.artefacts.holder import held
 from sdi_gs.errors import RunFailure, UserError
 from sdi_gs.stopping import Interrupted, stopping
-from sdi_gs.sweep import manifest, pool, status, work
+from sdi_gs.sweep import manifest, plan, pool, status, work
 from sdi_gs.sweep.engines import Options, local
 from sdi_gs.sweep.manifest import Line, Sweep
 from sdi_gs.sweep.states import Ledger
@@ -263,6 +263,50 @@ def test_a_machine_on_which_everything_crashes_does_not_spend_the_tries_of_every
     assert set(words(sweep).values()) == {"waiting"}
 
 
+def test_what_crashed_here_is_tried_again_when_nothing_else_is_left(
+    stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another worker may do better meanwhile; in blocks of one line, so that each is listed."""
+    monkeypatch.setattr(plan, "BLOCK", 1)
+    sweep = planned(tmp_path, "crash mug", MUG, "a blue car")
+    serve(sweep)
+    assert [name.split("-")[0] for name in stage.order] == ["crash", "a", "a", "crash", "crash"]
+
+
+def test_a_block_that_is_settled_is_not_listed_again(
+    stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until somebody reopens one of its lines, or adds one."""
+    sweep = planned(tmp_path, seeds=2)
+    serve(sweep)
+    asked: list[str] = []
+    real = Ledger.block
+
+    def block(self: Ledger, name: str) -> Any:
+        asked.append(name)
+        return real(self, name)
+
+    monkeypatch.setattr(Ledger, "block", block)
+    serve(sweep)
+    assert asked == []
+    planned(tmp_path, seeds=3)
+    serve(sweep)
+    assert asked
+    assert len(stage.begun) == 3
+
+
+def test_a_note_about_a_block_does_not_hide_a_line_that_was_just_reopened(
+    stage: Stage, tmp_path: Path
+) -> None:
+    """By one who had looked before."""
+    sweep = planned(tmp_path, "mistake mug")
+    serve(sweep)
+    status.retry(sweep)
+    ledger, some = Ledger(sweep), lines(sweep)
+    ledger.settle("000", some)
+    assert not ledger.is_settled("000", some)
+
+
 def test_a_state_that_cannot_be_written_loses_nothing(
     stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -355,6 +399,7 @@ def test_a_run_that_somebody_else_holds_is_waited_for(
     stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sdi_gs.child.PATIENCE", 0.05)
+    monkeypatch.setattr("sdi_gs.sweep.work.HELD_AGAIN", 0.5)
     monkeypatch.setattr(holder, "_LOOK", 0.02)
     sweep = planned(tmp_path, seeds=2)
     folder = sweep.run(lines(sweep)[0])
@@ -363,7 +408,9 @@ def test_a_run_that_somebody_else_holds_is_waited_for(
     with held(folder, "generate"):
         thread.start()
         until(lambda: words(sweep)[f"{MUG} 1"] == "done")
+        time.sleep(1.0)
     thread.join(10)
+    assert Ledger(sweep).state(lines(sweep)[0]).claim < 6  # and not asked for all the time
     assert set(words(sweep).values()) == {"done"}
     assert set(stage.begun.values()) == {1}
 
