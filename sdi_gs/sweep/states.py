@@ -140,8 +140,13 @@ class Ledger:
         return states(listed(self.folder(block)), self.sweep.tries)
 
     def state(self, line: Line) -> State:
-        """Of one line."""
-        return self.block(line.block).get(line.digest, NEW)
+        """Of one line, asked for by name: a few lookups instead of the listing of its block."""
+        names, number = [], 1
+        while self.file(line, number).exists():
+            ends = [end for end in ENDS if self.file(line, number, end).exists()]
+            names += [f"{line.digest}.{number}", *(f"{line.digest}.{number}.{e}" for e in ends)]
+            number += 1
+        return states(names, self.sweep.tries).get(line.digest, NEW)
 
     def claim(self, line: Line, number: int, sign: Path) -> bool:
         """Claim ``line`` with that number, one more than its highest; ``sign`` is the worker's sign

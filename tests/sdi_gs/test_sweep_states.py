@@ -62,6 +62,17 @@ def test_the_highest_claim_says_what_a_line_is(
     assert (state.word, state.crashes, state.lost) == (word, crashes, lost)
 
 
+@pytest.mark.parametrize(
+    "names", ["", "1", "1 1.done", "1 1.crash 2", "1 1.failed 1.retry", "1 2 2.back 3 3.diverged"]
+)
+def test_one_line_is_what_the_listing_of_its_block_says(sweep: Sweep, names: str) -> None:
+    ledger = Ledger(sweep)
+    ledger.folder("000").mkdir(parents=True)
+    for name in names.split():
+        (ledger.folder("000") / f"{KEY}.{name}").touch()
+    assert ledger.state(LINE) == ledger.block("000").get(KEY, states.NEW)
+
+
 def _race(sweep: Sweep, at: float, won: Any, links: bool, number: int) -> None:
     if not links:
         os.link = _no_links
