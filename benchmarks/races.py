@@ -18,6 +18,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import children
 import crashes
@@ -29,14 +30,14 @@ REFUSED = ("is held by process", "it is a run: continue it")
 
 def here() -> None:
     """A hook: the runs of a study are made in the process of the study."""
+    from sdi_gs import child
     from sdi_gs.cli.main import main
-    from sdi_gs.experiments import study
 
-    def call(name: str, verb: list[str], run: object, out: Path) -> None:
+    def call(run: Any, verb: list[str], orders: child.Orders) -> None:
         if main(verb) != 0:
-            raise study.NotRun(name)
+            raise child.NotRun(run.path.name)
 
-    study._call = call
+    child.call = call
 
 
 def after(instant: float) -> Callable[[], None]:

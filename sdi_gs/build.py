@@ -36,6 +36,7 @@ from .team import ALONE, Team, share
 from .trainer import Training
 
 if TYPE_CHECKING:
+    from .diffusion.source import How
     from representations.cloud import SplatCloud
 
 MINI = "mini"
@@ -111,6 +112,41 @@ def check_prompt(config: Config) -> str | None:
     return f"note: mini was never taught: {', '.join(unknown)}" if unknown else None
 
 
+def check_model(chosen: ModelConfig) -> str | None:
+    """Refuse a model that is not there, without loading it; a note about one that must be fetched
+    first."""
+    if chosen.source in PRIORS.table:
+        return None
+    from .diffusion.load import look
+
+    with below("model"):
+        source = _mini_folder() if chosen.source == MINI else chosen.source
+        return look(source, _how(chosen, torch.device("cpu")))
+
+
+def _how(chosen: ModelConfig, target: torch.device) -> How:
+    from .diffusion.source import How
+
+    dtype: str = chosen.dtype
+    if dtype == "auto":
+        dtype = "float16" if target.type == "cuda" else "float32"
+    return How(
+        dtype=dtype, device=target, engine=chosen.engine, variant=chosen.variant,
+        layout=chosen.layout, lora=chosen.lora, lora_scale=chosen.lora_scale,
+    )  # fmt: skip
+
+
+def _mini_folder() -> Path:
+    from .mini import MINI_DIR
+
+    if not (MINI_DIR / "model_index.json").is_file():
+        raise UserError(
+            f"the weights of 'mini' are missing from {MINI_DIR}: this installation is incomplete; "
+            "reinstall it, or name a folder with model.source=FOLDER"
+        )
+    return MINI_DIR
+
+
 def denoiser(chosen: ModelConfig, target: torch.device) -> Denoiser:
     """The frozen diffusion model."""
     registered = PRIORS.table.get(chosen.source)
@@ -120,28 +156,11 @@ def denoiser(chosen: ModelConfig, target: torch.device) -> Denoiser:
             require_signal(made.alpha_bar)
             return made
     from .diffusion.load import load_prior
-    from .diffusion.source import How
     from .diffusion.tuning import Tuning, tune
 
-    source: str | Path = chosen.source
-    if source == MINI:
-        from .mini import MINI_DIR
-
-        if not (MINI_DIR / "model_index.json").is_file():
-            raise UserError(
-                f"the weights of 'mini' are missing from {MINI_DIR}: this installation is "
-                "incomplete; reinstall it, or name a folder with model.source=FOLDER"
-            )
-        source = MINI_DIR
-    dtype: str = chosen.dtype
-    if dtype == "auto":
-        dtype = "float16" if target.type == "cuda" else "float32"
+    source = _mini_folder() if chosen.source == MINI else chosen.source
     with below("model"):
-        how = How(
-            dtype=dtype, device=target, engine=chosen.engine, variant=chosen.variant,
-            layout=chosen.layout, lora=chosen.lora, lora_scale=chosen.lora_scale,
-        )  # fmt: skip
-        model = load_prior(source, how)
+        model = load_prior(source, _how(chosen, target))
         return tune(model, Tuning(chosen.compile, chosen.rows, chosen.vae_memory))
 
 

@@ -21,6 +21,10 @@ DISK = frozenset(
 DIVERGED = 3
 """Exit code of a run whose numbers stopped being numbers."""
 
+NO_ROOM = 4
+"""Exit code of a run that a study or sweep has started and that this machine refused, its disk or
+its card, where another machine might not. Whoever types the same command is told 2."""
+
 
 class UserError(Exception):
     """Something only the user can change: an input, a setting, a full disk. Exit code 2.

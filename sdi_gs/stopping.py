@@ -132,7 +132,9 @@ def stopping() -> Iterator[Stopping]:
     """Hear the signals of :data:`SIGNALS` within; a block inside another shares its state.
 
     A signal that the surrounding program handles itself is left to it, as is a SIGHUP that
-    ``nohup`` has turned off. Outside the main thread, where Python hears none, nothing changes.
+    ``nohup`` has turned off. SIGINT is heard where it was turned off too, and so is SIGTERM by a
+    run that another program of ours has started: SLURM's launchers turn it off for themselves, and
+    a child inherits that. Outside the main thread, where Python hears none, nothing changes.
     """
     global _outermost
     if _outermost is not None or threading.current_thread() is not threading.main_thread():
@@ -140,10 +142,11 @@ def stopping() -> Iterator[Stopping]:
         return
     stop = Stopping()
     before = {}
+    heard = [signal.SIGINT, signal.SIGTERM] if PARENT in os.environ else [signal.SIGINT]
     for number in SIGNALS:
         handler = signal.getsignal(number)
         ours = handler in (signal.SIG_DFL, signal.default_int_handler)
-        if ours or (number == signal.SIGINT and handler == signal.SIG_IGN):
+        if ours or (number in heard and handler == signal.SIG_IGN):
             before[number] = signal.signal(number, stop.hear)
     _outermost = stop
     parent = _follow_parent()

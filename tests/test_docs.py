@@ -81,9 +81,8 @@ def test_every_command_of_extend_works(
     """In order, since later ones use what earlier ones made. All in this process, which compiles
     its kernels once: the programs that a comparison starts have tests of their own."""
     from sdi_gs.cli.main import main
-    from sdi_gs.experiments import study
 
-    monkeypatch.setattr(study, "_call", lambda name, verb, run, out: main(verb))
+    monkeypatch.setattr("sdi_gs.child.call", lambda run, verb, orders: main(verb))
     monkeypatch.chdir(desk)
     typed = list(commands(EXTEND))
     assert len(typed) > 9

@@ -3,7 +3,8 @@
 
 The holder's name lies in the folder: machine, process, when that process was started, and the time
 of its last heartbeat. On the same machine a dead holder is known by its process, elsewhere by a
-heartbeat that has stopped. Whoever only reads asks nobody.
+heartbeat that has stopped: where its time says so, it is watched for as long as it takes to see
+none, since the clocks of two machines may differ. Whoever only reads asks nobody.
 """
 
 from __future__ import annotations
@@ -28,8 +29,13 @@ from ..errors import RunFailure, UserError
 FILE = ".holder.json"
 BEAT = 10.0  # seconds between two heartbeats
 SILENCE = 90.0  # seconds without one, after which a holder on another machine is dead
+WATCHED = 2.5 * BEAT  # seconds that a holder which seems dead is watched before it is
 _UNNAMED = 2.0  # seconds that a file may stay without the name that belongs into it
 _LOOK = 0.2  # seconds between two looks at a folder that another process holds
+
+
+class Held(UserError):
+    """A living process holds the folder."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +90,7 @@ def held(folder: Path, verb: str, patience: float = 0.0) -> Iterator[Hold]:
     """Hold the existing ``folder``; sweep what dead processes left in it half-written.
 
     Raises:
-        UserError: a living process holds it, and went on so for ``patience`` seconds.
+        Held: a living process holds it, and went on so for ``patience`` seconds.
         OSError: the folder cannot be written, or is gone.
     """
     me = Holder(
@@ -94,7 +100,7 @@ def held(folder: Path, verb: str, patience: float = 0.0) -> Iterator[Hold]:
     until = time.monotonic() + patience
     while (other := _take(folder, me)) is not None:
         if time.monotonic() >= until:
-            raise UserError(refusal(folder, other))
+            raise Held(refusal(folder, other))
         time.sleep(_LOOK)
     hold = Hold(folder, me)
     try:
@@ -192,7 +198,25 @@ def _unnamed(name: Path) -> Holder | None:
 def _lives(folder: Path, holder: Holder) -> bool:
     if holder.machine == machine():
         return alive(holder.pid, holder.started)
-    return _silence(folder) < SILENCE
+    return 0.0 <= _silence(folder) < SILENCE or _beats(folder)
+
+
+def _beats(folder: Path) -> bool:
+    """Whether the time of the heartbeat changes while we look, whatever it says: some file systems
+    take it from the clock of the machine that writes."""
+    before, until = _last_beat(folder), time.monotonic() + WATCHED
+    while time.monotonic() < until:
+        time.sleep(min(_LOOK, WATCHED))
+        if _last_beat(folder) != before:
+            return True
+    return False
+
+
+def _last_beat(folder: Path) -> int | None:
+    try:
+        return (folder / FILE).stat().st_mtime_ns
+    except OSError:
+        return None
 
 
 def _silence(folder: Path) -> float:

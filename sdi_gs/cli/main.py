@@ -6,16 +6,15 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..errors import DISK, RunFailure, UserError, command, first_line, leading, refused
+from ..errors import RunFailure, UserError, command, leading
 from ..stopping import stopping
-from . import evaluate, studies, watch
+from . import evaluate, studies, sweep, watch
 from .arguments import (
     ASSIGNMENT,
     DEFAULT_PRESET,
@@ -26,6 +25,7 @@ from .arguments import (
     init_settings,
     split_words,
 )
+from .codes import STOPPED, for_parent, unexpected
 
 if TYPE_CHECKING:
     from ..artefacts.run_folder import RunFolder
@@ -44,8 +44,7 @@ app.add_typer(config_app, name="config")
 studies.register(app)
 watch.register(app)
 evaluate.register(app)
-
-STOPPED = "stopped; whatever was finished is kept"
+sweep.register(app)
 
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="folder that 'generate' made")]
 
@@ -317,11 +316,12 @@ def main(arguments: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (UserError, RunFailure) as error:
-        code, message = error.exit_code, str(error)
+        code, message = for_parent(error, error.exit_code), str(error)
         if debug:
             raise
     except Exception as error:
-        code, message = _unexpected(error)
+        code, message = unexpected(error)
+        code = for_parent(error, code)
         if debug and code == 1:
             raise
     if leading():
@@ -342,39 +342,6 @@ def as_flags(message: str, arguments: list[str]) -> str:
             name = re.escape(parameter.name)
             message = re.sub(rf"(?<![\w.'\"-]){name}=(?=[^\s;,])", f"{flags[0]} ", message)
     return message
-
-
-def _unexpected(error: Exception) -> tuple[int, str]:
-    """A mistyped command line, a disk that refuses, or a mistake of ours."""
-    usage = getattr(error, "format_message", None)
-    if callable(usage):
-        return 2, f"{usage()} (see sdi-gs --help)"
-    kind = type(error).__name__
-    if kind == "Abort":  # typer's word for Ctrl-C where nobody hears signals
-        return 128 + signal.SIGINT, STOPPED
-    if isinstance(error, OSError) and error.errno in DISK:
-        return 2, f"{refused(error, 'a file')}; after making room, the same command works"
-    failed = _of_card(error)
-    if failed is not None:
-        return failed
-    said = first_line(error, "no message")
-    return 1, f"internal error: {kind}: {said} (the traceback is shown with --debug)"
-
-
-def _of_card(error: Exception) -> tuple[int, str] | None:
-    """A card that is too small or has failed, outside of a run."""
-    if "torch" not in sys.modules:  # not asked for, and slow to import
-        return None
-    from representations.ops import card
-
-    if card.out_of_memory(error):
-        return 2, (
-            f"out of memory on the device: {first_line(error)}; close what else uses it, or hide "
-            "the card and wait longer: put CUDA_VISIBLE_DEVICES= before the command"
-        )
-    if card.lost(error):
-        return 1, f"the card failed: {first_line(error)}; see that nvidia-smi still lists it"
-    return None
 
 
 if __name__ == "__main__":

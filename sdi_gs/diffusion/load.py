@@ -8,10 +8,11 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+from . import parts
 from .folder import ModelError, read_json
 from .latents import Prior
 from .pixel import PixelDiffusion
-from .source import INDEX, How, Opened, opened
+from .source import INDEX, How, Opened, cached, is_hub_id, opened
 from .stable import StableDiffusion
 from .stable_3 import StableDiffusion3
 from .stable_xl import StableDiffusionXL
@@ -46,6 +47,28 @@ def load_prior(source: str | Path, how: How) -> Prior:
             or do not load.
     """
     found = opened(source, how)
+    family = _family(found)
+    _require_scores(found)
+    return family(found)
+
+
+_PARTS = ("unet", "transformer", "vae", "text_encoder")
+
+
+def look(source: str | Path, how: How) -> str | None:
+    """Whether a model is there, without loading or fetching anything: None where it is, else a
+    sentence. ModelError where it cannot be."""
+    if is_hub_id(str(source)) and cached(str(source)) is None:
+        return f"model {source!r} is not in the local cache: a machine's first run fetches it"
+    found = opened(source, how)
+    _family(found)
+    if found.weights is None:
+        named = [part for part in _PARTS if any(found.index.get(part) or ())]
+        parts.check(found.folder, named)
+    return None
+
+
+def _family(found: Opened) -> Callable[[Opened], Prior]:
     name = str(found.index.get("_class_name"))
     if name in DISTILLED:
         raise ModelError(f"{found.folder} holds a {name}: {DISTILLED[name]}; {INSTEAD}")
@@ -54,8 +77,7 @@ def load_prior(source: str | Path, how: How) -> Prior:
             f"{found.folder / INDEX} names the class {name!r}, which is not known here: known are "
             f"{', '.join(FAMILIES)}. Your own code can make a prior of it: see docs/extend.md"
         )
-    _require_scores(found)
-    return FAMILIES[name](found)
+    return FAMILIES[name]
 
 
 def _require_scores(found: Opened) -> None:

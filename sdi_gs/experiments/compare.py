@@ -20,19 +20,14 @@ from .. import build
 from ..artefacts import media, run_folder
 from ..artefacts.records import StepLine, write_json
 from ..artefacts.run_folder import RunFolder, median_seconds
-from ..config import REPRESENTATIONS, Config, guidances, load, set_plugins
+from ..child import Diverged, NotRun
+from ..config import Config, guidances, set_plugins
 from ..errors import UserError, first_line, nearest
 from ..evaluation.protocol import MINI_JUDGE, Judge, Judged, default_clip, mostly_empty
 from ..evaluation.truth import truth_of
+from ..families import configure, require_family
 from ..look import Reopened, reopen
 from . import study
-
-PRESETS = {
-    "mini": {"gaussians": "mini", "instant_ngp": "mini_nerf"},
-    "sdi": {"gaussians": "sdi_gaussians", "instant_ngp": "sdi_nerf"},
-}
-"""Which preset holds a representation, by family; any other preset or file goes by its name."""
-
 
 VIEWS = 8
 """Sides that a finished shape is looked at from."""
@@ -52,8 +47,7 @@ class Plan:
     clip: str | None = None  # folder or id of a CLIP that judges; None: mini's own, for mini
 
     def __post_init__(self) -> None:
-        if self.family not in PRESETS:
-            raise UserError(f"family={self.family}: {nearest(self.family, PRESETS)}")
+        require_family(self.family)
         set_plugins({}, self.settings)
         for name in self.guidances:
             if name not in guidances():
@@ -111,17 +105,10 @@ def cells(plan: Plan) -> Iterator[Cell]:
 
 def configuration(plan: Plan, cell: Cell) -> Config:
     """The settings of one run. UserError for anything that no run could use."""
-    presets, word = PRESETS[plan.family], cell.representation
-    settings = list(plan.settings)
-    preset = presets.get(word, word)
-    if word in REPRESENTATIONS.table and word not in presets:
-        # Another's representation, in the family's surroundings.
-        preset = next(iter(presets.values()))
-        settings.insert(0, f"representation.kind={word}")
     upper: dict[str, Any] = {"prompt": plan.prompt, "seed": cell.seed}
     if plan.steps is not None:
         upper["steps"] = plan.steps
-    return load(preset, settings, cell.guidance, upper)
+    return configure(plan.family, cell.representation, cell.guidance, plan.settings, upper)
 
 
 class Missing(NamedTuple):
@@ -182,8 +169,8 @@ def outcome(
     """What the run of that name below ``out`` measured, made if need be, or why it did not."""
     try:
         return measure(study.obtain(name, config, out, say), cell, out, judge)
-    except (study.NotRun, study.Diverged) as error:
-        without = study.Without(str(error), isinstance(error, study.Diverged))
+    except (NotRun, Diverged) as error:
+        without = study.Without(str(error), isinstance(error, Diverged))
         say(f"  {without}")
         return without
 

@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -61,7 +62,10 @@ def test_a_dead_holder_of_this_machine_is_known_by_its_process(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_holder_of_another_machine_is_known_by_its_heartbeat(tmp_path: Path) -> None:
+def test_a_holder_of_another_machine_is_known_by_its_heartbeat(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(holder, "WATCHED", 0.1)
     with held(tmp_path, "generate"):
         left = name_in(tmp_path)
     path = tmp_path / FILE
@@ -70,6 +74,37 @@ def test_a_holder_of_another_machine_is_known_by_its_heartbeat(tmp_path: Path) -
         pass
     silent = time.time() - holder.SILENCE - 1.0
     os.utime(path, (silent, silent))
+    with held(tmp_path, "resume"):
+        assert name_in(tmp_path)["verb"] == "resume"
+
+
+@pytest.mark.parametrize("hours", [-1, 1])
+def test_a_clock_that_is_an_hour_off_neither_kills_a_holder_nor_keeps_a_dead_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hours: int
+) -> None:
+    """Of a machine whose own clock the file system takes over."""
+    monkeypatch.setattr(holder, "WATCHED", 0.5)
+    monkeypatch.setattr(holder, "_LOOK", 0.02)
+    with held(tmp_path, "generate"):
+        left = name_in(tmp_path)
+    path = tmp_path / FILE
+    path.write_text(json.dumps({**left, "machine": "elsewhere", "host": "node7", "pid": DEAD}))
+    over = threading.Event()
+
+    def beats() -> None:
+        count = 0
+        while not over.wait(0.05):
+            count += 1
+            there = time.time() + 3600 * hours + count
+            os.utime(path, (there, there))
+
+    beating = threading.Thread(target=beats)
+    beating.start()
+    time.sleep(0.1)
+    with pytest.raises(holder.Held, match="node7"), held(tmp_path, "resume"):
+        pass
+    over.set()
+    beating.join()
     with held(tmp_path, "resume"):
         assert name_in(tmp_path)["verb"] == "resume"
 

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from representations.files import started
+from sdi_gs import child
 from sdi_gs.artefacts import checkpoint, holder
 from sdi_gs.artefacts.run_folder import RunFolder
 from sdi_gs.config import Config, load
@@ -35,10 +36,10 @@ def config(fast: Path) -> Config:
 def here(sdi_gs: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs are made in this process instead of one of their own, which takes seconds to start."""
 
-    def call(name: str, verb: list[str], run: RunFolder, out: Path) -> None:
+    def call(run: RunFolder, verb: list[str], orders: child.Orders) -> None:
         assert sdi_gs(*verb).code == 0
 
-    monkeypatch.setattr(study, "_call", call)
+    monkeypatch.setattr(child, "call", call)
 
 
 def folder(out: Path) -> None:
@@ -146,10 +147,10 @@ def test_a_run_that_cannot_begin_or_loses_its_numbers_says_so(
     out = tmp_path / "s"
     folder(out)
     gone = config.model.model_copy(update={"source": str(tmp_path / "nowhere")})
-    with pytest.raises(study.NotRun, match=r"nowhere"):
+    with pytest.raises(child.NotRun, match=r"nowhere"):
         study.obtain("one", config.model_copy(update={"model": gone}), out, quiet)
     wild = load(str(fast), ["prompt=a mug", "terms.opacity={start: 0, end: 1e60, over: 3}"])
-    with pytest.raises(study.Diverged, match="is inf"):
+    with pytest.raises(child.Diverged, match="is inf"):
         study.obtain("two", wild, out, quiet)
     assert (out / "runs" / "two.log").stat().st_size > 0
 
@@ -171,7 +172,7 @@ def test_a_run_that_somebody_stopped_has_not_failed(
     config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Stopped:
-        def wait(self) -> int:
+        def wait(self, seconds: float | None = None) -> int:
             return 130
 
     monkeypatch.setattr("subprocess.Popen", lambda *_, **__: Stopped())

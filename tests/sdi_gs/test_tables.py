@@ -19,12 +19,13 @@ import torch
 from PIL import Image
 
 from representations.interface import Cameras
+from sdi_gs import child
 from sdi_gs.artefacts.run_folder import RunFolder
 from sdi_gs.cli.main import main
 from sdi_gs.config import Config, dump, load
 from sdi_gs.errors import RunFailure, UserError
 from sdi_gs.evaluation.protocol import Judged
-from sdi_gs.experiments import compare, sheet, study
+from sdi_gs.experiments import compare, sheet
 from sdi_gs.experiments.chains import CHAINS, Variant, chain, methods
 from sdi_gs.experiments.compare import Plan, Row, cells, configuration
 from sdi_gs.experiments.study import Without
@@ -179,9 +180,9 @@ def test_a_table_counts_what_ended_and_says_what_did_not(
 
     def obtained(name: str, config: Config, out: Path, say: Callable[[str], None]) -> RunFolder:
         if config.seed == 0:
-            raise study.NotRun("killed by SIGKILL")
+            raise child.NotRun("killed by SIGKILL")
         if config.seed == 1:
-            raise study.Diverged("step 1: the loss is inf")
+            raise child.Diverged("step 1: the loss is inf")
         return RunFolder(out)
 
     monkeypatch.setattr("sdi_gs.experiments.study.obtain", obtained)
@@ -222,28 +223,28 @@ def test_a_killed_child_makes_the_verb_fail_and_the_same_command_mends_it(
 ) -> None:  # fmt: skip
     """A child that kills itself, as the system does when memory runs out; then one that lives."""
     out = tmp_path / "t"
-    real = study._call
+    real = child.call
 
-    def killed(name: str, words: list[str], run: RunFolder, out: Path) -> None:
+    def killed(run: RunFolder, words: list[str], orders: child.Orders) -> None:
         start = subprocess.Popen
         with monkeypatch.context() as patch:
             patch.setattr(
                 "subprocess.Popen",
                 lambda argv, **more: start(["sh", "-c", "kill -9 $$"], **more),
             )
-            real(name, words, run, out)
+            real(run, words, orders)
 
-    def here(name: str, words: list[str], run: RunFolder, out: Path) -> None:
+    def here(run: RunFolder, words: list[str], orders: child.Orders) -> None:
         assert main(words) == 0
 
-    monkeypatch.setattr(study, "_call", killed)
+    monkeypatch.setattr(child, "call", killed)
     said = sdi_gs(*verb, fast, "--out", out)
     assert said.code == 1, said.err
     assert "killed by SIGKILL, as the system does when memory runs out" in said.err
     assert "The same command with --out" in said.err
     html = next(out.glob("*.html")).read_text()
     assert "not run" in html
-    monkeypatch.setattr(study, "_call", here)
+    monkeypatch.setattr(child, "call", here)
     again = sdi_gs(*verb, fast, "--out", out)
     assert again.code == 0, again.err
     assert "not run" not in again.out
@@ -253,7 +254,7 @@ def test_a_sentence_that_mini_does_not_know_is_told_before_the_first_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def stopped(name: str, config: Config, out: Path, say: Callable[[str], None]) -> RunFolder:
-        raise study.NotRun("enough")
+        raise child.NotRun("enough")
 
     monkeypatch.setattr("sdi_gs.experiments.study.obtain", stopped)
     plan = Plan("", representations=("gaussians",))
