@@ -36,8 +36,9 @@ from .team import ALONE, Team, share
 from .trainer import Training
 
 if TYPE_CHECKING:
-    from .diffusion.source import How
     from representations.cloud import SplatCloud
+
+    from .diffusion.source import How
 
 MINI = "mini"
 
