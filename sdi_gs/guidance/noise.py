@@ -23,6 +23,9 @@ from .draws import Rng, integer_once, normal, of_group, uniform
 from .inversion import at_roots, ddim_invert, even_times, root_plan
 from .times import Times
 
+START = Progress(0, 1)
+"""The first step of a run."""
+
 
 class Predict(Protocol):
     """The denoiser as a noise strategy may ask it; see :class:`~.predict.GuidedPredictor`."""
@@ -137,7 +140,8 @@ class DDIMInversion:
     cfg_scale: float = -7.5  # guidance while inverting; the paper uses minus the forward scale
     steps_per_unit: float = 10.0  # int(steps_per_unit * t) Euler steps for t in [0, 1]
     steps: int | None = None  # a fixed number of steps instead
-    rho: float | None = None  # steps even in sigma^(1/rho); None: even in time
+    # Steps even in sigma^(1/rho), a number or a ramp over the run; None: even in time.
+    rho: Ramp | None = None
     order: Literal[1, 2] = 1  # 1: Euler; 2: Adams-Bashforth in sigma^(1/rho)
     tau_max: float = 1.0 / 30.0  # tau ~ U(0, tau_max), in units of the whole schedule
     # kappa += entropy * sqrt(1 - alpha_bar(t)) * N(0, I); a number, or a ramp over the run
@@ -147,8 +151,10 @@ class DDIMInversion:
         require(self.steps is None or self.steps >= 1, "noise.steps", self.steps, "1 or more", 10)
         per_unit = self.steps_per_unit
         require(per_unit > 0, "noise.steps_per_unit", per_unit, "a positive number", 10)
-        least = 1.0 if self.rho is None else self.rho
-        require(1.0 <= least <= 100.0, "noise.rho", self.rho, "1 to 100", 3)
+        if self.rho is not None:
+            object.__setattr__(self, "rho", ramp(self.rho))
+            for end in (self.rho.start, self.rho.end):
+                require(1.0 <= end <= 100.0, "noise.rho", end, "1 to 100", 3)
         known = self.order == 1 or self.rho is not None
         require(known, "noise.order", self.order, "1, or 2 together with noise.rho=3", 1)
         require(0.0 <= self.tau_max < 1.0, "noise.tau_max", self.tau_max, "0 to below 1", 0.03)
@@ -156,12 +162,18 @@ class DDIMInversion:
         least = min(self.entropy.start, self.entropy.end)
         require(least >= 0.0, "noise.entropy", least, "0 or more", 0.3)
 
-    def times(self, t: Tensor, last: Tensor, alpha_bar: Tensor) -> Tensor:
+    def times(
+        self, t: Tensor, last: Tensor, alpha_bar: Tensor, progress: Progress = START
+    ) -> Tensor:
         """Times [B, N + 1] from 0 to ``last`` [B] of a schedule ``alpha_bar`` [T]; see
         :func:`~.inversion.even_times` and :func:`~.inversion.root_times`. The last index of the
         schedule stands for t = 1."""
         plan = self._plan(t, last, len(alpha_bar)).to(alpha_bar.device)
-        return plan if self.rho is None else at_roots(plan, alpha_bar, self.rho)
+        return self._placed(plan, alpha_bar, progress)
+
+    def _placed(self, plan: Tensor, alpha_bar: Tensor, progress: Progress) -> Tensor:
+        """The times that a plan means, where both are."""
+        return plan if self.rho is None else at_roots(plan, alpha_bar, self.rho.at(*progress))
 
     def _plan(self, t: Tensor, last: Tensor, total: int) -> Tensor:
         """What of the times needs no table, where ``t`` is."""
@@ -179,13 +191,13 @@ class DDIMInversion:
         entropy = self.entropy.at(*given.progress)
         fresh = [given.drawn()] if entropy > 0.0 else []
         plan, *fresh = given.bring(self._plan(t, last, total), *fresh)
-        times = plan if self.rho is None else at_roots(plan, given.alpha_bar, self.rho)
+        times = self._placed(plan, given.alpha_bar, given.progress)
         x = ddim_invert(
             z,
             times,
             lambda x, at: given.predict(x, at, self.cfg_scale),
             given.alpha_bar,
-            self.rho if self.order == 2 else None,
+            self.rho.at(*given.progress) if self.rho is not None and self.order == 2 else None,
         )
         kappa = noise_between(x, z, alpha_bar_at(given.alpha_bar, times[:, -1]))
         if entropy > 0.0:

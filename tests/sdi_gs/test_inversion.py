@@ -18,6 +18,7 @@ from sdi_gs.diffusion.schedule import (
 )
 from sdi_gs.guidance.inversion import ddim_invert, root_times
 from sdi_gs.guidance.noise import DDIMInversion
+from sdi_gs.ramp import Progress, Ramp
 
 from .doubles import Answers, noised, randn
 from .test_oracles_denoiser import fine_alpha_bar, knowing, single
@@ -130,6 +131,25 @@ def test_the_settings_reach_the_solver() -> None:
     by_hand = ddim_invert(z, times, knowing(world, world.embed([""])), TABLE)
     found = noised(kinds[1], z, t, Answers(knowing(world, world.embed([""]))), TABLE)
     torch.testing.assert_close(found.kappa, noise_between(by_hand, z, TABLE[at]))
+
+
+def test_the_spacing_may_move_over_the_run() -> None:
+    """Halfway from 3 to 1 the times are those of 2, in both orders."""
+    world = single(0.3)
+    z = randn(2, *SHAPE, seed=3) * 0.3**0.5 + world.means
+    still = {"cfg_scale": 1.0, "tau_max": 0.0, "entropy": 0.0, "steps": 4}
+    for order in (1, 2):
+        moving = DDIMInversion(**still, rho=Ramp(3.0, 1.0), order=order)
+        found = {}
+        for step, rho in ((0, 3.0), (50, 2.0), (100, 1.0)):
+            now = Progress(step, 100)
+            answers = Answers(knowing(world, world.embed([""])))
+            found[rho] = noised(moving, z, [900, 500], answers, TABLE, progress=now).kappa
+            fixed = DDIMInversion(**still, rho=rho, order=order)
+            assert torch.equal(found[rho], noised(fixed, z, [900, 500], answers, TABLE).kappa)
+            at = torch.tensor([900, 500])
+            assert torch.equal(moving.times(at, at, TABLE, now), fixed.times(at, at, TABLE))
+        assert not torch.equal(found[3.0], found[2.0])
 
 
 def test_impossible_settings_are_refused() -> None:

@@ -93,7 +93,10 @@ LIMITS: list[tuple[type, str, list[Any], list[Any]]] = [
     # setting, the outermost values that are allowed, the nearest ones that are not
     (DDIMInversion, "steps", [1, None], [0]),
     (DDIMInversion, "steps_per_unit", [0.01], [0.0, -0.01]),
-    (DDIMInversion, "rho", [None, 1.0, 100.0], [0.99, 101.0]),
+    (
+        DDIMInversion, "rho", [None, 1.0, 100.0, Ramp(1.0, 100.0)],
+        [0.99, 101.0, Ramp(0.99, 3.0), Ramp(3.0, 101.0)],
+    ),
     (DDIMInversion, "tau_max", [0.0, 0.99], [-0.01, 1.0]),
     (
         DDIMInversion, "entropy", [0.0, always(0.0)],
