@@ -38,8 +38,16 @@ VARIANTS: dict[str, list[str]] = {
     "euler3": ["noise.rho=3", "noise.steps=3"],
     "euler4": ["noise.rho=3", "noise.steps=4"],
     "ab2-4": ["noise.rho=3", "noise.steps=4", "noise.order=2"],
-    "falling": ["noise.rho=3", "noise.steps_per_unit=5"],  # 4 steps at the start, 1 at the end
+    "moving": ["noise.rho={start: 3, end: 1}", "noise.steps=3"],
+    "even3": ["noise.steps=3"],
+    "even2": ["noise.steps=2"],
     "two": ["noise.rho=3", "noise.steps=2"],
+    "falling": ["noise.rho=3", "noise.steps_per_unit=5"],  # 4 steps at the start, 1 at the end
+    # The words guide more at the end, where few steps blur.
+    "euler3-cfg": ["noise.rho=3", "noise.steps=3", "guidance.cfg_scale={start: 1.5, end: 2.5}"],
+    # Nothing is asked without words but by the inversion.
+    "falling-1": ["noise.rho=3", "noise.steps_per_unit=5", "guidance.cfg_scale=1"],
+    "two-1": ["noise.rho=3", "noise.steps=2", "guidance.cfg_scale=1"],
 }
 
 
@@ -61,7 +69,7 @@ def retrieved(pictures: Tensor, prompt: str) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--variants", default="paper,euler3,euler4,ab2-4,falling")
+    parser.add_argument("--variants", default="paper,euler3,euler4,ab2-4,moving")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("overrides", nargs="*", help="settings of every run, key=value")
