@@ -94,11 +94,11 @@ def test_cuda_where_there_is_none(fast: Path) -> None:
         build.renderer(load(str(fast), ["representation.backend=cuda"]), torch.device("cpu"))
 
 
-def test_precision_follows_the_device(fast: Path) -> None:
-    model = build.denoiser(load(str(fast), ["model.dtype=auto"]).model, torch.device("cpu"))
-    assert model.dtype == torch.float32  # type: ignore[attr-defined]
-    model = build.denoiser(load(str(fast), ["model.dtype=bfloat16"]).model, torch.device("cpu"))
-    assert model.dtype == torch.bfloat16  # type: ignore[attr-defined]
+@pytest.mark.parametrize(("word", "dtype"), [("auto", torch.float32), ("bfloat16", torch.bfloat16)])
+def test_precision_follows_the_device(fast: Path, word: str, dtype: torch.dtype) -> None:
+    model = build.denoiser(load(str(fast), [f"model.dtype={word}"]).model, torch.device("cpu"))
+    for network in (model.network, model.vae, *model.readers):  # type: ignore[attr-defined]
+        assert {parameter.dtype for parameter in network.parameters()} == {dtype}
 
 
 def test_a_prompt_that_is_no_text(fast: Path) -> None:
