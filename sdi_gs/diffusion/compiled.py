@@ -12,6 +12,7 @@ user's cache under a digest of all that goes into it.
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import importlib.metadata
 import json
@@ -78,12 +79,20 @@ def _plain(network: nn.Module) -> PlainUNet:
     return network
 
 
+@functools.cache
+def _core() -> Any:
+    """OpenVINO itself, once and for as long as the process lives: it brings a larger stack for
+    handlers of signals with it where there is one (faulthandler, Jupyter), and frees that with
+    itself, so that the next Ctrl-C crashed."""
+    import openvino
+
+    return openvino.Core()
+
+
 class _Compiled:
     def __init__(self, network: PlainUNet, precision: Precision) -> None:
-        import openvino
-
         self._network = network
-        core = openvino.Core()
+        core = _core()
         settings = {
             "INFERENCE_PRECISION_HINT": _HINTS[precision],
             "INFERENCE_NUM_THREADS": torch.get_num_threads(),

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import copy
+import subprocess
 import sys
 from pathlib import Path
 
@@ -185,3 +186,24 @@ def test_what_cannot_be_compiled_is_told_what_to_write(
     monkeypatch.setitem(sys.modules, "openvino", None)
     with pytest.raises(ModelError, match=r"pip install 'sdi-gs\[openvino\]'"):
         compiled_one(folder)
+
+
+CTRL_C = """
+import gc, os, signal, sys
+from sdi_gs.diffusion.stable import StableDiffusion
+from sdi_gs.diffusion.tuning import Tuning, tune
+models = [tune(StableDiffusion.load(sys.argv[1]), Tuning(compile="openvino")) for _ in range(2)]
+del models
+gc.collect()
+signal.signal(signal.SIGINT, lambda *_: print("heard"))
+os.kill(os.getpid(), signal.SIGINT)
+"""
+
+
+def test_ctrl_c_is_heard_when_a_compiled_network_is_gone(folder: Path) -> None:
+    """With the handlers' stack that Jupyter and faulthandler make."""
+    done = subprocess.run(
+        [sys.executable, "-X", "faulthandler", "-c", CTRL_C, str(folder)],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout.split()[-1:]) == (0, ["heard"]), done.stderr[-500:]
