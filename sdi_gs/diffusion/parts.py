@@ -45,14 +45,14 @@ class Part(NamedTuple):
     """A network of a model folder, and who can make it."""
 
     name: str  # of its folder
-    library: Literal["diffusers", "transformers"]
+    package: Literal["diffusers", "transformers"]
     published: str  # the class there
     plain: Plain | None = None
 
     @property
     def weights(self) -> str:
         """The name of the file of its weights, without the ending."""
-        return "diffusion_pytorch_model" if self.library == "diffusers" else "model"
+        return "diffusion_pytorch_model" if self.package == "diffusers" else "model"
 
 
 _OLD_ATTENTION = tuple(
@@ -192,8 +192,8 @@ def _state(
 def _made_by(part: Part, own: Path) -> tuple[Any, Callable[[], nn.Module]]:
     """The published class, and how it is made of its settings alone."""
     quiet("diffusers", "transformers")
-    cls: Any = getattr(importlib.import_module(part.library), part.published)
-    if part.library == "transformers":
+    cls: Any = getattr(importlib.import_module(part.package), part.published)
+    if part.package == "transformers":
         return cls, lambda: cls(cls.config_class.from_pretrained(own))
     return cls, lambda: cls.from_config(cls.load_config(own))
 
@@ -203,7 +203,7 @@ def _published(part: Part, own: Path, dtype: torch.dtype, variant: str | None) -
     cls, build = _made_by(part, own)
     safe: dict[str, Any] = {"use_safetensors": True, "local_files_only": True,
                             "output_loading_info": True, "variant": variant}  # fmt: skip
-    safe["dtype" if part.library == "transformers" else "torch_dtype"] = dtype
+    safe["dtype" if part.package == "transformers" else "torch_dtype"] = dtype
     return loaded(own, str(own), build, lambda: cls.from_pretrained(own, **safe))
 
 
