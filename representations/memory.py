@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How much memory is left, asked before something large is made."""
+"""How much of the machine there is: memory that is left, asked before something large is made, and
+cores."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +19,14 @@ COPIES_IN_TRAINING = 4
 
 PER_PIXEL_AND_VIEW = 60
 """Numbers of a training picture: itself and its gradient, what is behind it, the loss; about."""
+
+
+def available_cores() -> int:
+    """Cores that this process may use."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not Linux
+        return os.cpu_count() or 1
 
 
 def available_bytes(device: torch.device) -> int | None:

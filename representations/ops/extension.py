@@ -23,7 +23,7 @@ from pathlib import Path
 import torch
 
 from ..checks import pip_install
-from ..memory import available_bytes
+from ..memory import available_bytes, available_cores
 from . import MissingBackend, toolkit
 
 BYTES_PER_COMPILER = 3_500_000_000
@@ -168,10 +168,10 @@ def jobs() -> int:
     given = os.environ.get("MAX_JOBS", "")
     if given.isdigit() and int(given) > 0:
         return int(given)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    cores = available_cores()
     free = available_bytes(torch.device("cpu"))
-    room = (cores or 1) if free is None else free // BYTES_PER_COMPILER
-    return max(1, min(cores or 1, room))
+    room = cores if free is None else free // BYTES_PER_COMPILER
+    return max(1, min(cores, room))
 
 
 @contextmanager

@@ -6,6 +6,8 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
+from representations.memory import available_cores
+
 from ...errors import UserError
 from ..manifest import Sweep
 from ..pool import pool
@@ -49,14 +51,6 @@ def slots(options: Options) -> list[Slot]:
 
 def _threads(count: int) -> dict[str, str]:
     return dict.fromkeys(THREADS, str(count))
-
-
-def available_cores() -> int:
-    """That this process may use."""
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # not Linux
-        return os.cpu_count() or 1
 
 
 def visible_cards() -> list[str]:
