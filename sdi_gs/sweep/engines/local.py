@@ -14,7 +14,7 @@ from ..pool import pool
 from ..work import Worker
 from . import Options, require
 
-THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 def run(sweep: Sweep, options: Options, say: Callable[[str], None]) -> None:
