@@ -131,9 +131,9 @@ def check(plan: Plan) -> tuple[list[Variant], list[str]]:
                  for name in plan.methods if name not in guidances()]  # fmt: skip
     known = tuple(name for name in plan.methods if name in guidances())
     found = variants(replace(plan, methods=known or ("sdi",)), mistakes)
-    for source, device in dict.fromkeys((v.config.model.source, v.config.device) for v in found):
+    for source in dict.fromkeys(v.config.model.source for v in found):
         like = next(v.config for v in found if v.config.model.source == source)
-        _check_model(like, device, mistakes, notes)
+        _check_model(like, mistakes, notes)
         for prompt in plan.prompts:
             try:
                 note = build.check_prompt(like.model_copy(update={"prompt": prompt}))
@@ -164,7 +164,7 @@ def _require_lists(plan: Plan) -> None:
         raise UserError(f"tries={plan.tries}: allowed is 1 or more")
 
 
-def _check_model(config: Config, device: str, mistakes: list[str], notes: list[str]) -> None:
+def _check_model(config: Config, mistakes: list[str], notes: list[str]) -> None:
     """A model that is missing, as far as that is known without loading or fetching it."""
     try:
         note = build.check_model(config.model)
