@@ -131,8 +131,7 @@ def check(plan: Plan) -> tuple[list[Variant], list[str]]:
                  for name in plan.methods if name not in guidances()]  # fmt: skip
     known = tuple(name for name in plan.methods if name in guidances())
     found = variants(replace(plan, methods=known or ("sdi",)), mistakes)
-    for source in dict.fromkeys(v.config.model.source for v in found):
-        like = next(v.config for v in found if v.config.model.source == source)
+    for like in {v.config.model.model_dump_json(): v.config for v in found}.values():
         _check_model(like, mistakes, notes)
         for prompt in plan.prompts:
             try:
