@@ -210,10 +210,8 @@ def test_ctrl_c_stops_every_run_and_puts_them_back(stage: Stage, tmp_path: Path)
     assert not any((sweep.state / "workers").iterdir())
 
 
-def test_a_sweep_that_is_asked_to_stop_stops_everywhere(
-    stage: Stage, sdi_gs: Run, tmp_path: Path
-) -> None:
-    sweep = planned(tmp_path, "slow mug", seeds=2)
+def elsewhere(sweep: Sweep, count: int) -> tuple[list[threading.Thread], list[BaseException]]:
+    """So many workers in threads of their own, and what they raise."""
     failures: list[BaseException] = []
 
     def away() -> None:
@@ -222,9 +220,17 @@ def test_a_sweep_that_is_asked_to_stop_stops_everywhere(
         except BaseException as error:
             failures.append(error)
 
-    threads = [threading.Thread(target=away) for _ in range(2)]
+    threads = [threading.Thread(target=away) for _ in range(count)]
     for thread in threads:
         thread.start()
+    return threads, failures
+
+
+def test_a_sweep_that_is_asked_to_stop_stops_everywhere(
+    stage: Stage, sdi_gs: Run, tmp_path: Path
+) -> None:
+    sweep = planned(tmp_path, "slow mug", seeds=2)
+    threads, failures = elsewhere(sweep, 2)
     until(lambda: len(stage.begun) == 2)
     said = sdi_gs("sweep", "stop", sweep.path)
     assert said.out.startswith("2 runs save their state")
@@ -336,16 +342,7 @@ def test_a_sweep_deleted_in_the_middle_is_one_message_and_stays_deleted(
     stage: Stage, tmp_path: Path
 ) -> None:
     sweep = planned(tmp_path, "slow mug", seeds=2)
-    failures: list[BaseException] = []
-
-    def away() -> None:
-        try:
-            work_through(sweep)
-        except BaseException as error:
-            failures.append(error)
-
-    thread = threading.Thread(target=away)
-    thread.start()
+    (thread,), failures = elsewhere(sweep, 1)
     until(lambda: bool(stage.begun))
     sweep.path.rename(tmp_path / "bin")  # at one instant, as it seems from elsewhere
     stage.hold.set()
