@@ -165,13 +165,10 @@ def _keep(made: Any, kept: Path) -> None:
 
     kept.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=kept.parent, prefix=".new-") as new:
-        openvino.save_model(made, Path(new) / _RECORDED, compress_to_fp16=False)
-        shutil.rmtree(kept, ignore_errors=True)  # a damaged one
         whole = Path(new) / "whole"
         whole.mkdir()
-        for path in list(Path(new).iterdir()):
-            if path != whole:
-                path.rename(whole / path.name)
+        openvino.save_model(made, whole / _RECORDED, compress_to_fp16=False)
+        shutil.rmtree(kept, ignore_errors=True)  # a damaged one
         whole.rename(kept)
 
 
