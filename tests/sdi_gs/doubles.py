@@ -12,12 +12,10 @@ from sdi_gs.diffusion.analytic import GaussianMixture
 from sdi_gs.diffusion.base import Condition
 from sdi_gs.diffusion.schedule import mix
 from sdi_gs.guidance.draws import Rng
-from sdi_gs.guidance.noise import Noised, NoiseInput, NoiseStrategy, Predict
+from sdi_gs.guidance.noise import START, Noised, NoiseInput, NoiseStrategy, Predict
 from sdi_gs.guidance.times import Times
 from sdi_gs.guidance.viewpoints import Viewpoints
 from sdi_gs.ramp import Progress
-
-START = Progress(0, 10)
 
 
 def rng(seed: int = 0) -> Generator:

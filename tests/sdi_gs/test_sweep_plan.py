@@ -113,7 +113,7 @@ def test_all_mistakes_are_named_and_nothing_is_written(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="model folder '/nowhere' does not exist"):
         plan.write(Plan((MUG,), settings=("model.source=/nowhere",)), out)
     one_of_two = (("model.layout", ("null", "elsewhere")),)  # of one source
-    with pytest.raises(UserError, match="model.layout=elsewhere is for a model that is one"):
+    with pytest.raises(UserError, match=r"model\.layout=elsewhere is for a model that is one"):
         plan.write(Plan((MUG,), grid=one_of_two), out)
     with pytest.raises(UserError, match="family=midi: did you mean 'mini'"):
         plan.write(Plan((MUG,), family="midi"), out)
