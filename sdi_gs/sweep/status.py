@@ -134,7 +134,7 @@ def _headline(sweep: Sweep, seen: Standing) -> str:
     seconds = typical_seconds(sweep, seen) if open_ else None
     if seconds is not None:
         workers = seen.counts[states.RUNNING]
-        told += f"\n{seconds:,.0f} s a run, so {open_ * seconds / 3600:,.1f} machine hours are left"
+        told += f"\n{seconds:,.0f} s a run, so {duration(open_ * seconds)} of a machine are left"
         if workers:
             told += f", {duration(open_ * seconds / workers)} with {workers} at a time as now"
     return told
@@ -182,7 +182,7 @@ def duration(seconds: float) -> str:
     """For people: 42 s, 12 min, 3.4 h."""
     if seconds < 100:
         return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:,.1f} h"
 
 
 def watch(sweep: Sweep, show: Callable[[str], None], every: float) -> None:

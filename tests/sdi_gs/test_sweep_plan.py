@@ -5,6 +5,7 @@ is there."""
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from sdi_gs.config import Config, load, to_plain
 from sdi_gs.errors import UserError
 from sdi_gs.evaluation.protocol import published_prompts
 from sdi_gs.experiments import study
-from sdi_gs.sweep import manifest, plan, words
+from sdi_gs.sweep import estimate, manifest, plan, words
 from sdi_gs.sweep.manifest import open_sweep
 from sdi_gs.sweep.plan import Plan
 from sdi_gs.sweep.words import Given
@@ -295,3 +296,25 @@ def test_another_version_does_not_add_its_runs(
         monkeypatch.setattr(module, "version", lambda: "9.9.9")
     with pytest.raises(UserError, match=r"planned by sdi-gs .*, and this is sdi-gs 9\.9\.9"):
         planned(tmp_path, "a blue car")
+
+
+@pytest.mark.parametrize(
+    ("settings", "time"),
+    [(("steps=900",), "12 min"), (("steps=900", "batch=8"), "24 min"), (("steps=30",), "24 s")],
+)
+def test_a_plan_says_how_long_it_takes(
+    tmp_path: Path, settings: tuple[str, ...], time: str
+) -> None:
+    """Two runs, 0.4 s a step of four views, until some are done."""
+    what = Plan((MUG,), representations=("gaussians",), seeds=(0, 1), settings=settings)
+    told = estimate.text(plan.write(what, tmp_path / "s"))
+    assert told.startswith(f"2 runs; the new ones take about {time} of a machine (a guess: 0.4 s")
+    size = re.search(r"and (\d+) MiB of disk", told)
+    assert size is not None
+    assert 5 <= int(size[1]) <= 100
+
+
+def test_a_plan_for_cards_goes_by_the_papers_time(tmp_path: Path) -> None:
+    """119 minutes for 10,000 steps of one view."""
+    done = plan.write(Plan((MUG,), family="sdi", settings=("model.source=mini/x",)), tmp_path / "s")
+    assert "about 2.0 h of a machine (a guess: the paper's 119 minutes" in estimate.text(done)
