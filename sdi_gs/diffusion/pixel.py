@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import torch
@@ -13,11 +12,11 @@ from torch import Tensor
 
 from . import parts
 from .base import Condition
+from .family import Networked
 from .folder import naming
-from .latents import ask_unet, in_rows, require_numbers, usable
-from .lora import BesideClass, LoraLearner, Place, under
+from .latents import ask_unet, require_numbers, usable
+from .lora import BesideClass, Place
 from .parts import Part
-from .schedule import eps_of_v
 from .source import Opened
 from .words import Reader, given_away, read_t5
 
@@ -26,7 +25,7 @@ UNET = Part("unet", "diffusers", "UNet2DConditionModel")
 WORDS = 77  # that the model was taught with
 
 
-class PixelDiffusion:
+class PixelDiffusion(Networked):
     """A pixel model behind the :class:`~sdi_gs.diffusion.base.Denoiser` protocol.
 
     ``encode`` makes the picture as small as the network's (64 x 64) by averaging, in [-1, 1]. A
@@ -101,9 +100,6 @@ class PixelDiffusion:
     def decode(self, latents: Tensor) -> Tensor:
         return latents * 0.5 + 0.5
 
-    def predict_noise(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
-        return in_rows(partial(self._noise, self.unet), self.rows, x_t, t, condition)
-
     def _noise(
         self,
         unet: Any,
@@ -113,11 +109,4 @@ class PixelDiffusion:
         camera: Tensor | None = None,
     ) -> Tensor:
         out = ask_unet(unet, x_t, t, condition["hidden"], camera)[:, : x_t.shape[1]]
-        if self.prediction == "epsilon":
-            return out
-        return eps_of_v(out, x_t, self.alpha_bar[t.clamp(min=0)].to(x_t.dtype))
-
-    def learner(self, prompt: str, rank: int, rate: float) -> LoraLearner:
-        """A second UNet with low-rank weights of its own; see :class:`~.lora.LoraLearner`."""
-        ask = under(self._noise, self.embed([prompt]))
-        return LoraLearner(self.unet, ask, self.place, self.alpha_bar, rank, rate)
+        return self._as_noise(out, self.prediction, x_t, t)

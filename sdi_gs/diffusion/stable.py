@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +12,16 @@ from torch import Tensor
 
 from . import parts
 from .base import Condition
+from .family import OfLatents
 from .folder import ModelError, naming
-from .latents import Autoencoder, ask_unet, in_rows, require_numbers, sized, usable
-from .lora import BesideClass, LoraLearner, Place, under
+from .latents import Autoencoder, ask_unet, require_numbers, usable
+from .lora import BesideClass, Place
 from .plain_layers import join_all
-from .schedule import eps_of_v
 from .source import Engine, How, Opened, opened
 from .words import Reader, given_away, read_clip
 
 
-class StableDiffusion:
+class StableDiffusion(OfLatents):
     """A latent diffusion model behind the :class:`~sdi_gs.diffusion.base.Denoiser` protocol.
 
     The networks are frozen and work in their own precision; latents, noise and pictures are
@@ -94,10 +93,6 @@ class StableDiffusion:
         return self.unet
 
     @property
-    def vae(self) -> Any:
-        return self.latents.vae
-
-    @property
     def readers(self) -> tuple[Any, ...]:
         return () if self.text_encoder is None else (self.text_encoder,)
 
@@ -126,20 +121,6 @@ class StableDiffusion:
         """Free the text encoder, a quarter of the weights: a run embeds its words once."""
         self.text_encoder = None
 
-    def encode(self, rgb: Tensor) -> Tensor:
-        """Pictures of any size are resized (bilinear) to the model's own, as the paper does."""
-        return self.latents.encode(sized(rgb, self.image_size))
-
-    def encode_posterior(self, rgb: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of the VAE's posterior, as latents."""
-        return self.latents.encode_posterior(sized(rgb, self.image_size))
-
-    def decode(self, latents: Tensor) -> Tensor:
-        return self.latents.decode(latents)
-
-    def predict_noise(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
-        return in_rows(partial(self._noise, self.unet), self.rows, x_t, t, condition)
-
     def _noise(
         self,
         unet: Any,
@@ -149,13 +130,6 @@ class StableDiffusion:
         camera: Tensor | None = None,
     ) -> Tensor:
         out = ask_unet(unet, x_t, t, condition["hidden"], camera)
-        if self.prediction == "epsilon":
-            return out
-        return eps_of_v(out, x_t, self.alpha_bar[t.clamp(min=0)].to(x_t.dtype))
+        return self._as_noise(out, self.prediction, x_t, t)
 
     place: Place = BesideClass()
-
-    def learner(self, prompt: str, rank: int, rate: float) -> LoraLearner:
-        """A second UNet with low-rank weights of its own; see :class:`~.lora.LoraLearner`."""
-        ask = under(self._noise, self.embed([prompt]))
-        return LoraLearner(self.unet, ask, self.place, self.alpha_bar, rank, rate)

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import torch
@@ -15,10 +14,11 @@ from torch import Tensor, nn
 
 from . import parts
 from .base import Condition
+from .family import OfLatents
 from .flow import FlowTable, flow_times
 from .folder import ModelError, naming, read_json
-from .latents import Autoencoder, in_rows, require_numbers, sized
-from .lora import LoraLearner, Place, under
+from .latents import Autoencoder, require_numbers
+from .lora import Place
 from .parts import Part
 from .plain_layers import join_all
 from .source import INDEX, Opened
@@ -63,7 +63,7 @@ class BesideTime:
         network.time_text_embed = WithCamera(network.time_text_embed, camera)
 
 
-class StableDiffusion3:
+class StableDiffusion3(OfLatents):
     """SD 3 and 3.5 behind the :class:`~sdi_gs.diffusion.base.Denoiser` protocol.
 
     A condition has ``hidden`` (the words of CLIP, then those of T5) and ``pooled``. A text encoder
@@ -127,10 +127,6 @@ class StableDiffusion3:
         return self.transformer
 
     @property
-    def vae(self) -> Any:
-        return self.latents.vae
-
-    @property
     def readers(self) -> tuple[Any, ...]:
         return tuple(reader.encoder for reader in self._readers if reader is not None)
 
@@ -178,20 +174,6 @@ class StableDiffusion3:
         """Free the text encoders: a run embeds its words once."""
         self._readers = (None, None, None)
 
-    def encode(self, rgb: Tensor) -> Tensor:
-        """Pictures of any size are resized (bilinear) to the model's own."""
-        return self.latents.encode(sized(rgb, self.image_size))
-
-    def encode_posterior(self, rgb: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of the VAE's posterior, as latents."""
-        return self.latents.encode_posterior(sized(rgb, self.image_size))
-
-    def decode(self, latents: Tensor) -> Tensor:
-        return self.latents.decode(latents)
-
-    def predict_noise(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
-        return in_rows(partial(self._noise, self.transformer), self.rows, x_t, t, condition)
-
     def _noise(
         self,
         transformer: Any,
@@ -215,12 +197,6 @@ class StableDiffusion3:
             return out.to(z.dtype)
 
         return self.table.noise(velocity, x_t, t)
-
-    def learner(self, prompt: str, rank: int, rate: float) -> LoraLearner:
-        """A second transformer with low-rank weights of its own; see
-        :class:`~.lora.LoraLearner`."""
-        ask = under(self._noise, self.embed([prompt]))
-        return LoraLearner(self.transformer, ask, self.place, self.alpha_bar, rank, rate)
 
 
 def _is_there(part: str, found: Opened) -> bool:

@@ -5,7 +5,6 @@ and the sizes of the picture that the network is told."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import torch
@@ -13,12 +12,12 @@ from torch import Tensor
 
 from . import parts
 from .base import Condition
+from .family import OfLatents
 from .folder import naming
-from .latents import Autoencoder, ask_unet, in_rows, require_numbers, sized, usable
-from .lora import BesideClass, LoraLearner, Place, under
+from .latents import Autoencoder, ask_unet, require_numbers, usable
+from .lora import BesideClass, Place
 from .parts import Part
 from .plain_layers import join_all
-from .schedule import eps_of_v
 from .source import Opened
 from .words import Reader, given_away, read_clip_before_last
 
@@ -29,7 +28,7 @@ FOLDERS = (
 )  # fmt: skip
 
 
-class StableDiffusionXL:
+class StableDiffusionXL(OfLatents):
     """SDXL behind the :class:`~sdi_gs.diffusion.base.Denoiser` protocol.
 
     A condition has ``hidden`` (both encoders side by side), ``pooled`` (the second one's sentence)
@@ -91,10 +90,6 @@ class StableDiffusionXL:
         return self.unet
 
     @property
-    def vae(self) -> Any:
-        return self.latents.vae
-
-    @property
     def readers(self) -> tuple[Any, ...]:
         return tuple(reader.encoder for reader in self._readers)
 
@@ -130,20 +125,6 @@ class StableDiffusionXL:
         """Free the text encoders: a run embeds its words once."""
         self._readers = ()
 
-    def encode(self, rgb: Tensor) -> Tensor:
-        """Pictures of any size are resized (bilinear) to the model's own."""
-        return self.latents.encode(sized(rgb, self.image_size))
-
-    def encode_posterior(self, rgb: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of the VAE's posterior, as latents."""
-        return self.latents.encode_posterior(sized(rgb, self.image_size))
-
-    def decode(self, latents: Tensor) -> Tensor:
-        return self.latents.decode(latents)
-
-    def predict_noise(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
-        return in_rows(partial(self._noise, self.unet), self.rows, x_t, t, condition)
-
     def _noise(
         self,
         unet: Any,
@@ -155,14 +136,7 @@ class StableDiffusionXL:
         dtype = next(unet.parameters()).dtype
         added = {"text_embeds": condition["pooled"].to(dtype), "time_ids": condition["time_ids"]}
         out = ask_unet(unet, x_t, t, condition["hidden"], camera, added)
-        if self.prediction == "epsilon":
-            return out
-        return eps_of_v(out, x_t, self.alpha_bar[t.clamp(min=0)].to(x_t.dtype))
-
-    def learner(self, prompt: str, rank: int, rate: float) -> LoraLearner:
-        """A second UNet with low-rank weights of its own; see :class:`~.lora.LoraLearner`."""
-        ask = under(self._noise, self.embed([prompt]))
-        return LoraLearner(self.unet, ask, self.place, self.alpha_bar, rank, rate)
+        return self._as_noise(out, self.prediction, x_t, t)
 
 
 def _agree(found: Opened, unet: Any, one: Any, two: Any) -> None:
