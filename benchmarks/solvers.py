@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """How an inversion should spend its questions: solvers of SDI's inversion judged by what they make.
 
-    python benchmarks/solvers.py --out DIR [--variants paper,euler3,...] [--seeds 3] [--threads 1]
+    python benchmarks/solvers.py --out DIR [--variants paper,euler3,...] [--seeds 0,1,2]
+                                 [--threads 1] [--benchmark]
 
-Eight prompts of kinds that no benchmark uses, as many seeds as asked for, the preset mini. Each run
+Eight prompts of kinds that no benchmark uses, or with ``--benchmark`` the eight of quality3d.py,
+which no setting may be chosen with; the seeds that are asked for; the preset mini. Each run
 is judged in dB against the true object, by whether mini's own judge finds the sentence among all
 others (R-precision), and by eye on a sheet for each variant. ``again`` is the paper's rule in
 another order of summation (one thread more): two runs that differ by rounding alone, so that a
@@ -19,6 +21,7 @@ import statistics
 from pathlib import Path
 
 import torch
+from quality3d import PROMPTS as BENCHMARK
 from quality3d import run, sheet
 from torch import Tensor
 
@@ -70,14 +73,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--variants", default="paper,euler3,euler4,ab2-4,moving")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", default="0,1,2", help="numbers with commas between")
+    parser.add_argument("--benchmark", action="store_true", help="the prompts of quality3d.py")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("overrides", nargs="*", help="settings of every run, key=value")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     names = args.variants.split(",")
-    for seed in range(args.seeds):
-        for color, kind in PROMPTS:
+    for seed in map(int, args.seeds.split(",")):
+        for color, kind in BENCHMARK if args.benchmark else PROMPTS:
             for name in names:
                 if (name, f"a {color} {kind}", seed) not in made(args.out):
                     one(args, name, color, kind, seed)
@@ -99,25 +103,26 @@ def one(args: argparse.Namespace, name: str, color: str, kind: str, seed: int) -
 
 
 def report(out: Path, names: list[str]) -> None:
-    """A line and a sheet for each variant."""
+    """A line for each variant, and a sheet for each of its seeds."""
     found = made(out)
     print(f"{'variant':8} {'runs':>4} {'mean dB':>8} {'sd':>5} {'lowest':>7} {'R-prec.':>8} "
-          f"{'samples/step':>12} {'s/run':>6}")  # fmt: skip
+          f"{'recognised':>10} {'samples/step':>12} {'s/run':>6}")  # fmt: skip
     for name in names:
         rows = [row for key, row in found.items() if key[0] == name]
         if not rows:
             continue
-        by_seed = [statistics.mean(r["psnr_db"] for r in rows if r["seed"] == seed)
-                   for seed in sorted({row["seed"] for row in rows})]  # fmt: skip
+        seeds = sorted({row["seed"] for row in rows})
+        by_seed = [statistics.mean(r["psnr_db"] for r in rows if r["seed"] == s) for s in seeds]
         spread = statistics.stdev(by_seed) if len(by_seed) > 1 else float("nan")
         print(f"{name:8} {len(rows):>4} {statistics.mean(r['psnr_db'] for r in rows):>8.2f} "
               f"{spread:>5.2f} {min(r['psnr_db'] for r in rows):>7.2f} "
               f"{100 * statistics.mean(r['r_precision'] for r in rows):>7.0f}% "
+              f"{sum(r['r_precision'] > 0.5 for r in rows):>10} "
               f"{statistics.mean(r['denoiser_samples_per_step'] for r in rows):>12.1f} "
               f"{statistics.median(r['seconds'] for r in rows):>6.0f}")  # fmt: skip
-        pictures = [torch.load(path).float() for path in sorted(out.glob(f"{name}-*-0.pt"))]
-        if pictures:
-            sheet(pictures, out / f"{name}.png")
+        for seed in seeds:
+            paths = sorted(out.glob(f"{name}-*-{seed}.pt"))
+            sheet([torch.load(path).float() for path in paths], out / f"{name}-{seed}.png")
 
 
 if __name__ == "__main__":
