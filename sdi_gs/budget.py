@@ -140,7 +140,7 @@ def _model(config: Config) -> Prior:
 
 def require_card(config: Config, free: int, team: Team = ALONE) -> None:
     """Refuse a run that a card with ``free`` bytes cannot hold, and name the preset that fits."""
-    if config.model.source == "mini" or config.model.source in PRIORS.table:
+    if config.model.embedded or config.model.source in PRIORS.table:
         return  # small, or of a size that nobody here can know
     needed = estimate(config, team).total
     if needed <= free:
@@ -150,7 +150,7 @@ def require_card(config: Config, free: int, team: Team = ALONE) -> None:
     found = {
         name: estimate(other).total
         for name, other in others.items()
-        if other.model.source != "mini"
+        if not other.model.embedded
         and sizes_of(other.model.source).family == family
         and isinstance(other.representation, type(config.representation))
     }

@@ -40,7 +40,6 @@ if TYPE_CHECKING:
 
     from .diffusion.source import How
 
-MINI = "mini"
 
 LOG = logging.getLogger(__name__)
 
@@ -97,7 +96,7 @@ def check_prompt(config: Config) -> str | None:
         )
     if not config.prompt.isprintable():
         raise UserError(f"the prompt {config.prompt!r} holds line breaks or bytes that are no text")
-    if config.model.source != MINI:
+    if not config.model.embedded:
         return None
     from .mini import known_words, split_words, words
     from .mini.corpus import COLORS, KINDS
@@ -121,7 +120,7 @@ def check_model(chosen: ModelConfig) -> str | None:
     from .diffusion.load import look
 
     with below("model"):
-        source = _mini_folder() if chosen.source == MINI else chosen.source
+        source = _folder(chosen)
         return look(source, _how(chosen, torch.device("cpu")))
 
 
@@ -137,15 +136,17 @@ def _how(chosen: ModelConfig, target: torch.device) -> How:
     )  # fmt: skip
 
 
-def _mini_folder() -> Path:
-    from .mini import MINI_DIR
+def _folder(chosen: ModelConfig) -> Path | str:
+    """Where the model is; of one that ships with the package, its folder."""
+    from .mini import FOLDERS
 
-    if not (MINI_DIR / "model_index.json").is_file():
+    own = FOLDERS.get(chosen.source)
+    if own is not None and not (own / "model_index.json").is_file():
         raise UserError(
-            f"the weights of 'mini' are missing from {MINI_DIR}: this installation is incomplete; "
-            "reinstall it, or name a folder with model.source=FOLDER"
+            f"the weights of {chosen.source!r} are missing from {own}: this installation is "
+            "incomplete; reinstall it, or name a folder with model.source=FOLDER"
         )
-    return MINI_DIR
+    return own or chosen.source
 
 
 def denoiser(chosen: ModelConfig, target: torch.device) -> Denoiser:
@@ -159,7 +160,7 @@ def denoiser(chosen: ModelConfig, target: torch.device) -> Denoiser:
     from .diffusion.load import load_prior
     from .diffusion.tuning import Tuning, tune
 
-    source = _mini_folder() if chosen.source == MINI else chosen.source
+    source = _folder(chosen)
     with below("model"):
         model = load_prior(source, _how(chosen, target))
         return tune(model, Tuning(chosen.compile, chosen.rows, chosen.vae_memory))

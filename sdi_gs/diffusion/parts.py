@@ -76,7 +76,7 @@ TEXT = Part(
 def network(part: Part, model: Opened) -> Any:
     """One network, in the asked precision, in evaluation mode, on the CPU. ModelError where its
     files are no network."""
-    own = model.folder / part.name
+    own = model.part(part.name)
     with naming(f"the {part.name} of the model in {model.folder}", REMEDY):
         source = weights(part.name, part.weights, part.published, model)
         plain = part.plain
@@ -100,7 +100,7 @@ def tokenizer(name: str, cls: str, model: Opened) -> Any:
     quiet("transformers")
     with naming(f"the {name} of the model in {model.folder}", REMEDY):
         made: Any = getattr(importlib.import_module("transformers"), cls)
-        return made.from_pretrained(model.folder, subfolder=name)
+        return made.from_pretrained(model.part(name))
 
 
 def clip_tokenizer(name: str, model: Opened, encoder: Any) -> Any:
@@ -116,7 +116,7 @@ def clip_tokenizer(name: str, model: Opened, encoder: Any) -> Any:
 
 def t5_tokenizer(name: str, model: Opened, encoder: Any) -> Any:
     """A tokenizer whose words the T5 ``encoder`` knows. ModelError otherwise."""
-    own = model.folder / name
+    own = model.part(name)
     if not (own / "tokenizer.json").is_file() and importlib.util.find_spec("sentencepiece") is None:
         raise ModelError(
             f"{own} has no tokenizer.json, and its spiece.model is read by another package: "
@@ -132,7 +132,7 @@ def t5_tokenizer(name: str, model: Opened, encoder: Any) -> Any:
 def schedule(model: Opened) -> Any:
     """What is read of a scheduler: its table, and what the network was taught to predict."""
     with naming(f"the scheduler of the model in {model.folder}", REMEDY):
-        path = model.folder / "scheduler" / "scheduler_config.json"
+        path = model.part("scheduler") / "scheduler_config.json"
         config = read_json(path)
         kind = config.get("prediction_type", "epsilon")
         if kind not in PREDICTIONS:
@@ -271,25 +271,26 @@ _RANGES: tuple[tuple[str, str, float, float], ...] = (
 )
 
 
-def check(folder: Path, parts: Iterable[str]) -> None:
+def check(model: Opened, parts: Iterable[str]) -> None:
     """Refuse a model folder without one of ``parts``, and settings that cannot be meant. ModelError
     names the file."""
     parts = list(parts)
     for part in parts:
-        if not (folder / part).is_dir():
+        if not model.part(part).is_dir():
             raise ModelError(
-                f"the model in {folder} does not load: it has no folder {part} -- all parts are "
-                "needed in diffusers layout, with .safetensors weights"
+                f"the model in {model.folder} does not load: it has no folder {part} -- all parts "
+                "are needed in diffusers layout, with .safetensors weights"
             )
-        check_part(folder / part)
+        check_part(model.part(part))
     for name, key, low, high in _RANGES:
-        if name.partition("/")[0] not in parts:
+        part, _, file = name.partition("/")
+        if part not in parts:
             continue
-        value = read_json(folder / name).get(key, low)
+        value = read_json(model.part(part) / file).get(key, low)
         number = isinstance(value, int | float) and not isinstance(value, bool)
         if not number or not low <= value <= high:
             raise ModelError(
-                f"{folder / name} has {key}={value!r}: allowed are {low:g} to {high:g}"
+                f"{model.part(part) / file} has {key}={value!r}: allowed are {low:g} to {high:g}"
             )
 
 

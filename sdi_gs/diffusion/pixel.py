@@ -49,7 +49,7 @@ class PixelDiffusion(Networked):
     @staticmethod
     def of(found: Opened) -> PixelDiffusion:
         """The model in a folder. ModelError where its files are none."""
-        parts.check(found.folder, ("unet", "text_encoder", "tokenizer", "scheduler"))
+        parts.check(found, ("unet", "text_encoder", "tokenizer", "scheduler"))
         scheduler = parts.schedule(found)
         text, unet = (parts.network(part, found).to(found.how.device) for part in (TEXT, UNET))
         told = ("unet", "encoder_hid_dim", unet.config.encoder_hid_dim)

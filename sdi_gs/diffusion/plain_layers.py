@@ -155,6 +155,7 @@ class Attention(nn.Module):
     def __init__(self, width: int, heads: int, words: int | None) -> None:
         super().__init__()
         self.heads, self.to_itself = heads, words is None
+        self.views = 1  # rows that attend to each other
         self.to_q = nn.Linear(width, width, bias=False)
         self.to_k = nn.Linear(words or width, width, bias=False)
         self.to_v = nn.Linear(words or width, width, bias=False)
@@ -168,14 +169,16 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, words: Tensor) -> Tensor:
         """x [B, n, width], words [B, tokens, words] -> [B, n, width]."""
+        rows = x.shape[0]
         if self.to_itself:
+            x = x.reshape(rows // self.views, -1, x.shape[-1])
             q, k, v = self.joined(x, self.asked())
         else:
             q, (k, v) = self.to_q(x), self.joined(words, self.asked())
         q, k, v = (y.unflatten(-1, (self.heads, -1)).transpose(1, 2) for y in (q, k, v))
         out = F.scaled_dot_product_attention(q, k, v)
         result: Tensor = self.to_out[0](out.transpose(1, 2).flatten(2))
-        return result
+        return result.reshape(rows, -1, result.shape[-1])
 
 
 class Gated(nn.Module):

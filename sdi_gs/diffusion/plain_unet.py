@@ -23,6 +23,7 @@ from .plain_layers import (
     sinusoids,
     unknown,
 )
+from .together import PoseEmbedding
 
 DOWN = ("DownBlock2D", "CrossAttnDownBlock2D")
 UP = ("UpBlock2D", "CrossAttnUpBlock2D")
@@ -34,7 +35,8 @@ ORDINARY: dict[str, tuple[Any, ...]] = {
     "addition_embed_type": (None,),
     "attention_type": ("default",),
     "center_input_sample": (False,),
-    "class_embed_type": (None,),
+    "class_embed_type": (None, "projection"),
+    "class_embeddings_concat": (False,),
     "conv_in_kernel": (3,),
     "conv_out_kernel": (3,),
     "cross_attention_norm": (None,),
@@ -69,6 +71,10 @@ def why_not(config: Mapping[str, Any]) -> str | None:
         return found
     if not isinstance(config.get("cross_attention_dim"), int):
         return f"cross_attention_dim={config.get('cross_attention_dim')!r}"
+    if config.get("class_embed_type") == "projection":
+        told = config.get("projection_class_embeddings_input_dim")
+        if not isinstance(told, int) or told < 1:
+            return f"projection_class_embeddings_input_dim={told!r}"
     if config.get("norm_num_groups") is None:
         return "norm_num_groups=None"
     return None
@@ -98,6 +104,9 @@ class PlainUNet(Plain):
             {"linear_1": nn.Linear(widths[0], emb), "linear_2": nn.Linear(emb, emb)}
         )
         self.class_embedding: nn.Module | None = None
+        if config.get("class_embed_type") == "projection":
+            told = config["projection_class_embeddings_input_dim"]
+            self.class_embedding = PoseEmbedding(told, emb)
         make = _Maker(config, emb)
         # In the order of diffusers, in which low-rank weights are drawn.
         self.down_blocks: Any

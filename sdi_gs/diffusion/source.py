@@ -70,6 +70,14 @@ class Opened:
     how: How
     weights: Path | None = None  # the file that holds them all, where one does
 
+    def part(self, name: str) -> Path:
+        """The folder of a part: its own, or that of the model that it is shared with
+        (``parts_from`` in ``model_index.json``, beside this one)."""
+        own, shared = self.folder / name, self.index.get("parts_from")
+        if not isinstance(shared, str) or own.is_dir():
+            return own
+        return self.folder.parent / Path(shared).name / name
+
     @property
     def index(self) -> dict[str, Any]:
         """What its ``model_index.json`` says."""
@@ -77,7 +85,7 @@ class Opened:
 
     def config(self, part: str) -> dict[str, Any]:
         """What the ``config.json`` of a part says."""
-        return read_json(self.folder / part / "config.json")
+        return read_json(self.part(part) / "config.json")
 
 
 def opened(source: str | Path, how: How) -> Opened:

@@ -70,21 +70,8 @@ class StableDiffusion(OfLatents):
     @staticmethod
     def of(found: Opened) -> StableDiffusion:
         """The model in a folder; see :meth:`load`."""
-        parts.check(found.folder, ("unet", "vae", "text_encoder", "tokenizer", "scheduler"))
-        scheduler = parts.schedule(found)
-        parts.require_noise_alone(found, "unet")
-        text, vae, unet = (
-            parts.network(part, found) for part in (parts.TEXT, parts.VAE, parts.UNET)
-        )
-        tokenizer = parts.clip_tokenizer("tokenizer", found, text)
-        told = ("unet", "cross_attention_dim", unet.config.cross_attention_dim)
-        parts.agree(found, told, ("text_encoder", "hidden_size", text.config.hidden_size))
-        parts.adapt(found, {"unet": unet, "text_encoder": text}, unet.config.layers_per_block)
-        modules = [module.to(found.how.device) for module in (unet, vae, text)]
-        for module in modules:
-            join_all(module)
         with naming(f"the model {found.name}"):
-            model = StableDiffusion(modules[0], modules[1], modules[2], tokenizer, scheduler)
+            model = StableDiffusion(*networks(found))
             model.try_out()
         return model
 
@@ -104,9 +91,11 @@ class StableDiffusion(OfLatents):
         grey = torch.full((1, self.vae.config.in_channels, small, small), 0.5, device=self.device)
         z = self.latents.encode(grey)
         require_numbers("vae", self.decode(z), grey.shape)
-        words = self.embed(["a mug"])
+        views = self.views_together
+        words = self.embed(["a mug"] * views)
         require_numbers("text_encoder", words["hidden"], words["hidden"].shape)
-        t = torch.full((1,), len(self.alpha_bar) // 2, device=self.device)
+        z = z.expand(views, *z.shape[1:])
+        t = torch.full((views,), len(self.alpha_bar) // 2, device=self.device)
         require_numbers("unet", self.predict_noise(z, t, words), z.shape)
 
     @torch.no_grad()
@@ -133,3 +122,19 @@ class StableDiffusion(OfLatents):
         return self._as_noise(out, self.prediction, x_t, t)
 
     place: Place = BesideClass()
+
+
+def networks(found: Opened) -> tuple[Any, Any, Any, Any, Any]:
+    """UNet, VAE, text encoder, tokenizer and scheduler of a folder, where they are to work.
+    ModelError where they are none, or not of one model."""
+    parts.check(found, ("unet", "vae", "text_encoder", "tokenizer", "scheduler"))
+    scheduler = parts.schedule(found)
+    parts.require_noise_alone(found, "unet")
+    text, vae, unet = (parts.network(part, found) for part in (parts.TEXT, parts.VAE, parts.UNET))
+    tokenizer = parts.clip_tokenizer("tokenizer", found, text)
+    told = ("unet", "cross_attention_dim", unet.config.cross_attention_dim)
+    parts.agree(found, told, ("text_encoder", "hidden_size", text.config.hidden_size))
+    parts.adapt(found, {"unet": unet, "text_encoder": text}, unet.config.layers_per_block)
+    for module in (unet, vae, text):
+        join_all(module.to(found.how.device))
+    return unet, vae, text, tokenizer, scheduler

@@ -98,7 +98,7 @@ class StableDiffusion3(OfLatents):
             )
         words = [part.name.replace("text_encoder", "tokenizer") for part in texts]
         parts.check(
-            found.folder,
+            found,
             ("transformer", "vae", "scheduler", *(part.name for part in texts), *words),
         )
         total, shift = _schedule(found)
@@ -201,7 +201,7 @@ class StableDiffusion3(OfLatents):
 
 def _is_there(part: str, found: Opened) -> bool:
     """Whether a text encoder is in the folder; a warning where only the index says so."""
-    if (found.folder / part).is_dir():
+    if found.part(part).is_dir():
         return True
     if any(found.index.get(part) or ()):
         LOG.warning(
@@ -228,7 +228,7 @@ def _agree(found: Opened, transformer: Any, texts: dict[str, Any]) -> None:
 
 def _schedule(found: Opened) -> tuple[int, float]:
     """The number of times and their shift."""
-    path = found.folder / "scheduler" / "scheduler_config.json"
+    path = found.part("scheduler") / "scheduler_config.json"
     config = read_json(path)
     if config.get("use_dynamic_shifting"):
         raise ModelError(

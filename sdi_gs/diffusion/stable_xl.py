@@ -62,7 +62,7 @@ class StableDiffusionXL(OfLatents):
     @staticmethod
     def of(found: Opened) -> StableDiffusionXL:
         """The model in a folder. ModelError where its files are none."""
-        parts.check(found.folder, FOLDERS)
+        parts.check(found, FOLDERS)
         scheduler = parts.schedule(found)
         texts = [parts.network(part, found) for part in (TEXT, TEXT_2)]
         words = [

@@ -36,7 +36,7 @@ def weights(part: str, stem: str, cls: str, model: Opened) -> Weights:
     Raises:
         ModelError: there are none, or several variants and none is asked for; with what to do.
     """
-    own = model.folder / part
+    own = model.part(part)
     if model.weights is not None:
         state = weights_of(model.weights, part, cls, read_json(own / "config.json"))
         if state:

@@ -160,7 +160,7 @@ def _same(a: str, b: str) -> bool:
 
 def default_clip(configs: Sequence[Config]) -> str:
     """The judge of mini's world where every run used mini, else the paper's CLIP."""
-    return MINI_JUDGE if all(c.model.source == build.MINI for c in configs) else PUBLISHED
+    return MINI_JUDGE if all(c.model.embedded for c in configs) else PUBLISHED
 
 
 def load_clip(source: str, target: torch.device) -> Clip:

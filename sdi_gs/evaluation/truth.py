@@ -11,7 +11,6 @@ from torch import Tensor
 
 from representations.cameras import azimuth_in_half_turn
 
-from .. import build
 from ..artefacts.media import psnr
 from ..config import Config
 
@@ -38,7 +37,7 @@ def truth_of(config: Config) -> tuple[str, str] | None:
     words = split_words(config.prompt)
     kinds = [word for word in words if word in KINDS]
     colors = [word for word in words if word in COLORS]
-    if config.model.source != build.MINI or len(kinds) != 1 or len(colors) != 1:
+    if not config.model.embedded or len(kinds) != 1 or len(colors) != 1:
         return None
     return kinds[0], colors[0]
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from representations.cameras import azimuth_in_half_turn
 from representations.sending import send
 
-from ..diffusion.base import Condition, Denoiser
+from ..diffusion.base import Condition, Denoiser, ToldOfCameras
 from .viewpoints import Viewpoints
 
 SIDE, FRONT, BACK, OVERHEAD = range(4)
@@ -139,8 +139,21 @@ class PromptSet:
         self._views = whole.rows(torch.arange(len(texts)))  # one row per view word
         self._uncond = whole.rows(torch.tensor([len(texts)]))  # one row
         self._empty = whole.rows(torch.tensor([len(texts) + len(others) - 1]))  # one row
+        self._seen_from = denoiser.seen_from if isinstance(denoiser, ToldOfCameras) else None
 
     def conditions(self, viewpoints: Viewpoints) -> Conditions:
+        said = self._said(viewpoints)
+        if self._seen_from is None:
+            return said
+        (pose,) = send([viewpoints.camera_to_world], next(iter(said.uncond.parts.values())).device)
+        uncond, positive, *negatives = (
+            self._seen_from(each, pose) for each in (said.uncond, said.positive, *said.negatives)
+        )
+        empty = None if said.empty is None else self._seen_from(said.empty, pose)
+        return Conditions(uncond, positive, negatives, said.weights, empty)
+
+    def _said(self, viewpoints: Viewpoints) -> Conditions:
+        """The words alone."""
         one_each = torch.zeros(len(viewpoints), dtype=torch.long)
         uncond, empty = self._uncond.rows(one_each), self._empty.rows(one_each)
         if self.config.perp_neg == "none":

@@ -8,6 +8,9 @@ from pathlib import Path
 MINI_DIR = Path(__file__).parent / "weights"
 """The weights, in the folder layout that diffusers reads."""
 
+FOLDERS = {"mini": MINI_DIR, "mini_mv": MINI_DIR.with_name("weights_mv")}
+"""The models that ship with the package. mini_mv takes what is not its own from mini's folder."""
+
 
 def words() -> list[str]:
     """Every word that mini was taught."""

@@ -155,7 +155,7 @@ class Corpus:
             return Corpus(**{key: data[key] for key in data.files})
 
 
-def _sample_elevation(rng: np.random.Generator) -> float:
+def sample_elevation(rng: np.random.Generator) -> float:
     """Mostly the range in which score distillation looks, with a share from overhead."""
     u = rng.random()
     if u < 0.14:
@@ -177,7 +177,7 @@ def _build_kind(job: tuple[int, int, int, int]) -> dict[str, np.ndarray]:
         build(builder)
         solid = builder.finish()  # one size for all: proportions vary, the scale says nothing
         azimuth = rng.uniform(-180.0, 180.0, views_per_shape)
-        elevation = [_sample_elevation(rng) for _ in range(views_per_shape)]
+        elevation = [sample_elevation(rng) for _ in range(views_per_shape)]
         cameras = orbit(
             torch.tensor(azimuth, dtype=torch.float32),
             torch.tensor(elevation, dtype=torch.float32),

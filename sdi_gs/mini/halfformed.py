@@ -50,6 +50,14 @@ def splat_cloud(
     opacity = u[:, 2] ** (0.5 + 2.5 * float(torch.rand((), generator=rng)))
     color = palette[(u[:, 3] * len(palette)).long()]
     color = (color + 0.15 * (u[:, 4:7] - 0.5)).clamp(0, 1)
+    return composite(position, sigma, opacity, color, size)
+
+
+def composite(
+    position: Tensor, sigma: Tensor, opacity: Tensor, color: Tensor, size: int
+) -> tuple[Tensor, Tensor]:
+    """Round splats at ``position`` [n, 2] in pixels with ``sigma`` [n] in pixels, the nearest
+    first. Returns rgb premultiplied [3, H, W] and alpha [1, H, W]."""
     axis = torch.arange(size, dtype=torch.float32) + 0.5
     gx = torch.exp(-0.5 * ((axis[None] - position[:, :1]) / sigma[:, None]) ** 2)
     gy = torch.exp(-0.5 * ((axis[None] - position[:, 1:]) / sigma[:, None]) ** 2)
@@ -59,7 +67,7 @@ def splat_cloud(
     return torch.einsum("nhw,nc->chw", weight, color), 1.0 - transmittance[-1:]
 
 
-def _smooth_noise(batch: int, size: int, rng: torch.Generator) -> Tensor:
+def smooth_noise(batch: int, size: int, rng: torch.Generator) -> Tensor:
     """Coloured noise of random grain, [B, 3, H, W], roughly unit amplitude."""
     out = []
     for _ in range(batch):
@@ -114,7 +122,7 @@ def half_form(images: Tensor, siblings: Tensor, rng: torch.Generator) -> Tensor:
     out = blurred(out, sigma)
     noisy = (kind == KINDS.index("tint")) | (torch.rand(batch, generator=rng) < 0.2)
     amplitude = torch.where(noisy, 0.16 * torch.rand(batch, generator=rng), torch.zeros(batch))
-    out = out + amplitude[:, None, None, None] * _smooth_noise(batch, size, rng)
+    out = out + amplitude[:, None, None, None] * smooth_noise(batch, size, rng)
     grain = torch.where(kind == KINDS.index("speckle"), 0.12 * strength, torch.zeros(batch))
     out = out + grain[:, None, None, None] * torch.randn(out.shape, generator=rng)
     return out.clamp(0.0, 1.0)

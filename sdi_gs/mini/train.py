@@ -43,7 +43,7 @@ class Average:
             torch._foreach_lerp_(list(shadow.parameters()), list(module.parameters()), 1.0 - decay)
 
 
-def _published(folder: Path, part: str) -> dict[str, Tensor]:
+def published(folder: Path, part: str) -> dict[str, Tensor]:
     """The weights of one network of a saved model, float32."""
     from safetensors.torch import load_file
 
@@ -61,7 +61,7 @@ class Stage:
         self.modules = list(modules.values())
         if args.init and not self.path.exists():
             for part, module in modules.items():
-                module.load_state_dict(_published(args.init, part))
+                module.load_state_dict(published(args.init, part))
         self.average = Average(self.modules, 0.999)
         parameters = [p for m in self.modules for p in m.parameters()]
         self.optimizer = torch.optim.AdamW(
@@ -172,7 +172,7 @@ def load_vae(args: argparse.Namespace) -> Any:
     """The averaged VAE with the scaling factor that gives its latents unit deviation."""
     vae = networks.make_vae().to(args.device).eval().requires_grad_(False)
     if not (args.cache / "vae.pt").exists() and args.init:
-        vae.load_state_dict(_published(args.init, "vae"))
+        vae.load_state_dict(published(args.init, "vae"))
         config = json.loads((args.init / "vae" / "config.json").read_text())
         vae.register_to_config(scaling_factor=config["scaling_factor"])
         return vae

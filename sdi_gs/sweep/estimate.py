@@ -9,7 +9,6 @@ from functools import cache
 from representations.interface import Sized
 from representations.memory import COPIES_IN_TRAINING
 
-from ..build import MINI
 from ..config import Config
 from . import status
 from .manifest import Line
@@ -54,7 +53,7 @@ def _seconds(done: Planned) -> tuple[float, str]:
     configs = [_config(line) for line in some]
     per_step = [_per_step(config) for config in configs]
     total = sum(p * line.steps for p, line in zip(per_step, some, strict=True))
-    mini = all(config.model.source == MINI for config in configs)
+    mini = all(config.model.embedded for config in configs)
     basis = (
         f"a guess: {MINI_SECONDS} s a step of mini on one core"
         if mini
@@ -76,7 +75,7 @@ def _config(line: Line) -> Config:
 
 def _per_step(config: Config) -> float:
     """Seconds: in proportion to the views, and for mini to their pixels."""
-    if config.model.source == MINI:
+    if config.model.embedded:
         return MINI_SECONDS * config.batch * max(config.resolution, 32) ** 2 / (4 * 64**2)
     return PAPER_SECONDS * config.batch
 

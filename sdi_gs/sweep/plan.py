@@ -177,7 +177,7 @@ def _check_cards(
     plan: Plan, found: Sequence[Variant], mistakes: list[str], notes: list[str]
 ) -> None:
     if plan.card_bytes is None:
-        if any(v.config.model.source != build.MINI for v in found):
+        if not all(v.config.model.embedded for v in found):
             notes.append(
                 "memory was not checked: say what is free on the cards with --card-gib, as in "
                 "--card-gib 24"
