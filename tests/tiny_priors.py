@@ -95,6 +95,26 @@ def stable(path: Path, **schedule: Any) -> Path:
     return path
 
 
+def multi_view(path: Path) -> Path:
+    """Four views side by side: a pipeline of Stable Diffusion whose UNet is told of cameras."""
+    import json
+
+    from diffusers import StableDiffusionPipeline
+    from transformers import CLIPTextModel
+
+    torch.manual_seed(0)
+    told = unet(class_embed_type="projection", projection_class_embeddings_input_dim=16)
+    StableDiffusionPipeline(
+        vae=vae(), text_encoder=CLIPTextModel(clip_config(16, 16)), tokenizer=clip_tokenizer(),
+        unet=told, scheduler=ddim(), safety_checker=None, feature_extractor=None,
+        requires_safety_checker=False,
+    ).save_pretrained(path)  # fmt: skip
+    index = json.loads((path / "model_index.json").read_text())
+    index |= {"_class_name": "MultiViewStableDiffusionPipeline", "views_together": 4}
+    (path / "model_index.json").write_text(json.dumps(index))
+    return path
+
+
 def stable_v(path: Path) -> Path:
     """As Stable Diffusion 2.1 at 768, taught to the end of the noise."""
     return stable(path, prediction_type="v_prediction", rescale_betas_zero_snr=True)
@@ -174,6 +194,7 @@ def deepfloyd(path: Path) -> Path:
 
 
 FAMILIES = {
-    "sd15": stable, "sd21v": stable_v, "sdxl": stable_xl, "sd35": stable_3, "if": deepfloyd
+    "sd15": stable, "sd21v": stable_v, "sdxl": stable_xl, "sd35": stable_3, "if": deepfloyd,
+    "mv": multi_view,
 }  # fmt: skip
 """By a short name: what saves a folder of that family."""

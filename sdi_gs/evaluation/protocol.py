@@ -287,11 +287,19 @@ def ddim_pictures(config: Config, samples: int) -> Tensor:
     noise = pure_noise(model, count, config.resolution, config.seed, target)
     azimuth = torch.arange(count) % TRUTH_VIEWS * (360.0 / TRUTH_VIEWS)
     elevation = torch.full((count,), config.output.turntable.elevation_deg)
-    out = []
-    for some in torch.arange(count).split(TRUTH_VIEWS):
+    # Views that are seen together stand at equal steps around the shape.
+    if TRUTH_VIEWS % model.views_together:
+        raise UserError(
+            f"{config.model.source} sees {model.views_together} views of a shape together, and "
+            f"{TRUTH_VIEWS} sides make no whole groups of them: leave out its samples"
+        )
+    turns = torch.arange(TRUTH_VIEWS).reshape(model.views_together, -1).T.flatten()
+    out: dict[int, Tensor] = {}
+    for some in turns + TRUTH_VIEWS * torch.arange(samples)[:, None]:
         views = Viewpoints.orbit(azimuth[some], elevation[some])
         scale = config.guidance.cfg_scale.start
         predict = GuidedPredictor(model, prompts.conditions(views))
         z = ddim_sample(predict, noise[some], DDIM_STEPS, scale)
-        out.append(model.decode(z).clamp(0, 1).cpu())
-    return torch.cat(out)
+        pictures = model.decode(z).clamp(0, 1).cpu()
+        out |= dict(zip(some.tolist(), pictures, strict=True))
+    return torch.stack([out[k] for k in range(count)])

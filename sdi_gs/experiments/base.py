@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from torch import Generator, Tensor
 
 from representations.files import write_bytes
@@ -100,13 +99,23 @@ class Experiment(NamedTuple):
     measure: Callable[[Bench, Callable[[str], None]], Result]
 
 
+def require_groups(denoiser: Denoiser, samples: int) -> None:
+    """UserError where ``samples`` pictures make no whole groups of views of one shape."""
+    together = denoiser.views_together
+    if samples % together:
+        raise UserError(
+            f"samples={samples}: this model sees {together} views of a shape together; write "
+            f"--samples {together * max(1, samples // together)}"
+        )
+
+
 def bench(denoiser: Denoiser, config: Config, samples: int) -> Bench:
     """Draw ``samples`` front views of the prompt with DDIM; they are what is measured on."""
     if samples < 1:
         raise UserError(f"samples={samples}: allowed is 1 or more")
+    require_groups(denoiser, samples)
     prompts = PromptSet(denoiser, config.prompt, config.negative_prompt, config.prompts)
-    zeros = torch.zeros(samples)
-    conditions = prompts.conditions(Viewpoints.orbit(zeros, zeros))
+    conditions = prompts.conditions(Viewpoints.front(samples, denoiser.views_together))
     noise = pure_noise(
         denoiser, samples, config.resolution, config.seed, build.device(config.device)
     )

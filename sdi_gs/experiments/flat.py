@@ -30,6 +30,7 @@ from ..guidance.prompts import PromptSet
 from ..guidance.sampling import STREAM, ddim_sample, pure_noise
 from ..guidance.viewpoints import Viewpoints
 from ..run import require_ready
+from .base import require_groups
 
 Space = Literal["latents", "pixels"]
 Move = Literal["adam", "assign"]
@@ -110,10 +111,6 @@ class Flat(NamedTuple):
     evaluations: int  # network samples, all samples together
 
 
-def front(count: int) -> Viewpoints:
-    return Viewpoints.orbit(torch.zeros(count), torch.zeros(count))
-
-
 @torch.no_grad()
 def denoised_noise(
     predict: GuidedPredictor, noise: Tensor, cfg_scale: float
@@ -133,7 +130,8 @@ def distill(
     A picture starts as pure noise that was denoised in one step; in pixels, decoded.
     """
     count, rng = len(noise), Generator().manual_seed(config.seed + STREAM)
-    predict = GuidedPredictor(denoiser, prompts.conditions(front(count)))
+    views = Viewpoints.front(count, denoiser.views_together)
+    predict = GuidedPredictor(denoiser, prompts.conditions(views))
     start, eps = denoised_noise(predict, noise, config.guidance.cfg_scale.start)
     evaluations = predict.evaluations
     strategy: NoiseStrategy = CachedNoise(eps) if options.method == "cached" else config.noise
@@ -148,7 +146,7 @@ def distill(
     keep = {round(i * (config.steps - 1) / (KEPT - 1)) for i in range(KEPT)}
     targets, times = [], []
     for step in range(config.steps):
-        guided = method(picture, front(count), step, rng)
+        guided = method(picture, views, step, rng)
         evaluations += guided.evaluations
         if isinstance(strategy, CachedNoise):
             level = alpha_bar_at(denoiser.alpha_bar.to(guided.x_t), guided.t)
@@ -183,6 +181,7 @@ def generate(
 def _generate(config: Config, options: FlatOptions, out: Path) -> list[Path]:
     build.use_threads(config.threads)
     denoiser = build.denoiser(config.model, build.device(config.device))
+    require_groups(denoiser, options.samples)
     with build.below("prompts"):
         prompts = PromptSet(denoiser, config.prompt, config.negative_prompt, config.prompts)
     began = time.perf_counter()
@@ -213,6 +212,7 @@ def make(config: Config, denoiser: Denoiser, prompts: PromptSet, options: FlatOp
     )
     if options.method != "ddim":
         return distill(config, denoiser, prompts, noise, options)
-    predict = GuidedPredictor(denoiser, prompts.conditions(front(options.samples)))
+    views = Viewpoints.front(options.samples, denoiser.views_together)
+    predict = GuidedPredictor(denoiser, prompts.conditions(views))
     latents = ddim_sample(predict, noise, config.steps, config.guidance.cfg_scale.start)
     return Flat(latents, [], [], predict.evaluations)

@@ -48,6 +48,19 @@ class Viewpoints:
         return Viewpoints(azimuth_deg, elevation_deg, distance, pose)
 
     @staticmethod
+    def front(count: int, together: int = 1) -> Viewpoints:
+        """``count`` times the front, at the height of the horizon; for a model that sees
+        ``together`` views of a shape, whole groups around it that begin in front. ValueError where
+        ``count`` makes no whole groups."""
+        if count % together:
+            raise ValueError(
+                f"{count} pictures: this model sees {together} views of a shape together, so give "
+                f"a multiple of {together}"
+            )
+        turn = torch.arange(count) % together * (360.0 / together)
+        return Viewpoints.orbit(turn, torch.zeros(count))
+
+    @staticmethod
     def of(cameras: Cameras) -> Viewpoints:
         """Where ``cameras`` stand, as directions from the origin."""
         pose = camera_to_world(cameras.world_to_cam.cpu())

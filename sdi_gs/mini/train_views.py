@@ -74,8 +74,8 @@ def load(args: argparse.Namespace) -> Groups:
                  "source": torch.from_numpy(source)}  # fmt: skip
         torch.save(state, path)
     state = torch.load(path, weights_only=True)
-    angles = [torch.from_numpy(a) for a in (corpus.azimuth_deg, corpus.elevation_deg)]
-    position = spherical_to_position(*angles, torch.ones(len(corpus)))
+    azimuth, elevation = (torch.from_numpy(a) for a in (corpus.azimuth_deg, corpus.elevation_deg))
+    position = spherical_to_position(azimuth, elevation, torch.ones_like(azimuth))
     pose = poses(camera_to_world(look_at(position, torch.zeros_like(position))))
     latents, formed = (state[key].unflatten(0, (-1, VIEWS)) for key in ("corpus", "formed"))
     return Groups(corpus, latents, formed, state["source"].numpy(), pose.unflatten(0, (-1, VIEWS)))

@@ -342,6 +342,37 @@ def test_ddim_samples_are_asked_for_from_eight_sides(
     assert all(views.elevation_deg.tolist() == [15.0] * 8 for views in asked)
 
 
+def test_the_models_own_pictures_of_views_that_are_seen_together(
+    fast: Path, prior_folders: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Groups stand at quarter turns, and their pictures come back in the order of the sides."""
+    from sdi_gs import build
+    from sdi_gs.config import load
+    from sdi_gs.guidance.prompts import PromptSet
+
+    asked: list[Any] = []
+    real = PromptSet.conditions
+
+    def spy(self: Any, viewpoints: Any) -> Any:
+        asked.append(viewpoints)
+        return real(self, viewpoints)
+
+    def sample(predict: Any, noise: Tensor, steps: int, scale: float) -> Tensor:
+        return asked[-1].azimuth_deg.reshape(-1, 1, 1, 1).expand_as(noise)
+
+    config = load(str(fast), ["prompt=a mug", f"model.source={prior_folders('mv')}"])
+    model = build.denoiser(config.model, torch.device("cpu"))
+    monkeypatch.setattr(type(model), "decode", lambda self, z: z / 360.0)
+    monkeypatch.setattr(protocol.build, "denoiser", lambda *_: model)
+    monkeypatch.setattr(PromptSet, "conditions", spy)
+    monkeypatch.setattr(protocol, "ddim_sample", sample)
+    pictures = protocol.ddim_pictures(config, samples=2)
+    assert asked[0].azimuth_deg.tolist() == [0.0, 90.0, 180.0, 270.0, 45.0, 135.0, 225.0, 315.0]
+    assert (360.0 * pictures[:, 0, 0, 0]).tolist() == pytest.approx(
+        [45.0 * k for k in range(8)] * 2
+    )
+
+
 @pytest.mark.parametrize(("empty", "diverged"), [(3, False), (4, True)])
 def test_a_run_with_mostly_empty_views_has_diverged(
     mini_run: Path, monkeypatch: pytest.MonkeyPatch, empty: int, diverged: bool

@@ -16,9 +16,10 @@ from torch import Tensor
 from sdi_gs.config import Config, from_plain
 from sdi_gs.diffusion.analytic import GaussianMixture
 from sdi_gs.diffusion.schedule import alpha_bar_at, mix, unmix
-from sdi_gs.experiments.flat import KEPT, Flat, FlatOptions, distill, front, make
+from sdi_gs.experiments.flat import KEPT, Flat, FlatOptions, distill, make
 from sdi_gs.guidance.predict import GuidedPredictor
 from sdi_gs.guidance.prompts import PromptSet
+from sdi_gs.guidance.viewpoints import Viewpoints
 
 from .doubles import components
 
@@ -60,7 +61,7 @@ def test_cached_noise_and_assignment_are_ddim() -> None:
     model, config, x = world(), settings(), start()
     prompts = PromptSet(model, "a mug", config=config.prompts)
     made = distill(config, model, prompts, x, FlatOptions(method="cached", move="assign"))
-    predict = GuidedPredictor(model, prompts.conditions(front(3)))
+    predict = GuidedPredictor(model, prompts.conditions(Viewpoints.front(3)))
     grid = [999, *(int(1000 * (0.98 - 0.96 * k / 12) + 1e-6) for k in range(12))]
     for t_from, t_to in zip(grid, [*grid[1:], 0], strict=True):
         t = torch.full((3,), t_from)
@@ -140,7 +141,7 @@ def test_a_run_inverts_from_where_it_is() -> None:
     prompts = PromptSet(model, "a mug", config=config.prompts)
     distill(config, model, prompts, start(1), FlatOptions(move="assign"))
     first = next(x for x, t in seen if t == 0)
-    x_start = unmix(start(1), GuidedPredictor(base, prompts.conditions(front(1)))(
+    x_start = unmix(start(1), GuidedPredictor(base, prompts.conditions(Viewpoints.front(1)))(
         start(1), torch.tensor([999]), 3.0), base.alpha_bar[[999]])  # fmt: skip
     torch.testing.assert_close(first, x_start)
 

@@ -15,7 +15,7 @@ from torch import Generator, Tensor
 
 from sdi_gs import build
 from sdi_gs.config import guidances, load
-from sdi_gs.diffusion.base import Condition
+from sdi_gs.diffusion.base import Condition, ToldOfCameras
 from sdi_gs.diffusion.latents import Prior
 from sdi_gs.diffusion.load import load_prior
 from sdi_gs.diffusion.source import How
@@ -38,7 +38,7 @@ def test_the_command_takes_a_step(
     folder, out = prior_folders(family), tmp_path / "run"
     said = sdi_gs(
         "generate", "a red mug", "--config", config, "--out", out, f"model.source={folder}",
-        "steps=1", "output.turntable.frames=1", "output.preview_every=0",
+        "steps=1", "batch=4", "output.turntable.frames=1", "output.preview_every=0",
     )  # fmt: skip
     assert said.code == 0, said.err
     assert (out / "final.ply").exists() or (out / "final.glb").exists()
@@ -73,6 +73,26 @@ def test_the_command_names_what_a_prior_is_made_of(
 # --- methods ------------------------------------------------------------------------------------
 
 VIEWS = Viewpoints.orbit(torch.tensor([20.0, -130.0]), torch.tensor([10.0, 40.0]))
+AROUND = Viewpoints.orbit(
+    torch.tensor([20.0, 110.0, -160.0, -70.0, 50.0, 140.0, -130.0, -40.0]),
+    torch.tensor([10.0, 40.0]).repeat_interleave(4),
+)
+
+
+def seen(model: Prior) -> Viewpoints:
+    """Two views, or two groups of those that are seen together."""
+    return VIEWS if model.views_together == 1 else AROUND
+
+
+def pictures_of(model: Prior) -> Tensor:
+    """As many pictures, other ones each."""
+    shape = (len(seen(model)), 3, 16, 16)
+    return torch.rand(shape, generator=Generator().manual_seed(9))
+
+
+def of_group(model: Prior, k: int) -> slice:
+    """The rows of the view, or of the group, ``k``."""
+    return slice(k * model.views_together, (k + 1) * model.views_together)
 
 
 @pytest.fixture(scope="module")
@@ -93,13 +113,14 @@ def method_of(name: str, model: Prior, perp_neg: str = "threestudio") -> Guidanc
     return build.guidance(config, model, prompts, config.noise)
 
 
-@pytest.mark.parametrize("family", ["sdxl", "sd35", "if"])
+@pytest.mark.parametrize("family", ["sdxl", "sd35", "if", "mv"])
 @pytest.mark.parametrize("name", guidances())
 def test_every_method_runs_on_every_family(name: str, family: str, models: Any) -> None:
-    method = method_of(name, models(family), "none")
-    rgb = torch.rand(2, 3, 16, 16, generator=Generator().manual_seed(9)).requires_grad_()
+    model = models(family)
+    method = method_of(name, model, "none")
+    rgb = pictures_of(model).requires_grad_()
     for step in (40, 41):
-        guided = method(rgb, VIEWS, step, Generator().manual_seed(step))
+        guided = method(rgb, seen(model), step, Generator().manual_seed(step))
     (gradient,) = torch.autograd.grad(guided.loss, rgb)
     assert bool(torch.isfinite(gradient).all())
     assert float(gradient.abs().max()) > 0.0
@@ -108,17 +129,20 @@ def test_every_method_runs_on_every_family(name: str, family: str, models: Any) 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("name", ["sds", "sdi", "ism", "nfsd"])
 def test_two_views_get_what_each_gets_alone(name: str, family: str, models: Any) -> None:
-    method = method_of(name, models(family))
-    pictures = torch.rand(2, 3, 16, 16, generator=Generator().manual_seed(9))
-    together = method(pictures, VIEWS, 40, ViewSlice(Generator().manual_seed(2), 0, 2)).target
+    model = models(family)
+    method = method_of(name, model)
+    pictures, views = pictures_of(model), seen(model)
+    count = len(views)
+    whole = ViewSlice(Generator().manual_seed(2), 0, count)
+    together = method(pictures, views, 40, whole).target
     scale = float(together.abs().max())
     for k in (0, 1):
-        one = slice(k, k + 1)
-        rng = ViewSlice(Generator().manual_seed(2), k, 2)
-        alone = method(pictures[one], VIEWS[one], 40, rng).target
+        one = of_group(model, k)
+        rng = ViewSlice(Generator().manual_seed(2), one.start, count)
+        alone = method(pictures[one], views[one], 40, rng).target
         # float32; several guided calls of a random network multiply its rounding.
-        torch.testing.assert_close(alone[0], together[k], rtol=1e-3, atol=5e-4 * scale)
-    assert float((together[0] - together[1]).abs().max()) > 1e-2 * scale
+        torch.testing.assert_close(alone, together[one], rtol=1e-3, atol=5e-4 * scale)
+    assert float((together[0] - together[-1]).abs().max()) > 1e-2 * scale
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -127,12 +151,12 @@ def test_guidance_is_its_formula_on_every_family(family: str, perp_neg: str, mod
     """The whole call beside the formula, with the network asked one row and condition at a time."""
     model = models(family)
     subject = PromptSet(model, "a mug", "grey", PromptConfig(perp_neg=perp_neg))  # type: ignore
-    conditions = subject.conditions(VIEWS)
-    z = model.encode(torch.rand(2, 3, 16, 16, generator=Generator().manual_seed(9)))
-    t = torch.tensor([300, 700])
+    conditions = subject.conditions(seen(model))
+    z = model.encode(pictures_of(model))
+    t = torch.tensor([300, 700]).repeat_interleave(model.views_together)
     guided = GuidedPredictor(model, conditions)(z, t, 7.5)
     for k in (0, 1):
-        row = torch.tensor([k])
+        row = torch.arange(len(z))[of_group(model, k)]
 
         def eps(c: Condition, row: Tensor = row) -> Tensor:
             return model.predict_noise(z[row], t[row], c.rows(row))
@@ -143,8 +167,10 @@ def test_guidance_is_its_formula_on_every_family(family: str, perp_neg: str, mod
         for i, negative in enumerate(conditions.negatives):
             e = eps(negative) - uncond
             assert conditions.weights is not None
-            along = (e * positive).sum() / positive.square().sum()
-            direction = direction + conditions.weights[k, i] * (e - along * positive)
+            dims = (1, 2, 3)
+            along = (e * positive).sum(dims) / positive.square().sum(dims)
+            weight = conditions.weights[row, i].reshape(-1, 1, 1, 1)
+            direction = direction + weight * (e - along.reshape(-1, 1, 1, 1) * positive)
         expected = uncond + 7.5 * direction
         scale = float(expected.abs().max())
         torch.testing.assert_close(guided[row], expected, rtol=1e-3, atol=1e-4 * scale)
@@ -154,11 +180,14 @@ def test_guidance_is_its_formula_on_every_family(family: str, perp_neg: str, mod
 def test_a_second_network_starts_as_the_frozen_one_and_learns(family: str, models: Any) -> None:
     model = models(family)
     learner = model.learner("a mug", 2, 1e-2)
-    z = model.encode(torch.rand(2, 3, 16, 16, generator=Generator().manual_seed(9)))
-    t, words = torch.tensor([200, 800]), model.embed(["a mug"] * 2)
+    z = model.encode(pictures_of(model))
+    t = torch.tensor([200, 800]).repeat_interleave(model.views_together)
+    words, cameras = model.embed(["a mug"] * len(z)), seen(model).camera_to_world.float()
+    if isinstance(model, ToldOfCameras):
+        words = model.seen_from(words, cameras)
     with torch.no_grad():
         frozen = model.predict_noise(z, t, words)
-    poses = VIEWS.camera_to_world.flatten(1).float()
+    poses = cameras.flatten(1)
     torch.testing.assert_close(learner.predict(z, t, poses), frozen)
     before = [p.clone() for p in model.network.parameters()]
     losses = [float(learner.learn(z, poses, Generator().manual_seed(1))) for _ in range(20)]

@@ -14,11 +14,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from sdi_gs.diffusion.base import Adaptable, Condition, Denoiser
+from sdi_gs.diffusion.base import Adaptable, Condition, Denoiser, ToldOfCameras
 from sdi_gs.diffusion.folder import ModelError
 from sdi_gs.diffusion.latents import Prior
 from sdi_gs.diffusion.load import load_prior
 from sdi_gs.diffusion.source import How
+from sdi_gs.diffusion.tuning import Tuning, tune
+from sdi_gs.guidance import Viewpoints
 
 from ..tiny_priors import FAMILIES
 
@@ -35,12 +37,19 @@ def randn(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def question(model: Prior, rows: int = 3) -> tuple[Tensor, Tensor, Condition]:
-    """Noisy latents, times and words, whose influence a random network shows."""
+def question(model: Prior) -> tuple[Tensor, Tensor, Condition]:
+    """Noisy latents, times and words, whose influence a random network shows: three, or three
+    groups of views that are seen together."""
+    views = model.views_together
     z = model.encode(torch.rand(1, 3, 16, 16))
-    x_t = randn(rows, *z.shape[1:], seed=1)
-    t = torch.tensor([10, 500, 900])[:rows]
-    return x_t, t, louder(model.embed(WORDS[:rows]))
+    x_t = randn(3 * views, *z.shape[1:], seed=1)
+    each = torch.arange(3).repeat_interleave(views)
+    words = louder(model.embed(WORDS)).rows(each)
+    if isinstance(model, ToldOfCameras):
+        around = torch.arange(3.0 * views) * 90.0
+        viewpoints = Viewpoints.orbit(around, torch.full_like(around, 20.0))
+        words = model.seen_from(words, viewpoints.camera_to_world)
+    return x_t, torch.tensor([10, 500, 900])[each], words
 
 
 def louder(condition: Condition) -> Condition:
@@ -63,14 +72,15 @@ def test_a_family_is_a_denoiser_that_answers_alike_alone_and_together(
     x_t, t, words = question(model)
     whole = model.predict_noise(x_t, t, words)
     assert (whole.shape, whole.dtype) == (x_t.shape, torch.float32)
-    assert float((whole[0] - whole[1]).abs().max()) > 1e-3
-    model.rows = 2
+    views = model.views_together
+    assert float((whole[0] - whole[views]).abs().max()) > 1e-3
+    model.rows = 2 * views
     torch.testing.assert_close(model.predict_noise(x_t, t, words), whole, rtol=1e-4, atol=3e-5)
     for k in range(3):
-        row = torch.tensor([k])
+        row = torch.arange(k * views, (k + 1) * views)
         alone = model.predict_noise(x_t[row], t[row], words.rows(row))
         torch.testing.assert_close(alone, whole[row], rtol=1e-4, atol=3e-5)
-    other = model.predict_noise(x_t, t, words.rows(torch.tensor([1, 2, 0])))
+    other = model.predict_noise(x_t, t, words.rows(torch.arange(3 * views).roll(-views)))
     assert float((other - whole).abs().max()) > 1e-5  # the words are heard
 
 
@@ -267,3 +277,106 @@ def test_if_sees_pixels(prior_folders: Folders) -> None:
     z.sum().backward()
     assert large.grad is not None
     assert float(large.grad.min()) > 0.0
+
+
+# --- several views at once ------------------------------------------------------------------------
+
+
+def test_views_of_a_group_see_each_other_and_no_others(prior_folders: Folders) -> None:
+    model = load_prior(prior_folders("mv"), How())
+    assert model.views_together == 4
+    x_t, t, words = question(model)
+    t = torch.full_like(t, 300)
+    before = model.predict_noise(x_t, t, words)
+    x_t[5] += randn(*x_t.shape[1:], seed=4)
+    moved = (model.predict_noise(x_t, t, words) - before).flatten(1).abs().amax(1)
+    assert bool((moved[4:8] > 1e-5).all())
+    assert float(moved[:4].max()) < 1e-6
+    assert float(moved[8:].max()) < 1e-6
+
+
+def test_what_sees_together_is_one_attention_over_all_pixels(prior_folders: Folders) -> None:
+    """Softmax attention from the weights of a layer, over the pixels of all four views."""
+    model = load_prior(prior_folders("mv"), How(engine="diffusers"))
+    layer = model.network.down_blocks[1].attentions[0].transformer_blocks[0].attn1
+    x = randn(8, 16, 16, seed=5)
+    with torch.no_grad():
+        got = layer(x)
+        joined = x.reshape(2, 64, 16)
+        q, k, v = (
+            each(joined).reshape(2, 64, 2, 8).transpose(1, 2)
+            for each in (layer.to_q, layer.to_k, layer.to_v)
+        )
+        weight = (q @ k.transpose(-1, -2) / 8**0.5).softmax(-1)
+        expected = layer.to_out[0]((weight @ v).transpose(1, 2).reshape(8, 16, 16))
+    torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_both_engines_see_the_same_views_and_cameras(prior_folders: Folders) -> None:
+    plain, published = (
+        load_prior(prior_folders("mv"), How(engine=engine)) for engine in ("plain", "diffusers")
+    )
+    x_t, t, words = question(plain)
+    torch.testing.assert_close(
+        plain.predict_noise(x_t, t, words), published.predict_noise(x_t, t, words),
+        rtol=1e-4, atol=1e-5,
+    )  # fmt: skip
+
+
+def test_a_camera_is_heard_and_its_distance_is_not(prior_folders: Folders) -> None:
+    model = load_prior(prior_folders("mv"), How())
+    assert isinstance(model, ToldOfCameras)
+    around, up = torch.tensor([0.0, 90.0, 180.0, -90.0]), torch.full((4,), 20.0)
+    words = model.embed(["a red mug"] * 4)
+    near, far, turned = (
+        model.seen_from(words, Viewpoints.orbit(a, up, d).camera_to_world)
+        for a, d in (
+            (around, torch.full((4,), 1.0)),
+            (around, torch.full((4,), 7.0)),
+            (around + 30.0, torch.full((4,), 1.0)),
+        )
+    )
+    torch.testing.assert_close(near["camera"], far["camera"])
+    # The third row is upward and the last column the place, of length 1.
+    assert near["camera"][0].reshape(4, 4)[:3, 3].norm().item() == pytest.approx(1.0)
+    x_t, t = randn(4, 4, 8, 8), torch.full((4,), 500)
+    eps = [model.predict_noise(x_t, t, each) for each in (near, far, turned)]
+    torch.testing.assert_close(eps[0], eps[1])
+    assert float((eps[0] - eps[2]).abs().max()) > 1e-5
+
+
+def test_rows_part_no_group(prior_folders: Folders) -> None:
+    model = load_prior(prior_folders("mv"), How())
+    with pytest.raises(ValueError, match=r"sees 4 views .* write model\.rows=4$"):
+        tune(model, Tuning(rows=6))
+    assert tune(model, Tuning(rows=8)).rows == 8
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("views_together", 1, "views_together=1"),
+        ("views_together", "4", "views_together='4'"),
+        ("views_together", None, "views_together=None"),
+    ],
+)
+def test_a_folder_that_does_not_say_how_many_views(
+    key: str, value: Any, said: str, prior_folders: Folders, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(prior_folders("mv"), tmp_path / "model"))
+    index = json.loads((folder / "model_index.json").read_text()) | {key: value}
+    (folder / "model_index.json").write_text(json.dumps(index))
+    with pytest.raises(ModelError, match=said):
+        load_prior(folder, How())
+
+
+def test_parts_are_taken_from_the_folder_beside(prior_folders: Folders, tmp_path: Path) -> None:
+    whole = Path(shutil.copytree(prior_folders("mv"), tmp_path / "whole"))
+    own = tmp_path / "own"
+    own.mkdir()
+    shutil.move(whole / "unet", own / "unet")
+    index = json.loads((whole / "model_index.json").read_text()) | {"parts_from": "../whole"}
+    (own / "model_index.json").write_text(json.dumps(index))
+    one, other = load_prior(own, How()), load_prior(prior_folders("mv"), How())
+    x_t, t, words = question(one)
+    torch.testing.assert_close(one.predict_noise(x_t, t, words), other.predict_noise(x_t, t, words))
