@@ -118,14 +118,15 @@ def experiment(
     representation: Annotated[
         str, typer.Option(help="of whole runs: gaussians, instant_ngp, or a preset")
     ] = "gaussians",
+    seeds: Annotated[int, typer.Option(help="of whole runs: seeds 0, 1, ...")] = 1,
     out: Annotated[Path | None, typer.Option(help="new folder")] = None,
 ) -> None:
-    """Repeat a figure of the paper: data, plot and table. fig8, fig11, fig14 and aids are whole
-    runs on the presets of a family, 'mini' (150 steps if you do not say steps=N) or 'sdi'."""
+    """Repeat a figure of the paper: data, plot and table. fig8, fig11, fig14, aids and janus are
+    whole runs on the presets of a family, 'mini' (150 steps if you do not say steps=N) or 'sdi'."""
     from ..config import load
     from ..experiments import run as experiments
     from ..experiments.base import table
-    from ..experiments.chains import CHAINS, chain
+    from ..experiments.chains import CHAINS, EXAMPLES, chain
     from ..experiments.compare import Plan
 
     if name == "list":
@@ -135,8 +136,8 @@ def experiment(
         return
     prompt, settings = split_words(words or [])
     if name in CHAINS:
-        plan = Plan("", family, (representation,), settings=tuple(settings))
-        prompts = [prompt] if prompt else []
+        plan = Plan("", family, (representation,), seeds=seeds, settings=tuple(settings))
+        prompts = [prompt] if prompt else EXAMPLES.get(name, [])
         _print_table(name, CHAINS[name], chain(name, family), plan, prompts, out)
         return
     entry = experiments.require(name)

@@ -88,6 +88,25 @@ def looks_front(index: Tensor, azimuth_deg: Tensor) -> int:
     return int((turned < FRONT_WITHIN_DEG).sum())
 
 
+RING = 24
+"""Views of a turntable in which faces are counted, 15 degrees apart."""
+
+
+def faces(pictures: Tensor, truth: Tensor, azimuth_deg: Tensor) -> int:
+    """How many faces a shape has: one, if it is as it should be; two, for a Janus.
+
+    ``pictures`` and ``truth`` [V, 3, H, W] at the same cameras of a whole turntable, in order. Each
+    view is taken for the side of the true object that it is most like; a face is a row of
+    neighbouring views, two or more, that are taken for the front. The true object has one.
+    """
+    turned = azimuth_in_half_turn(azimuth_deg[most_like(pictures, truth)]).abs()
+    front = turned < FRONT_WITHIN_DEG
+    if bool(front.all()):
+        return 1
+    begins = front & ~front.roll(1) & front.roll(-1)  # with a neighbour: one view alone is chance
+    return int(begins.sum())
+
+
 def against_truth(pictures: Tensor, truth: Tensor, azimuth_deg: Tensor) -> AgainstTruth:
     """``pictures`` and ``truth`` [V, 3, H, W] in [0, 1] at the same cameras of a turntable whose
     azimuths are ``azimuth_deg`` [V]."""

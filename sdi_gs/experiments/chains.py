@@ -6,6 +6,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ..errors import UserError
+
 
 @dataclass(frozen=True)
 class Variant:
@@ -24,6 +26,8 @@ def methods(names: Sequence[str]) -> tuple[Variant, ...]:
 def chain(name: str, family: str) -> tuple[Variant, ...]:
     """The variants of one of :data:`CHAINS` with the scales of a family of presets."""
     small = family == "mini"
+    if name == "janus" and not small:
+        raise UserError("janus compares the models mini and mini_mv: write --family mini")
     few = "resolution=32" if small else "resolution=64"
     random_t = (
         "guidance.t.high={start: 0.98, end: 0.98}",
@@ -53,6 +57,11 @@ def chain(name: str, family: str) -> tuple[Variant, ...]:
             Variant("+ negative inversion", "ism", (*falling, negative)),
             Variant("+ all of kappa: sdi", "sdi", (*falling, negative)),
         ),
+        "janus": tuple(
+            Variant(f"{model}, {label}", guidance, (f"model.source={model}",))
+            for guidance, label in (("sdi", "sdi"), ("sds_annealed", "annealed sds"))
+            for model in ("mini", "mini_mv")
+        ),
         "aids": (
             Variant("sdi", "sdi"),
             Variant("no entropy", "sdi", ("noise.entropy=0",)),
@@ -76,8 +85,17 @@ CHAINS = {
     "fig8": "Fig. 8: from DreamFusion to SDI, change by change",
     "fig11": "Fig. 11: the number of inversion steps, by time and quality",
     "fig14": "Fig. 14: from interval score matching to SDI",
+    "janus": "one view at a time or four together: faces of things with two different sides",
     "aids": "App. A: the entropy term, both sets of Perp-Neg's constants and convexity, one by one",
 }
+
+EXAMPLES = {
+    "janus": [
+        "a gray cat", "a yellow duck", "a gray elephant", "a purple helicopter",
+        "a pink airplane", "a red car", "a brown bear", "a green turtle",
+    ],
+}  # fmt: skip
+"""What a chain is about where no sentence is given, if that is not :data:`EXAMPLE`."""
 
 SHORT, EXAMPLE = 150, "a red mug"
 """Steps of a run of mini, and its sentence, where nothing else is said: a chain takes minutes."""

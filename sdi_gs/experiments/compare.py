@@ -24,7 +24,8 @@ from ..child import Diverged, NotRun
 from ..config import Config, guidances, set_plugins
 from ..errors import UserError, first_line, nearest
 from ..evaluation.protocol import MINI_JUDGE, Judge, Judged, default_clip, mostly_empty
-from ..evaluation.truth import truth_of
+from ..evaluation.truth import RING, truth_of
+from ..evaluation.truth import faces as count_faces
 from ..families import configure, require_family
 from ..look import Reopened, reopen
 from . import study
@@ -93,6 +94,7 @@ class Row:
     blank_db: float | None = None  # what no shape at all would have there
     empty: bool = False  # nothing in most views
     judged: Judged | None = None  # what CLIP says of its views
+    faces: int | None = None  # where mini knows the object
     curve: list[dict[str, float]] = field(default_factory=list)  # step, seconds, psnr_db
 
 
@@ -196,7 +198,7 @@ def measure(run: RunFolder, cell: Cell, out: Path, judge: Judge | None) -> Row:
     opened = reopen(run.path)
     config = opened.config
     lines, summary = run.measured_stats(config.steps), run.summary()
-    psnr_db, blank_db = _truth_and_blank_db(opened) or (None, None)
+    psnr_db, blank_db, faces = _against_truth(opened) or (None, None, None)
     size = max(config.resolution, judge.clip.size if judge else 0)
     cameras = config.views.showcase(VIEWS, size, config.output.turntable.elevation_deg)
     pictures, alpha = opened.stage.look(cameras)
@@ -227,13 +229,14 @@ def measure(run: RunFolder, cell: Cell, out: Path, judge: Judge | None) -> Row:
         blank_db=blank_db,
         empty=mostly_empty(pictures, alpha),
         judged=judge(pictures.nan_to_num().clamp(0, 1), config.prompt) if judge else None,
+        faces=faces,
         curve=curve,
     )
 
 
-def _truth_and_blank_db(opened: Reopened) -> tuple[float, float] | None:
-    """Mean PSNR in dB of the views, and of white pictures in their place, where mini knows the
-    object."""
+def _against_truth(opened: Reopened) -> tuple[float, float, int] | None:
+    """Mean PSNR in dB of the views, and of white pictures in their place, and the number of faces,
+    where mini knows the object."""
     from ..mini.corpus import SIZE, render_truth
 
     config = opened.config
@@ -243,7 +246,11 @@ def _truth_and_blank_db(opened: Reopened) -> tuple[float, float] | None:
     cameras = config.views.showcase(VIEWS, SIZE, config.output.turntable.elevation_deg)
     truth = render_truth(*known, cameras)
     seen = media.psnr(opened.stage.draw(cameras), truth)
-    return float(seen.mean()), float(media.psnr(torch.ones_like(truth), truth).mean())
+    blank = media.psnr(torch.ones_like(truth), truth)
+    ring = config.views.showcase(RING, SIZE, config.output.turntable.elevation_deg)
+    around = torch.arange(RING) * (360.0 / RING)
+    found = count_faces(opened.stage.draw(ring), render_truth(*known, ring, samples=2), around)
+    return float(seen.mean()), float(blank.mean()), found
 
 
 def _curve(run: RunFolder, config: Config, lines: Sequence[StepLine]) -> Iterator[dict[str, float]]:

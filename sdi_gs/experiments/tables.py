@@ -61,6 +61,7 @@ class Entry:
     diverged_percent: float | None  # no numbers, empty, or far from any object
     psnr_db: float | None  # mean of the others, where mini knows the objects
     psnr_spread_db: float | None  # standard deviation over them
+    faces: float | None  # mean of a shape, one being right, where mini knows the objects
     recognised: int | None  # runs that CLIP knows among all its sentences in most views
     clip_score: float | None  # 0 to 100, mean of those that did not diverge
     iqa_quality: float | None  # 0 to 1, the same
@@ -181,7 +182,7 @@ def summarise(representation: str, variant: str, outcomes: Sequence[Row | Withou
     judged = [row.judged for row in good if row.judged is not None]
     memory = [m for row in done if (m := row.peak_cuda_memory_mb or row.peak_memory_mb)]
 
-    def mean(numbers: list[float]) -> float | None:
+    def mean(numbers: Sequence[float]) -> float | None:
         return statistics.mean(numbers) if numbers else None
 
     return Entry(
@@ -192,6 +193,7 @@ def summarise(representation: str, variant: str, outcomes: Sequence[Row | Withou
         diverged_percent=100.0 * (runs - len(good)) / runs if runs else None,
         psnr_db=mean(values),
         psnr_spread_db=statistics.pstdev(values) if len(values) > 1 else None,
+        faces=mean([row.faces for row in good if row.faces is not None]),
         recognised=sum(j.r_precision > 0.5 for j in judged) if judged else None,
         clip_score=mean([j.clip_score for j in judged]),
         iqa_quality=mean([j.iqa["quality"] for j in judged]),
@@ -211,6 +213,7 @@ COLUMNS: tuple[Column[Entry], ...] = (
     ("diverged %", lambda e: or_dash(e.diverged_percent, ".0f")),
     ("PSNR dB", lambda e: or_dash(e.psnr_db, ".2f")),
     ("+-", lambda e: or_dash(e.psnr_spread_db, ".2f")),
+    ("faces", lambda e: or_dash(e.faces, ".2f")),
     ("recognised", lambda e: or_dash(e.recognised, ".0f")),
     ("CLIP", lambda e: or_dash(e.clip_score, ".1f")),
     ("IQA %", lambda e: or_dash(e.iqa_quality, ".0f", 100)),
@@ -224,7 +227,8 @@ COLUMNS: tuple[Column[Entry], ...] = (
 NOTE = (
     f"diverged: without numbers, empty in most views, or less than {DIVERGED_DB:g} dB better than "
     "white pictures and recognised in no view; the other measures leave those out. not run: killed "
-    "or never made, and in no figure. recognised: runs whose sentence CLIP finds among all it may "
+    "or never made, and in no figure. faces: how often the front is seen around a shape, 1 being "
+    "right and 2 a Janus. recognised: runs whose sentence CLIP finds among all it may "
     f"choose from in most of {VIEWS} views; R-prec.: the share of views. network/step: samples "
     "that the denoiser was asked about in a step, of all views together. seconds and memory are of "
     "whole runs."

@@ -79,7 +79,7 @@ def test_no_shape_at_all_is_as_good_as_a_white_picture(prompt: str) -> None:
 
     config = load("mini", [f"prompt={prompt}"])
     white = SimpleNamespace(config=config, stage=SimpleNamespace(draw=nothing))
-    against = compare._truth_and_blank_db(white)  # type: ignore[arg-type]
+    against = compare._against_truth(white)  # type: ignore[arg-type]
     assert against is not None
     assert against[0] == against[1] < 16.0
 
@@ -286,8 +286,18 @@ def test_long_sentences_that_begin_alike_have_folders_of_their_own(fast: Path) -
     assert all(len(run.name) < 80 for run in line)
 
 
-@pytest.mark.parametrize("family", ["mini", "sdi"])
-@pytest.mark.parametrize("name", CHAINS)
+def test_janus_is_about_the_models_that_ship() -> None:
+    with pytest.raises(UserError, match="write --family mini"):
+        chain("janus", "sdi")
+    assert {v.settings for v in chain("janus", "mini")} == {
+        ("model.source=mini",), ("model.source=mini_mv",)
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "family"),
+    [(n, f) for n in CHAINS for f in ("mini", "sdi") if (n, f) != ("janus", "sdi")],
+)
 def test_every_line_of_a_chain_is_a_configuration_of_its_own(name: str, family: str) -> None:
     made = []
     for variant in chain(name, family):
