@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from . import parts
+from . import mvdream, parts
 from .folder import ModelError, read_json
 from .latents import Prior
 from .multi_view import MultiView
@@ -24,6 +24,7 @@ FAMILIES: dict[str, Callable[[Opened], Prior]] = {
     "StableDiffusion3Pipeline": StableDiffusion3.of,
     "IFPipeline": PixelDiffusion.of,
     "MultiViewStableDiffusionPipeline": MultiView.of,
+    "MVDreamPipeline": mvdream.of,
 }
 """By the name of the pipeline that a folder was saved as."""
 

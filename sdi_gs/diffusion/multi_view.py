@@ -28,10 +28,19 @@ class MultiView(StableDiffusion):
     place: Place = BesidePose()
 
     def __init__(
-        self, unet: Any, vae: Any, text_encoder: Any, tokenizer: Any, scheduler: Any, views: int
+        self,
+        unet: Any,
+        vae: Any,
+        text_encoder: Any,
+        tokenizer: Any,
+        scheduler: Any,
+        views: int,
+        world: Tensor | None = None,
     ) -> None:
+        """``views`` are seen together; ``world`` [4, 4] makes the model's world of ours."""
         super().__init__(unet, vae, text_encoder, tokenizer, scheduler)
         self.views_together = views
+        self.world = world
         see_together(self.unet, views)
 
     @staticmethod
@@ -56,6 +65,8 @@ class MultiView(StableDiffusion):
 
     def seen_from(self, condition: Condition, camera_to_world: Tensor) -> Condition:
         """``condition`` for pictures of those cameras [B, 4, 4]: with a part ``camera`` [B, 16]."""
+        if self.world is not None:
+            camera_to_world = self.world.to(camera_to_world) @ camera_to_world
         return Condition({**condition.parts, "camera": poses(camera_to_world)})
 
     def _noise(

@@ -68,6 +68,14 @@ def weights_of(path: Path, part: str, cls: str, config: Mapping[str, Any]) -> di
     return {}
 
 
+def renamed_unet(state: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Weights of a UNet by the names of the original code, each with :data:`NETWORK` before it, by
+    those of diffusers."""
+    utils: Any = importlib.import_module("diffusers.loaders.single_file_utils")
+    made: dict[str, Tensor] = utils.convert_ldm_unet_checkpoint(dict(state), dict(config))
+    return made
+
+
 def _chosen(path: Path, names: Iterable[str], prefixes: tuple[str, ...]) -> dict[str, Tensor]:
     from safetensors import safe_open
 

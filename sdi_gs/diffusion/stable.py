@@ -124,13 +124,15 @@ class StableDiffusion(OfLatents):
     place: Place = BesideClass()
 
 
-def networks(found: Opened) -> tuple[Any, Any, Any, Any, Any]:
-    """UNet, VAE, text encoder, tokenizer and scheduler of a folder, where they are to work.
-    ModelError where they are none, or not of one model."""
+def networks(found: Opened, unet: Any = None) -> tuple[Any, Any, Any, Any, Any]:
+    """UNet (that given, if there is one), VAE, text encoder, tokenizer and scheduler of a folder,
+    where they are to work. ModelError where they are none, or not of one model."""
     parts.check(found, ("unet", "vae", "text_encoder", "tokenizer", "scheduler"))
     scheduler = parts.schedule(found)
     parts.require_noise_alone(found, "unet")
-    text, vae, unet = (parts.network(part, found) for part in (parts.TEXT, parts.VAE, parts.UNET))
+    text, vae = (parts.network(part, found) for part in (parts.TEXT, parts.VAE))
+    if unet is None:
+        unet = parts.network(parts.UNET, found)
     tokenizer = parts.clip_tokenizer("tokenizer", found, text)
     told = ("unet", "cross_attention_dim", unet.config.cross_attention_dim)
     parts.agree(found, told, ("text_encoder", "hidden_size", text.config.hidden_size))

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -19,6 +20,7 @@ from sdi_gs.diffusion.folder import ModelError
 from sdi_gs.diffusion.latents import Prior
 from sdi_gs.diffusion.load import load_prior
 from sdi_gs.diffusion.source import How
+from sdi_gs.diffusion.together import see_together
 from sdi_gs.diffusion.tuning import Tuning, tune
 from sdi_gs.guidance import Viewpoints
 
@@ -380,3 +382,116 @@ def test_parts_are_taken_from_the_folder_beside(prior_folders: Folders, tmp_path
     one, other = load_prior(own, How()), load_prior(prior_folders("mv"), How())
     x_t, t, words = question(one)
     torch.testing.assert_close(one.predict_noise(x_t, t, words), other.predict_noise(x_t, t, words))
+
+
+# --- MVDream --------------------------------------------------------------------------------------
+
+
+def original_name(name: str, layers: int = 1, levels: int = 2) -> str:
+    """What the original code calls a weight of diffusers' UNet of ``levels`` resolutions."""
+    whole = {
+        "time_embedding.linear_1": "time_embed.0", "time_embedding.linear_2": "time_embed.2",
+        "class_embedding.linear_1": "camera_embed.0", "class_embedding.linear_2": "camera_embed.2",
+        "conv_in": "input_blocks.0.0", "conv_norm_out": "out.0", "conv_out": "out.2",
+    }  # fmt: skip
+    stem, _, kind = name.rpartition(".")
+    if stem in whole:
+        return f"{whole[stem]}.{kind}"
+    block, _, rest = name.partition(".")
+    if block == "mid_block":
+        what, k, inside = rest.split(".", 2)
+        at = f"middle_block.{1 if what == 'attentions' else 2 * int(k)}"
+    else:
+        i, what, k, inside = rest.split(".", 3)
+        down = block == "down_blocks"
+        at = "input_blocks" if down else "output_blocks"
+        number = int(i) * (layers + 1) + int(k) + down
+        if what == "downsamplers":
+            return f"input_blocks.{(int(i) + 1) * (layers + 1)}.0.op.{kind}"
+        if what == "upsamplers":
+            attended = int(i) < levels - 1  # in the tiny network
+            return f"output_blocks.{(int(i) + 1) * (layers + 1) - 1}.{1 + attended}.conv.{kind}"
+        at = f"{at}.{number}.{int(what == 'attentions')}"
+    for ours, theirs in (
+        ("norm1.", "in_layers.0."), ("conv1.", "in_layers.2."), ("norm2.", "out_layers.0."),
+        ("conv2.", "out_layers.3."), ("time_emb_proj.", "emb_layers.1."),
+        ("conv_shortcut.", "skip_connection."),
+    ):  # fmt: skip
+        if what == "resnets" and inside.startswith(ours):
+            inside = inside.replace(ours, theirs)
+            break
+    return f"{at}.{inside}"
+
+
+def mvdream(made: Path, path: Path, **settings: Any) -> tuple[Path, Any]:
+    """The folder of a pipeline, and one of class ``MVDreamPipeline`` with the same UNet; 32 groups
+    of channels, as there."""
+    from diffusers import UNet2DConditionModel
+    from safetensors.torch import save_file
+
+    folder = Path(shutil.copytree(made, path))
+    torch.manual_seed(3)
+    unet: Any = UNet2DConditionModel(
+        sample_size=8, block_out_channels=(32, 64), layers_per_block=1, attention_head_dim=(4, 8),
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), cross_attention_dim=16,
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"), use_linear_projection=True,
+        class_embed_type="projection", projection_class_embeddings_input_dim=16,
+    )  # fmt: skip
+    shutil.rmtree(folder / "unet")
+    (folder / "unet").mkdir()
+    raw = {
+        "_class_name": "MultiViewUNetModel", "image_size": 8, "in_channels": 4, "out_channels": 4,
+        "model_channels": 32, "num_res_blocks": 1, "attention_resolutions": [2],
+        "channel_mult": [1, 2], "num_head_channels": 8, "transformer_depth": 1, "context_dim": 16,
+        "camera_dim": 16,
+    }  # fmt: skip
+    (folder / "unet" / "config.json").write_text(json.dumps(raw | settings))
+    state = {original_name(n): v.contiguous() for n, v in unet.state_dict().items()}
+    assert len(state) == len(unet.state_dict())
+    save_file(state, folder / "unet" / "diffusion_pytorch_model.safetensors")
+    index = json.loads((folder / "model_index.json").read_text())
+    index |= {"_class_name": "MVDreamPipeline", "unet": ["mv_unet", "MultiViewUNetModel"]}
+    (folder / "model_index.json").write_text(json.dumps(index))
+    return folder, unet
+
+
+@pytest.mark.parametrize("engine", ["plain", "diffusers"])
+def test_mvdream_is_read_without_its_program(
+    engine: Any, prior_folders: Folders, tmp_path: Path
+) -> None:
+    """Beside diffusers' UNet with the same weights, told poses of a world whose front is at -y."""
+    folder, unet = mvdream(prior_folders("sd15"), tmp_path / "mvdream")
+    model = load_prior(folder, How(engine=engine))
+    assert model.views_together == 4
+    assert isinstance(model, ToldOfCameras)
+    around, up = torch.tensor([0.0, 90.0, 180.0, -90.0]), torch.full((4,), 15.0)
+    views = Viewpoints.orbit(around, up, torch.full((4,), 3.0))
+    words = model.seen_from(louder(model.embed(["a red mug"] * 4)), views.camera_to_world)
+    pose = words["camera"].reshape(4, 4, 4)
+    near, high = np.cos(np.radians(15)), np.sin(np.radians(15))
+    places = [[0, -near, high], [near, 0, high], [0, near, high], [-near, 0, high]]
+    torch.testing.assert_close(pose[:, :3, 3], torch.tensor(places).float())
+    see_together(unet, 4)
+    x_t, t = randn(4, 4, 8, 8), torch.full((4,), 321)
+    with torch.no_grad():
+        expected = unet(
+            x_t, t, encoder_hidden_states=words["hidden"], class_labels=pose.flatten(1)
+        ).sample
+    torch.testing.assert_close(model.predict_noise(x_t, t, words), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"ip_dim": 16}, "ip_dim=16.*told a picture"),
+        ({"camera_dim": 12}, "camera_dim=12"),
+        ({"channel_mult": None}, "does not say all of"),
+        ({"model_channels": 64}, "not of one model|have another shape"),
+    ],
+)
+def test_what_is_no_mvdream_is_named(
+    settings: dict[str, Any], said: str, prior_folders: Folders, tmp_path: Path
+) -> None:
+    folder, _ = mvdream(prior_folders("sd15"), tmp_path / "mvdream", **settings)
+    with pytest.raises(ModelError, match=said):
+        load_prior(folder, How())
