@@ -49,7 +49,9 @@ def see_together(unet: nn.Module, views: int, inner: Any = None) -> None:
         if not name.endswith(".attn1"):
             continue
         if hasattr(module, "set_processor"):
-            module.set_processor(Together(inner or module.processor, views))
+            there = module.processor
+            kept = there.inner if isinstance(there, Together) else there
+            module.set_processor(Together(inner or kept, views))
         else:
             module.views = views
 
