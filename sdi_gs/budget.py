@@ -18,13 +18,14 @@ from .config import PRIORS, Config, load, presets
 from .diffusion import cost
 from .diffusion.latents import Prior
 from .diffusion.lora import low_rank_parameters
-from .diffusion.published import shaped, sizes_of
+from .diffusion.published import Sizes, shaped, sizes_of
 from .diffusion.source import DTYPES
 from .diffusion.tuning import bound_encoder
 from .errors import UserError, command
 from .guidance.stein import SteinConfig
 from .guidance.update import Classifier, NoiseFree
 from .guidance.variational import VariationalConfig
+from .mini import FOLDERS
 from .team import ALONE, Team
 
 GIB = 2**30
@@ -99,13 +100,15 @@ def savings(config: Config) -> Savings:
     """What this run could still spare. Each works together with all the others."""
     same, other = [], []
     together = isinstance(config.update, VariationalConfig | SteinConfig)  # all views at once
-    ours = config.model.source not in PRIORS.table  # what others load has no such settings
-    if ours and config.batch > 1 and config.micro_batch != 1 and not together:
-        same.append("micro_batch=1")
-    if ours and config.model.rows != 1:
-        same.append("model.rows=1")
-    if ours and config.model.vae_memory != "bounded":
-        same.append("model.vae_memory=bounded")
+    if config.model.source not in PRIORS.table:  # what others load has no such settings
+        sizes = _sizes(config)
+        least = sizes.views
+        if config.batch > least and config.micro_batch != least and not together:
+            same.append(f"micro_batch={least}")
+        if config.model.rows != least:
+            same.append(f"model.rows={least}")
+        if config.model.vae_memory != "bounded" and "vae" in sizes.parts:
+            same.append("model.vae_memory=bounded")
     chosen = config.representation
     if isinstance(chosen, Thrifty):
         other += [f"representation.{setting}" for setting in chosen.smaller()]
@@ -133,9 +136,13 @@ def advice(config: Config, again: tuple[object, ...] = ()) -> str:
 def _model(config: Config) -> Prior:
     """The shapes of the model: of a local folder its own, of an id that is known here the published
     ones, of anything else Stable Diffusion's."""
+    dtype = DTYPES.get(config.model.dtype, torch.float16)  # auto: on a card
+    return shaped(_sizes(config), dtype=dtype)
+
+
+def _sizes(config: Config) -> Sizes:
     chosen = config.model
-    dtype = DTYPES.get(chosen.dtype, torch.float16)  # auto: on a card
-    return shaped(sizes_of(chosen.layout or chosen.source), dtype=dtype)
+    return sizes_of(str(FOLDERS.get(chosen.source, chosen.layout or chosen.source)))
 
 
 def require_card(config: Config, free: int, team: Team = ALONE) -> None:
@@ -145,13 +152,13 @@ def require_card(config: Config, free: int, team: Team = ALONE) -> None:
     needed = estimate(config, team).total
     if needed <= free:
         return
-    family = sizes_of(config.model.layout or config.model.source).family
+    own = _sizes(config)
     others = {name: load(name) for name in presets()}
     found = {
         name: estimate(other).total
         for name, other in others.items()
         if not other.model.embedded
-        and sizes_of(other.model.source).family == family
+        and _sizes(other).family == own.family
         and isinstance(other.representation, type(config.representation))
     }
     fits = sorted((size, name) for name, size in found.items() if size <= free)
@@ -159,9 +166,11 @@ def require_card(config: Config, free: int, team: Team = ALONE) -> None:
         size, name = fits[-1]
         instead = f"use --config {name} (about {size / GIB:.1f} GiB)"
     else:
+        least = [f"batch={own.views}", f"model.rows={own.views}"]
+        if "vae" in own.parts:
+            least.append("model.vae_memory=bounded")
         instead = (
-            "write batch=1 model.vae_memory=bounded model.rows=1, close what else uses the card, "
-            "or use model.source=mini"
+            f"write {' '.join(least)}, close what else uses the card, or use model.source=mini"
         )
     raise UserError(
         f"this run needs about {needed / GIB:.1f} GiB on the card and {free / GIB:.1f} GiB are "

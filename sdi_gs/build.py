@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -109,7 +110,12 @@ def check_prompt(config: Config) -> str | None:
         )
     taught = set(words())
     unknown = [word for word in split_words(config.prompt) if word not in taught]
-    return f"note: mini was never taught: {', '.join(unknown)}" if unknown else None
+    if not unknown:
+        return None
+    objects = (*KINDS, *COLORS)
+    near = [close for word in unknown for close in get_close_matches(word, objects, 1, 0.7)]
+    hint = f"; it knows {', '.join(dict.fromkeys(near))}" if near else ""
+    return f"note: mini was never taught: {', '.join(unknown)}{hint}; see {command('words')}"
 
 
 def check_model(chosen: ModelConfig) -> str | None:

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -228,14 +230,14 @@ def presets_dir() -> Path:
 
 def presets() -> dict[str, str]:
     """Name of each preset, with the reason for its existence from its first line."""
-    return _first_lines(presets_dir())
+    return _first_sentences(presets_dir())
 
 
 def guidances() -> dict[str, str]:
     """Name of each method, with the first line of its file: what it is and where it is from.
 
     A noise or an update rule that a plug-in registered is a method too, by its own word."""
-    found = _first_lines(presets_dir() / "guidance")
+    found = _first_sentences(presets_dir() / "guidance")
     for name, (_, cls) in _foreign_methods().items():
         found.setdefault(name, _first_sentence(cls))
     return found
@@ -273,12 +275,18 @@ def with_guidance(tree: dict[str, Any], name: str) -> dict[str, Any]:
     return overlay(tree, on_mini) if source in EMBEDDED else tree
 
 
-def _first_lines(folder: Path) -> dict[str, str]:
+def _first_sentences(folder: Path) -> dict[str, str]:
+    """What each file says of itself: the first sentence of the comment that it begins with."""
     found = {}
     for path in sorted(folder.glob("*.yaml")):
-        first = path.read_text(encoding="utf-8").partition("\n")[0]
-        found[path.stem] = first.lstrip("# ").strip()
+        lines = path.read_text(encoding="utf-8").splitlines()
+        comment = takewhile(lambda line: line.startswith("#"), lines)
+        whole = " ".join(line.lstrip("# ").strip() for line in comment)
+        found[path.stem] = _SENTENCE.split(whole, maxsplit=1)[0]
     return found
+
+
+_SENTENCE = re.compile(r"(?<=\.) (?=[A-Z])")
 
 
 def find(name_or_path: str) -> Path:

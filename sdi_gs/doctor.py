@@ -155,13 +155,17 @@ def hub() -> list[Finding]:
 
 
 def mini() -> list[Finding]:
-    from .mini import MINI_DIR
+    from .mini import FOLDERS
 
-    files = [path for path in MINI_DIR.rglob("*") if path.is_file()]
+    return [_weights(name, folder) for name, folder in FOLDERS.items()]
+
+
+def _weights(name: str, folder: Path) -> Finding:
+    files = [path for path in folder.rglob("*") if path.is_file()]
     if not any(path.suffix == ".safetensors" for path in files):
-        return [Finding("mini", "BAD", f"no weights in {MINI_DIR}: the installation is incomplete")]
+        return Finding(name, "BAD", f"no weights in {folder}: the installation is incomplete")
     size = sum(path.stat().st_size for path in files)
-    return [Finding("mini", "ok", f"{size / 1e6:.1f} MB in {MINI_DIR}")]
+    return Finding(name, "ok", f"{size / 1e6:.1f} MB in {folder}")
 
 
 def tools() -> list[Finding]:

@@ -14,9 +14,8 @@ import typer
 
 from ..errors import RunFailure, UserError, command, leading
 from ..stopping import stopping
-from . import evaluate, studies, sweep, watch
+from . import evaluate, known, studies, sweep, watch
 from .arguments import (
-    ASSIGNMENT,
     DEFAULT_PRESET,
     DegreeOption,
     FormatOption,
@@ -34,18 +33,10 @@ if TYPE_CHECKING:
 app = typer.Typer(
     name="sdi-gs",
     help="From a sentence to a 3D asset by Score Distillation via Inversion.",
-    no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-config_app = typer.Typer(help="Presets and settings.", no_args_is_help=True, rich_markup_mode=None)
-app.add_typer(config_app, name="config")
-studies.register(app)
-watch.register(app)
-evaluate.register(app)
-sweep.register(app)
-
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="folder that 'generate' made")]
 
 
@@ -57,8 +48,9 @@ def _version(wanted: bool) -> None:
         raise typer.Exit()
 
 
-@app.callback()
+@app.callback(invoke_without_command=True)
 def root(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="print and exit")
     ] = False,
@@ -67,6 +59,8 @@ def root(
     ] = False,
 ) -> None:
     """From a sentence to a 3D asset by Score Distillation via Inversion."""
+    if context.invoked_subcommand is None:
+        typer.echo(known.greeting())
 
 
 @app.command()
@@ -253,37 +247,8 @@ def doctor(
         raise typer.Exit(1)
 
 
-@config_app.command("list")
-def config_list() -> None:
-    """The presets and why each exists; then the methods that --guidance names."""
-    from ..config import guidances, presets
-
-    found = {"--config": presets(), "--guidance": guidances()}
-    width = max(len(name) for entries in found.values() for name in entries)
-    for option, entries in found.items():
-        typer.echo(f"{option} NAME")
-        for name, reason in entries.items():
-            typer.echo(f"  {name:<{width}}  {reason}")
-
-
-@config_app.command("show")
-def config_show(
-    words: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[NAME] [KEY=VALUE]...", help="preset or file, then settings"),
-    ] = None,
-    guidance: Annotated[
-        str | None, typer.Option(help="method instead of the preset's own; see 'config list'")
-    ] = None,
-) -> None:
-    """Every setting with its value, as the YAML that --config reads."""
-    from ..config import dump, load
-
-    names = [word for word in words or [] if not ASSIGNMENT.match(word)]
-    if len(names) > 1:
-        raise UserError(f"one preset at a time, got: {', '.join(names)}")
-    settings = [word for word in words or [] if ASSIGNMENT.match(word)]
-    typer.echo(dump(load(names[0] if names else None, settings, guidance)), nl=False)
+for room in (studies, watch, evaluate, sweep, known):
+    room.register(app)
 
 
 def _print_results(run: RunFolder, config: Config) -> None:

@@ -94,7 +94,8 @@ def of_prediction(
 ) -> Cost:
     """Predicting the noise of ``samples`` square latents (of the model's own size, or of that
     side); with ``backward`` so that weights inside can learn from it, which keeps what every layer
-    has made. ``model`` is on the device meta."""
+    has made; whole groups where views are seen together. ``model`` is on the device meta."""
+    samples += -samples % model.views_together
     side, channels = latent_shape(model)
     x = torch.empty(samples, channels, latents or side, latents or side, device="meta")
     t = torch.zeros(samples, device="meta", dtype=torch.long)

@@ -11,7 +11,6 @@ memory, and their numbers of parameters are the ones that are told everywhere.
 from __future__ import annotations
 
 import importlib
-import json
 from collections.abc import Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,10 +20,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from . import mvdream
 from .latents import Prior
+from .multi_view import MultiView
 from .pixel import PixelDiffusion
 from .schedule import scaled_linear_alpha_bar
-from .source import INDEX
+from .source import INDEX, How, Opened
 from .stable import StableDiffusion
 from .stable_3 import StableDiffusion3
 from .stable_xl import StableDiffusionXL
@@ -116,6 +117,7 @@ class Sizes(NamedTuple):
 
     family: str  # the class that a model_index.json names
     parts: Mapping[str, Settings]
+    views: int = 1  # rows of a call that are seen together
 
 
 SD21 = Sizes("StableDiffusionPipeline", {"unet": UNET, "vae": VAE, "text_encoder": TEXT})
@@ -150,13 +152,16 @@ def sizes_of(source: str) -> Sizes:
     folder = Path(source).expanduser()
     if not (folder / INDEX).is_file():
         return KNOWN.get(source, SD21)
-    family = json.loads((folder / INDEX).read_text(encoding="utf-8")).get("_class_name", "")
-    parts = {
-        path.parent.name: json.loads(path.read_text(encoding="utf-8"))
-        for path in sorted(folder.glob("*/config.json"))
-        if path.parent.name in CLASSES
-    }
-    return Sizes(family, parts)
+    found = Opened(source, folder, How())
+    family, views = found.index.get("_class_name", ""), found.index.get("views_together", 1)
+    names = [
+        name for name in CLASSES if (found.part(name) / "config.json").is_file()
+    ]  # those with a family before them are no folders
+    parts = {name: found.config(name) for name in names}
+    if family == "MVDreamPipeline":
+        unet = mvdream.settings(parts["unet"], str(folder / "unet" / "config.json"))
+        return Sizes(family, parts | {"unet": unet}, mvdream.VIEWS)
+    return Sizes(family, parts, views if isinstance(views, int) else 1)
 
 
 def shaped(
@@ -188,6 +193,9 @@ def shaped(
             return StableDiffusion3(made["transformer"], made["vae"], (one, two, three))
         case "IFPipeline":
             return PixelDiffusion(made["unet"], texts["text_encoder"], scheduler)
+        case "MultiViewStableDiffusionPipeline" | "MVDreamPipeline":
+            words, text = texts["text_encoder"]
+            return MultiView(made["unet"], made["vae"], text, words, scheduler, sizes.views)
         case _:
             words, text = texts["text_encoder"]
             return StableDiffusion(made["unet"], made["vae"], text, words, scheduler)

@@ -19,6 +19,20 @@ def words() -> list[str]:
     return vocabulary()
 
 
+def kinds() -> list[str]:
+    """The objects that mini was taught, in the order of the alphabet."""
+    from .corpus import KINDS
+
+    return sorted(KINDS)
+
+
+def colors() -> list[str]:
+    """The colours that mini was taught."""
+    from .corpus import COLORS
+
+    return list(COLORS)
+
+
 def split_words(prompt: str) -> list[str]:
     """The words of ``prompt`` in order, small, without signs."""
     return "".join(c if c.isalnum() else " " for c in prompt.lower()).split()

@@ -66,13 +66,12 @@ def test_a_cloud_stands_in_space() -> None:
 
 
 def test_half_formed_groups_are_pictures_of_every_sort(ducks: Corpus) -> None:
-    formed = groups.half_formed_groups(ducks, np.arange(40) % 4, 5)
-    assert formed.shape == (160, 3, 64, 64)
-    change = np.abs(formed.astype(float) - np.tile(ducks.images, (10, 1, 1, 1))).mean((1, 2, 3))
-    by_group = change.reshape(40, 4)
-    assert len({round(float(c), 3) for c in by_group.mean(1)}) > 30
-    again = groups.half_formed_groups(ducks, np.arange(40) % 4, 5)
-    assert np.array_equal(formed, again)
+    formed = groups.half_formed_groups(ducks, np.arange(12) % 4, 5)
+    assert formed.shape == (48, 3, 64, 64)
+    change = np.abs(formed.astype(float) - np.tile(ducks.images, (3, 1, 1, 1))).mean((1, 2, 3))
+    assert len({round(float(c), 3) for c in change.reshape(12, 4).mean(1)}) > 9
+    again = groups.half_formed_groups(ducks, np.arange(4), 5)
+    assert np.array_equal(formed[:16], again)
 
 
 def test_a_batch_shares_times_within_groups_and_silence(ducks: Corpus) -> None:

@@ -14,7 +14,10 @@ from sdi_gs import budget, build
 from sdi_gs.budget import GIB, Budget
 from sdi_gs.config import Config, load, presets
 from sdi_gs.diffusion import cost
+from sdi_gs.diffusion.load import load_prior
 from sdi_gs.diffusion.published import KNOWN, shaped, sizes_of
+from sdi_gs.diffusion.source import How
+from sdi_gs.diffusion.tuning import Tuning, tune
 from sdi_gs.errors import UserError
 from sdi_gs.team import ALONE, Team
 from sdi_gs.trainer import train_step
@@ -73,7 +76,7 @@ def test_a_preset_takes_a_step_with_tiny_networks(name: str, prior_folders: Any)
     assert not training.guidance.denoiser.readers  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("family", ["sd15", "sdxl", "sd35", "if"])
+@pytest.mark.parametrize("family", ["sd15", "sdxl", "sd35", "if", "mv"])
 def test_a_folder_of_any_family_is_measured_itself(family: str, prior_folders: Any) -> None:
     config = small("sdi_gaussians", prior_folders(family))
     found = budget.estimate(config)
@@ -82,6 +85,24 @@ def test_a_folder_of_any_family_is_measured_itself(family: str, prior_folders: A
     assert 0 < found.activations < 2e7
     learned = budget.estimate(load("sdi_gaussians", [f"model.source={config.model.source}"], "vsd"))
     assert learned.weights > found.weights  # the second network's
+
+
+def test_views_that_are_seen_together_are_spared_as_groups(prior_folders: Any) -> None:
+    """What is proposed works when it is typed, and a model without a VAE is not told of it."""
+    config = small("sdi_gaussians", prior_folders("mv")).model_copy(update={"batch": 8})
+    same, _ = budget.savings(config)
+    assert same == ["micro_batch=4", "model.rows=4", "model.vae_memory=bounded"]
+    tune(load_prior(prior_folders("mv"), How()), Tuning(rows=4))
+    with pytest.raises(UserError, match=r"write batch=4 model\.rows=4 model\.vae_memory=bounded,"):
+        budget.require_card(config, 1000)
+    pixels = small("sdi_gaussians", prior_folders("if"))
+    assert "model.vae_memory=bounded" not in budget.savings(pixels)[0]
+    with pytest.raises(UserError, match=r"write batch=1 model\.rows=1, close"):
+        budget.require_card(pixels, 1000)
+    # A row less than a group needs the group.
+    one = cost.of_prediction(shaped(sizes_of(str(prior_folders("mv")))), 1)
+    four = cost.of_prediction(shaped(sizes_of(str(prior_folders("mv")))), 4)
+    assert one == four
 
 
 def test_what_fits_instead_is_of_the_same_family(monkeypatch: pytest.MonkeyPatch) -> None:
