@@ -15,8 +15,7 @@ import pytest
 import torch
 
 from representations.cloud import SplatCloud
-from representations.export.ply import SplatFileError, read_ply, write_ply
-from representations.export.splat import read_splat, write_splat
+from representations.export import SplatFileError, read_ply, read_splat, write_ply, write_splat
 from sdi_gs.artefacts import checkpoint
 from sdi_gs.artefacts.checkpoint import Checkpoint, CheckpointError
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from ..axes import FRAMES, VIEWER, rotate_to_file
 from ..cloud import SH_COUNTS, SplatCloud
-from .axes import FRAMES, VIEWER, rotate_to_file
 
 ALPHA_MIN = 1.0 / 255.0  # splats below this opacity are drawn by no viewer
 

@@ -15,13 +15,8 @@ import torch
 from ..cloud import SplatCloud
 from ..files import write_bytes
 from ..ops.constants import SH_DC
-from .axes import VIEWER, rotate_from_file
+from ..reading.splat import ROW
 from .layout import DEFAULT, Layout, require_scales
-from .ply import SplatFileError
-
-ROW = np.dtype(
-    [("position", "<f4", 3), ("scale", "<f4", 3), ("rgba", "u1", 4), ("quat_wxyz", "u1", 4)]
-)
 
 LOG_SCALES = (-87.0, 88.0)
 """Whose exponentials are neither 0 nor infinite in float32."""
@@ -49,31 +44,3 @@ def write_splat(path: str | Path, cloud: SplatCloud, layout: Layout = DEFAULT) -
     rows["quat_wxyz"] = (quat[order] * 128.0 + 128.0).round().clamp(0, 255).to(torch.uint8).numpy()
     write_bytes(path, rows.tobytes())
     return len(cloud)
-
-
-def read_splat(path: str | Path, up: str = VIEWER) -> SplatCloud:
-    """Read a ``.splat`` file in the frame ``up``; colours, opacity and rotation have 8 bits.
-
-    Raises :class:`SplatFileError` for a file that is not a whole number of finite rows.
-    """
-    try:
-        data = Path(path).read_bytes()
-    except OSError as error:
-        raise SplatFileError(f"{path}: cannot be opened: {error.strerror or error}") from error
-    if not data or len(data) % ROW.itemsize:
-        raise SplatFileError(
-            f"{path}: has {len(data)} bytes, needs a positive multiple of {ROW.itemsize}"
-        )
-    rows = np.frombuffer(data, ROW)
-    rgba = torch.from_numpy(rows["rgba"].astype(np.float32) / 255.0)
-    cloud = SplatCloud(
-        means=torch.from_numpy(rows["position"].copy()),
-        log_scale=torch.from_numpy(rows["scale"].copy()).log(),
-        quat_wxyz=torch.from_numpy(rows["quat_wxyz"].astype(np.float32) / 128.0 - 1.0),
-        opacity_logit=torch.logit(rgba[:, 3], eps=1e-4),
-        sh_dc=(rgba[:, :3] - 0.5) / SH_DC,
-        sh_rest=torch.zeros(len(rows), 0, 3),
-    )
-    if not bool(cloud.finite().all()):
-        raise SplatFileError(f"{path}: holds positions or scales that are not finite")
-    return rotate_from_file(cloud, up)

@@ -11,6 +11,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from representations.axes import FRAMES, rotate_from_file, rotate_to_file, to_file_matrix
 from representations.cloud import SplatCloud
 from representations.export import (
     Layout,
@@ -20,7 +21,6 @@ from representations.export import (
     write_ply,
     write_splat,
 )
-from representations.export.axes import FRAMES, rotate_from_file, rotate_to_file, to_file_matrix
 from representations.export.ply import property_names
 from representations.gaussians import GaussianConfig, GaussianRenderer, InitConfig, initialise
 from representations.gaussians.harmonics import basis_rest, evaluate_rest

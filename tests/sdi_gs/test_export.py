@@ -30,7 +30,7 @@ def contents(folder: Path) -> dict[Path, bytes]:
 
 
 def test_the_words_here_are_those_of_the_library() -> None:
-    from representations.export.axes import FRAMES
+    from representations.axes import FRAMES
 
     assert tuple(FRAMES) == UPS
     assert len(set(FORMATS)) == len(FORMATS)

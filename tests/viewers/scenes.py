@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from PIL import Image
 
+from representations.axes import to_file_matrix
 from representations.cameras import look_at, orbit, pinhole
 from representations.cloud import SplatCloud
-from representations.export.axes import to_file_matrix
 from representations.gaussians import GaussianConfig, GaussianRenderer, InitConfig, RatesConfig
 from representations.interface import Cameras
 from representations.ops.constants import SH_DC

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 import torch
 
+from representations.axes import rotate_to_file
 from representations.cloud import SplatCloud
-from representations.export.axes import rotate_to_file
 from representations.ops.constants import SH_DC
 
 from . import scenes

@@ -21,8 +21,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..cloud import SplatCloud
-from ..gaussians.harmonics import rotate_rest
+from .cloud import SplatCloud
+from .gaussians.harmonics import rotate_rest
 
 _HALF = math.sqrt(0.5)
 
