@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""10,000 damaged files: each is read whole and finite, or refused with the reason; nothing else.
+"""17,500 damaged files: each is read whole and finite, or refused with the reason; nothing else.
 
 The damage is drawn from a seed per file, so that a failure names the file that caused it.
 """
@@ -7,6 +7,7 @@ The damage is drawn from a seed per file, so that a failure names the file that 
 from __future__ import annotations
 
 import io
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,11 +16,26 @@ import pytest
 import torch
 
 from representations.cloud import SplatCloud
-from representations.export import SplatFileError, read_ply, read_splat, write_ply, write_splat
+from representations.export import (
+    SplatFileError,
+    packed,
+    read_ply,
+    read_splat,
+    write_ply,
+    write_splat,
+)
+from representations.reading import read_splats
 from sdi_gs.artefacts import checkpoint
 from sdi_gs.artefacts.checkpoint import Checkpoint, CheckpointError
 
-COUNTS = {"ply": 5000, "splat": 2000, "checkpoint": 3000}
+from .representations.test_reading import ksplat, sog
+
+gsply = pytest.importorskip("gsply", reason="gsply is not installed (extra 'formats')")
+
+COUNTS = {
+    "ply": 5000, "splat": 2000, "checkpoint": 3000, "compressed.ply": 1500, "spz": 1500,
+    "v4.spz": 1500, "ksplat": 1500, "sog": 1500,
+}  # fmt: skip
 BATCHES = 10  # a failing tenth is found sooner
 WORDS = (b"float", b"double", b"uchar", b"list uchar int", b"vertex", b"chunk", b"ascii",
          b"binary_big_endian", b"-1", b"999999999999", b"f_rest_44", b"nan", b"")  # fmt: skip
@@ -85,6 +101,17 @@ def original(kind: str, folder: Path) -> bytes:
             write_ply(path, cloud())
         case "splat":
             write_splat(path, cloud(rest=0))
+        case "compressed.ply":
+            packed.write_compressed_ply(path, cloud())
+        case "spz" | "v4.spz":
+            data = gsply.GSData.from_arrays(**packed._columns(cloud()), shN=cloud().sh_rest.numpy())
+            gsply.write_spz(path, data, version=3 if kind == "spz" else 4)
+        case "ksplat":
+            path.write_bytes(ksplat(cloud(), 2, 1))
+        case "sog":
+            with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+                for name, data in sog(cloud(), 2).items():
+                    archive.writestr(name, data)
         case _:
             state = {"means": torch.randn(4, 3), "deep": [{"name": "a", "rate": 0.1}]}
             whole = Checkpoint(
@@ -102,6 +129,10 @@ READERS: dict[str, tuple[Callable[[Path], object], type[Exception]]] = {
     "ply": (read_ply, SplatFileError),
     "splat": (read_splat, SplatFileError),
     "checkpoint": (checkpoint.load, CheckpointError),
+    **{
+        kind: (lambda path: read_splats(path).cloud, SplatFileError)
+        for kind in ("compressed.ply", "spz", "v4.spz", "ksplat", "sog")
+    },
 }
 
 
@@ -132,7 +163,7 @@ def test_a_damaged_file_is_refused_or_read_whole(kind: str, batch: int, tmp_path
             else:
                 assert isinstance(found, Checkpoint)
         assert path.read_bytes() == damaged
-    assert 0 < refused < each or kind == "checkpoint"
+    assert 0 < refused < each or kind in ("checkpoint", "spz", "v4.spz", "sog")  # with check sums
     assert sorted(p.name for p in tmp_path.iterdir()) == [f"damaged.{kind}", f"whole.{kind}"]
 
 
