@@ -7,7 +7,7 @@ Nothing else crosses this line: no text, no diffusion, no Gaussian, no ray.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
@@ -158,6 +158,13 @@ class Renderer(Protocol):
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
 
+Say = Callable[[str], object]
+
+
+def silent(text: str) -> None:
+    """A :data:`Say` for whoever need not know."""
+
+
 @dataclass(frozen=True)
 class Run:
     """What a representation is told of the run that it is made for."""
@@ -167,6 +174,7 @@ class Run:
     seed: int  # of everything random in it
     exchange: Exchange = field(default_factory=Alone)
     restored: bool = False  # a state is loaded right after: what it once started from may be gone
+    say: Say = silent  # is told what is worth knowing of a file that it starts from
 
 
 @runtime_checkable

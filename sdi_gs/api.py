@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from torch import Tensor
 
+from representations.reading import Reading
+
 from . import assets, build, look
 from . import run as runs
 from .artefacts import media
 from .config import SEAMS, Config, ModelConfig, load
 from .errors import RunFailure, UserError, command, nearest
-from .splat_files import open_splats
+from .splat_files import OpenedSplats, open_splats
 from .views import ViewPolicy
 from .watch.progress import watcher as standard_watcher
 
@@ -38,17 +40,35 @@ class Asset:
     """
 
     def __init__(
-        self, path: Path, config: Config, stage: look.Stage, views: ViewPolicy | None = None
+        self,
+        path: Path,
+        config: Config,
+        stage: look.Stage | None,
+        opened: OpenedSplats | None = None,
     ) -> None:
         self.path = path
         self.config = config
-        self.stage = stage
-        self._views = views or config.views
+        self._stage = stage
+        self._opened = opened
+        self._views = config.views if opened is None else ViewPolicy()
+
+    @property
+    def stage(self) -> look.Stage:
+        """The shape as people are shown it: that of a file in the middle, in our size."""
+        if self._stage is None and self._opened is not None:
+            self._stage = look.stage(self.config, self._opened.shown)
+        assert self._stage is not None
+        return self._stage
 
     @property
     def renderer(self) -> Renderer:
         """The shape itself: draws pictures from any cameras, with gradient."""
-        return self.stage.renderer
+        return self.stage.renderer if self._opened is None else self._opened.renderer
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is worth knowing of how its file was read; empty for a run."""
+        return () if self._opened is None else self._opened.notes
 
     @property
     def cloud(self) -> SplatCloud:
@@ -92,7 +112,9 @@ class Asset:
 
     def draw(self, cameras: Cameras) -> Tensor:
         """Pictures [N, 3, H, W] in [0, 1] on the CPU, on the run's background, without gradient."""
-        return self.stage.draw(cameras)
+        if self._opened is None:
+            return self.stage.draw(cameras)
+        return look.stage(self.config, self.renderer).draw(cameras)
 
     def turntable(
         self,
@@ -196,15 +218,23 @@ def resume(path: str | Path, watcher: runs.Watcher | None = None) -> Asset:
     return _watched(watcher, lambda shown: runs.resume(Path(path), shown))
 
 
-def open_asset(path: str | Path) -> Asset:
-    """The shape of a run's newest checkpoint, or the splats of a .ply or .splat file.
+def open_asset(path: str | Path, how: Reading | None = None) -> Asset:
+    """The shape of a run's newest checkpoint, or the splats of a file: .ply in every dialect,
+    .splat, .spz, .ksplat or .sog.
+
+    Args:
+        path: the folder of a run, or the file.
+        how: what the file does not say itself: its axis up, activated values, rows to drop. The
+            notes of the result say what was noticed.
 
     Raises UserError for anything else.
     """
     path = Path(path)
     if path.is_file():
-        opened = open_splats(path)
-        return Asset(path, opened.config, look.stage(opened.config, opened.renderer), ViewPolicy())
+        opened = open_splats(path, how)
+        return Asset(path, opened.config, None, opened)
+    if how is not None and how != Reading():
+        raise UserError(f"{path} is no file of splats: what was said of how to read it has no use")
     found = look.reopen(path)
     return Asset(path, found.config, found.stage)
 

@@ -12,7 +12,7 @@ import torch
 
 from representations.interface import HasDensity, HasMesh, HasSplats, Renderer
 
-from .build import below, device
+from .build import below, device, splat_renderer
 from .config import Config
 from .errors import UserError, command, nearest
 from .views import ViewPolicy
@@ -27,6 +27,9 @@ MESH_FORMATS = ("glb", "obj", "mesh-ply")
 FORMATS = (*SPLAT_FORMATS, *MESH_FORMATS)
 MESHERS = ("default", "open3d")
 UPS = ("viewer", "y", "z")
+IN_VIEW = 0.85
+"""Of what a camera sees whole: the ball of nearly all splats, when they become triangles."""
+
 ENDINGS = {"mesh-ply": "ply", "ply-compressed": "compressed.ply"}
 
 
@@ -150,6 +153,21 @@ def ending(kind: str) -> str:
     return ENDINGS.get(kind, kind)
 
 
+def require_ending(path: Path, kind: str) -> None:
+    """UserError for a name that says another format than ``kind``: a reader goes by the name."""
+    name = path.name.lower()
+    endings = sorted({ending(known) for known in FORMATS}, key=len, reverse=True)
+    said = next((known for known in endings if name.endswith(f".{known}")), None)
+    # A compressed PLY is a PLY to whoever reads its header.
+    fits = {ending(kind), "ply"} if kind == "ply-compressed" else {ending(kind)}
+    if said is not None and said not in fits:
+        right = path.with_name(path.name[: -len(said)] + ending(kind))
+        raise UserError(
+            f"kind={kind}: {path} ends like another format; write --out {right}, or leave kind out "
+            "for what the ending says"
+        )
+
+
 def default_path(source: Path, kind: str, splats: SplatOptions) -> Path:
     """Where an export of a run's folder or of a splat file goes when nothing else is said.
 
@@ -178,6 +196,7 @@ def export(
     if kind not in FORMATS:
         raise UserError(f"kind={kind}: {nearest(kind, FORMATS)}")
     splats.check(kind)
+    require_ending(path, kind)
     if kind in SPLAT_FORMATS:
         if not isinstance(shape, HasSplats):
             raise UserError(
@@ -277,18 +296,33 @@ def _reach(shape: Renderer, views: ViewPolicy) -> float:
     if isinstance(shape, HasSplats):
         distance = shape.cloud().means.norm(dim=-1).cpu()
         return 1.1 * float(distance.sort().values[int(0.99 * (len(distance) - 1))])
-    _, distance_, fov_y_deg = _look(views, 1)
-    return distance_ * math.sin(math.radians(fov_y_deg / 2))
+    return _look(views, 1)[1] * _half_sine(views)
 
 
 def _fused(shape: Renderer, views: ViewPolicy, options: MeshOptions) -> Extracted:
     from representations.export import fuse_open3d, surface
+    from representations.framing import frame_of
 
+    seen, frame, size = shape, None, 1.0
+    if isinstance(shape, HasSplats):
+        # Whatever the size and place of the splats, they are looked at as a shape of ours is.
+        cloud = shape.cloud()
+        frame, size = frame_of(cloud), IN_VIEW * _look(views, 1)[1] * _half_sine(views)
+        seen = splat_renderer(frame.bring(cloud, size), Config())
     # Two pixels per lattice cell: depth is looked up, not interpolated.
     cameras = surface.views_around(*_look(views, 2 * options.resolution))
-    renders = surface.pictures(shape, cameras, _device_of(shape))
+    renders = surface.pictures(seen, cameras, _device_of(seen))
     fuse = fuse_open3d.fuse if options.mesher == "open3d" else surface.fuse
-    return fuse(renders, cameras, radius=_reach(shape, views), resolution=options.resolution)
+    made = fuse(renders, cameras, radius=_reach(seen, views), resolution=options.resolution)
+    if frame is None:
+        return made
+    where = frame.back(torch.from_numpy(made.mesh.vertices), size).float().numpy()
+    return made._replace(mesh=replace(made.mesh, vertices=where))
+
+
+def _half_sine(views: ViewPolicy) -> float:
+    """How large a ball a camera of the policy's middle sees whole, over its distance."""
+    return math.sin(math.radians(_look(views, 1)[2] / 2))
 
 
 def splats_on_surface(shape: Renderer, config: Config, count: int, steps: int) -> Renderer:

@@ -18,7 +18,7 @@ from torch import Generator
 
 from representations.gaussians.config import GaussianConfig
 from representations.instant_ngp.config import InstantNGPConfig
-from representations.interface import Renderer, Run
+from representations.interface import Renderer, Run, Say, silent
 from representations.memory import available_bytes
 from representations.ops import MissingBackend, card
 
@@ -173,12 +173,16 @@ def denoiser(chosen: ModelConfig, target: torch.device) -> Denoiser:
 
 
 def renderer(
-    config: Config, target: torch.device, restored: bool = False, exchange: Team = ALONE
+    config: Config,
+    target: torch.device,
+    restored: bool = False,
+    exchange: Team = ALONE,
+    say: Say = silent,
 ) -> Renderer:
     """The 3D representation. With ``restored`` its state is loaded right after, so that a file it
-    once started from may be gone."""
+    once started from may be gone. ``say``: is told what is worth knowing of such a file."""
     use_threads(config.threads)
-    run = Run(target, config.steps, config.seed, exchange, restored)
+    run = Run(target, config.steps, config.seed, exchange, restored, say)
     chosen = config.representation
     with below("representation"):
         match chosen:
@@ -213,17 +217,40 @@ def _instant_ngp(chosen: InstantNGPConfig, run: Run) -> Renderer:
 def _gaussians(chosen: GaussianConfig, run: Run) -> Renderer:
     from representations.gaussians import GaussianRenderer
 
-    cloud = _placeholder(chosen) if run.restored else _given_splats(chosen)
+    cloud = _placeholder(chosen) if run.restored else _given_splats(chosen, run.say)
     return GaussianRenderer(
         chosen, run.device, cloud, steps=run.steps, seed=run.seed, exchange=run.exchange
     )
 
 
-def _given_splats(settings: GaussianConfig) -> SplatCloud | None:
+def _given_splats(settings: GaussianConfig, say: Say) -> SplatCloud | None:
     """The splats of the file that ``init`` names; None where it names none."""
-    from representations.export import read_ply
+    from representations.reading import Reading, read_splats
 
-    return read_ply(settings.init.path) if settings.init.kind == "splats" else None
+    init = settings.init
+    if init.kind != "splats":
+        return None
+    up = None if init.up == "auto" else init.up
+    how = Reading(up=up, activated=init.activated, drop_bad=init.drop_bad)
+    cloud, notes = read_splats(init.path, how)
+    for note in notes:
+        say(f"{init.path}: {note}")
+    if cloud.sh_degree > settings.sh_degree:
+        say(
+            f"{init.path}: its harmonics have degree {cloud.sh_degree}, and the run trains degree "
+            f"{settings.sh_degree}: those above are left out; keep them with "
+            f"representation.sh_degree={cloud.sh_degree}"
+        )
+    return cloud
+
+
+def splat_renderer(cloud: SplatCloud, config: Config) -> Renderer:
+    """A renderer of splats that are there already."""
+    from representations.gaussians import GaussianRenderer
+
+    settings = GaussianConfig(count=1, max_count=len(cloud), sh_degree=cloud.sh_degree)
+    with below("splats"):
+        return GaussianRenderer(settings, device(config.device), cloud)
 
 
 def _placeholder(settings: GaussianConfig) -> SplatCloud:
@@ -241,15 +268,19 @@ def _placeholder(settings: GaussianConfig) -> SplatCloud:
 
 
 def training(
-    config: Config, restored: bool = False, model: Denoiser | None = None, team: Team = ALONE
+    config: Config,
+    restored: bool = False,
+    model: Denoiser | None = None,
+    team: Team = ALONE,
+    say: Say = silent,
 ) -> Training:
     """Everything a run needs. The cheap and likely mistakes are looked for first. ``model``: on the
     device of ``config`` already, instead of the one that ``config.model`` names; ``team``: the
-    processes that share the views of a step."""
+    processes that share the views of a step; ``say``: as for :func:`renderer`."""
     target = device(config.device)
     _check_times(config)
     _check_portions(config, team)
-    shape = renderer(config, target, restored, team)
+    shape = renderer(config, target, restored, team, say)
     ours = model is None
     if ours and target.type == "cuda":
         from . import budget

@@ -113,20 +113,19 @@ def newest(run: RunFolder) -> tuple[Checkpoint, Config, list[str]]:
     return saved, config, passed
 
 
-def redraw(path: Path, out: Path | None, given: dict[str, object], stills: int) -> list[Path]:
-    """Film and contact sheet of a run as ``output.turntable`` says, with ``given`` instead of its
-    own values, and ``stills`` single pictures; the files, in the order they were written."""
-    opened = reopen(path)
-    table = strict.build(
-        TurntableConfig, {**dict(opened.config.output.turntable), **given}, "render"
-    )
-    target = RunFolder(path if out is None else out)
+def redraw(
+    config: Config, shown: Stage, out: Path, given: dict[str, object], stills: int
+) -> list[Path]:
+    """Film and contact sheet as ``output.turntable`` of ``config`` says, with ``given`` instead of
+    its own values, and ``stills`` single pictures; the files, in the order they were written."""
+    table = strict.build(TurntableConfig, {**dict(config.output.turntable), **given}, "render")
+    target = RunFolder(out)
     try:
         target.path.mkdir(parents=True, exist_ok=True)
-        written = write_pictures(opened.stage, table, target)
+        written = write_pictures(shown, table, target)
         if stills > 0:
             folder = target.path / "stills"
-            views = opened.stage.turntable(stills, table.size, table.elevation_deg)
+            views = shown.turntable(stills, table.size, table.elevation_deg)
             for index, picture in enumerate(views):
                 name = folder / f"view_{index:03d}.png"
                 written.append(media.save_png(media.contact_sheet(picture[None]), name))

@@ -67,7 +67,7 @@ def generate(config: Config, out: Path | None, watcher: Watcher) -> RunFolder | 
         watcher.say(f"loading {config.model.source}")
         with joined() as team:
             with _named_beforehand(config):
-                training = build.training(config, team=team)
+                training = build.training(config, team=team, say=watcher.say)
             if claim is None or not team.leads:
                 _follow(training, 0, stop)
                 return None

@@ -4,65 +4,99 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 
 from representations.cameras import spherical_to_position
+from representations.cloud import SplatCloud
+from representations.framing import Frame, frame_of
 from representations.interface import Renderer
+from representations.reading import ENDINGS, Reading, SplatFileError, read_splats
 
 from . import build
 from .config import Config
 from .errors import UserError
+from .views import ViewPolicy
 
-ENDINGS = (".ply", ".splat")
 FOV_Y_DEG = 30.0
 ELEVATION_DEG = 15.0
+MARGIN = 1.5
+"""A camera is this much farther away than where the ball of :class:`Frame` touches its edges."""
+
+MESHES = (".glb", ".gltf", ".obj", ".stl", ".off", ".3mf", ".dae", ".fbx", ".usdz")
 
 
-class OpenedSplats(NamedTuple):
+@dataclass(frozen=True)
+class OpenedSplats:
     """Splats, and a camera that has nearly all of them in its picture."""
 
-    renderer: Renderer
-    config: Config  # the defaults, with which it was made
-    splats: int
-    position: tuple[float, float, float]  # of the camera, world units
-    target: tuple[float, float, float]  # what it looks at
-    fov_y_rad: float
+    cloud: SplatCloud
+    config: Config  # the defaults, with which renderers are made
+    notes: tuple[str, ...]  # what is worth saying about the file
+    frame: Frame
+
+    @property
+    def splats(self) -> int:
+        return len(self.cloud)
+
+    @cached_property
+    def renderer(self) -> Renderer:
+        """The splats where the file has them."""
+        return build.splat_renderer(self.cloud, self.config)
+
+    @cached_property
+    def shown(self) -> Renderer:
+        """The same splats around the origin, in the size that cameras of ours look at."""
+        return build.splat_renderer(self.frame.bring(self.cloud, radius_in_view()), self.config)
+
+    @property
+    def position(self) -> tuple[float, float, float]:
+        """Of a camera in front, world units."""
+        return _triple(self.frame.centre + self._away(self.frame.radius))
+
+    @property
+    def target(self) -> tuple[float, float, float]:
+        """What it looks at."""
+        return _triple(self.frame.centre)
+
+    @property
+    def fov_y_rad(self) -> float:
+        return math.radians(FOV_Y_DEG)
+
+    @property
+    def position_shown(self) -> tuple[float, float, float]:
+        """Of a camera in front of :attr:`shown`, which looks at the origin."""
+        return _triple(self._away(radius_in_view()))
+
+    def _away(self, radius: float) -> torch.Tensor:
+        distance = MARGIN * radius / math.sin(math.radians(FOV_Y_DEG) / 2)
+        front, elevation, away = (torch.tensor([x]) for x in (0.0, ELEVATION_DEG, distance))
+        return spherical_to_position(front, elevation, away)[0].double()
 
 
-def open_splats(path: Path) -> OpenedSplats:
-    """Read a ``.ply`` or ``.splat`` file. UserError for any other file, and for one that is
-    truncated, compressed or not finite."""
-    from representations.export import SplatFileError, read_ply, read_splat
-    from representations.gaussians import GaussianConfig, GaussianRenderer
+def radius_in_view() -> float:
+    """Of a ball that a turntable shows with a margin of a fifth, world units."""
+    views = ViewPolicy()
+    fov = math.radians(sum(views.fov_y_deg) / 2)
+    return sum(views.distance) / 2 * math.sin(fov / 2) / 1.2
 
-    if path.suffix.lower() not in ENDINGS:
+
+def open_splats(path: Path, how: Reading | None = None) -> OpenedSplats:
+    """Read a file of splats in any format. UserError for any other file, and for one that is
+    damaged, or holds rows that cannot be drawn."""
+    if path.suffix.lower() in MESHES:
         raise UserError(
-            f"{path} is no splat file: give a file that ends in .ply or .splat, or the folder of a "
-            "run; triangles (.glb, .obj) open in any mesh viewer"
+            f"{path} is no splat file: give a file that ends in {', '.join(ENDINGS)}, or the "
+            f"folder of a run; triangles ({path.suffix}) open in any mesh viewer"
         )
     try:
-        cloud = (read_ply if path.suffix.lower() == ".ply" else read_splat)(path)
+        found = read_splats(path, how)
     except SplatFileError as error:
-        raise UserError(f"{error}; a splat file or the folder of a run is needed") from error
-    config = Config()
-    with build.below("view"):
-        settings = GaussianConfig(count=1, max_count=len(cloud), sh_degree=cloud.sh_degree)
-        renderer = GaussianRenderer(settings, build.device(config.device), cloud)
-    # Scanned scenes have stray splats far away: the outermost 5 % on each side do not count.
-    rows = cloud.means.sort(dim=0).values
-    edge = int(0.05 * (len(cloud) - 1))
-    middle = (rows[edge] + rows[len(cloud) - 1 - edge]) / 2
-    distance = (cloud.means - middle).norm(dim=-1).sort().values
-    reach = max(1e-3, float(distance[len(cloud) - 1 - edge]))
-    away = 1.5 * reach / math.sin(math.radians(FOV_Y_DEG) / 2)
-    front, elevation, away_ = (torch.tensor([x]) for x in (0.0, ELEVATION_DEG, away))
-    eye = middle + spherical_to_position(front, elevation, away_)[0]
-    return OpenedSplats(
-        renderer, config, len(cloud), _triple(eye), _triple(middle), math.radians(FOV_Y_DEG)
-    )
+        raise UserError(str(error)) from error
+    return OpenedSplats(found.cloud, Config(), found.notes, frame_of(found.cloud))
 
 
 def _triple(point: torch.Tensor) -> tuple[float, float, float]:

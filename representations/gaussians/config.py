@@ -10,6 +10,7 @@ from typing import Literal, get_args
 from ..checks import one_of, require
 from ..memory import COPIES_IN_TRAINING, PER_PIXEL_AND_VIEW
 
+InitUp = Literal["auto", "viewer", "y", "z"]
 InitKind = Literal["ball", "points", "splats"]
 DensifyKind = Literal["quantile", "threshold", "mcmc", "none"]
 Backend = Literal["auto", "cpu", "cuda", "triton", "gsplat", "torch", "reference"]
@@ -21,8 +22,11 @@ torch and reference are one: plain torch, slow, on any device."""
 class InitConfig:
     """Where the first splats come from."""
 
-    kind: InitKind = "ball"  # ball | points (mesh or point cloud file) | splats (our .ply)
+    kind: InitKind = "ball"  # ball | points (mesh or point cloud file) | splats (a file of them)
     path: str = ""  # the file of "points" and "splats"
+    up: InitUp = "auto"  # axis up in the file; auto: as the file or its format says
+    activated: bool = False  # "splats": a .ply of scales and opacities, not their logs and logits
+    drop_bad: bool = False  # "splats": leave rows out that cannot be drawn
     radius: float = 0.8  # world units: of the ball, or that a file is scaled to (0 = keep)
     opacity: float = 0.1  # of every splat, except those of kind "splats"
     colour: float = 0.5  # grey level, where the source has no colours
@@ -31,6 +35,7 @@ class InitConfig:
 
     def __post_init__(self) -> None:
         one_of("init.kind", self.kind, get_args(InitKind))
+        one_of("init.up", self.up, get_args(InitUp))
         if self.kind != "ball":
             require(
                 bool(self.path), "init.path", self.path, f'a file for kind "{self.kind}"', "a.ply"

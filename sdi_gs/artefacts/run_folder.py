@@ -174,6 +174,8 @@ def begin(run: RunFolder, config: Config) -> RunFolder:
 
 def open_existing(path: Path) -> RunFolder:
     """A run folder that 'generate' made."""
+    if not path.exists():
+        raise UserError(f"{path} does not exist; give the folder of a run, such as outputs/...")
     if not path.is_dir():
         raise UserError(f"{path} is not a folder; give the folder of a run, such as outputs/...")
     run = RunFolder(path)

@@ -5,11 +5,16 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..errors import UserError, command
+from ..errors import UserError, command, nearest
+
+if TYPE_CHECKING:
+    from representations.reading import Reading
+
+UPS = ("viewer", "y", "z")
 
 DEFAULT_PRESET = "mini"  # the one that works everywhere, without a download
 
@@ -45,6 +50,25 @@ OpacityOption = Annotated[
 ]
 
 
+# How a file is understood where it does not say so itself.
+InUpOption = Annotated[
+    str | None,
+    typer.Option(
+        "--in-up",
+        help="a file's axis up: viewer (y down), y (y up, front +z) or z (z up, front +x); default "
+        "what the file or its format says",
+    ),
+]
+ActivatedOption = Annotated[
+    bool,
+    typer.Option("--activated", help="a .ply file holds scales and opacities, not logs and logits"),
+]
+DropBadOption = Annotated[
+    bool,
+    typer.Option("--drop-bad", help="leave out a file's splats with NaN, infinity, no rotation"),
+]
+
+
 # What studies of many runs take.
 StudyOut = Annotated[
     Path | None, typer.Option(help="folder; one that holds part of the same study is gone on with")
@@ -71,13 +95,52 @@ def split_words(words: list[str]) -> tuple[str | None, list[str]]:
     return prompt, list(rest)
 
 
-def init_settings(path: Path) -> list[str]:
-    """What --init FILE stands for. The path is made absolute, so that the run's config replays
-    from anywhere."""
+def typed(in_up: str | None, activated: bool, drop_bad: bool) -> list[str]:
+    """The options about reading that were given, as they are typed."""
+    if in_up is not None and in_up not in UPS:
+        raise UserError(f"--in-up {in_up}: {nearest(in_up, UPS)}")
+    flags = {"--activated": activated, "--drop-bad": drop_bad}
+    up = [] if in_up is None else [f"--in-up {in_up}"]
+    return up + [flag for flag, given in flags.items() if given]
+
+
+def reading(path: Path, in_up: str | None, activated: bool, drop_bad: bool) -> Reading | None:
+    """How a file of splats is read; None for the folder of a run, which needs no telling."""
+    given = typed(in_up, activated, drop_bad)
+    if path.is_dir():
+        if given:
+            raise UserError(f"{given[0]} is for a file, and {path} is a folder: leave it out")
+        return None
+    from representations.reading import Reading
+
+    return Reading(up=in_up, activated=activated, drop_bad=drop_bad)
+
+
+def init_settings(
+    path: Path | None, in_up: str | None = None, activated: bool = False, drop_bad: bool = False
+) -> list[str]:
+    """What --init FILE stands for, with the options about reading. The path is made absolute, so
+    that the run's config replays from anywhere."""
+    given = typed(in_up, activated, drop_bad)
+    if path is None:
+        if given:
+            raise UserError(f"{given[0]} is for the file of --init: add --init FILE")
+        return []
+    if not path.exists():
+        raise UserError(f"--init {path} does not exist")
     if not path.is_file():
         raise UserError(f"--init {path} is not a file")
-    kind = "splats" if path.suffix.lower() == ".ply" else "points"
-    return [
-        f"representation.init.kind={kind}",
+    from representations.reading import holds_splats
+
+    splats = holds_splats(path)
+    if not splats and (activated or drop_bad):
+        raise UserError(
+            f"{given[-1]} is for a file of splats, and --init {path} is read as a mesh or points"
+        )
+    settings = [
+        f"representation.init.kind={'splats' if splats else 'points'}",
         f"representation.init.path={path.resolve()}",
     ]
+    settings += [] if in_up is None else [f"representation.init.up={in_up}"]
+    flags = {"activated": activated, "drop_bad": drop_bad}
+    return settings + [f"representation.init.{n}=true" for n, given in flags.items() if given]

@@ -17,16 +17,21 @@ from ..stopping import stopping
 from . import evaluate, known, studies, sweep, watch
 from .arguments import (
     DEFAULT_PRESET,
+    ActivatedOption,
     DegreeOption,
+    DropBadOption,
     FormatOption,
+    InUpOption,
     OpacityOption,
     UpOption,
     init_settings,
+    reading,
     split_words,
 )
 from .codes import STOPPED, for_parent, unexpected
 
 if TYPE_CHECKING:
+    from ..api import Asset
     from ..artefacts.run_folder import RunFolder
     from ..config import Config
 
@@ -87,8 +92,11 @@ def generate(
     ] = None,
     init: Annotated[
         Path | None,
-        typer.Option(help="start from a splat .ply, or from a mesh (.obj .glb .stl .off)"),
+        typer.Option(help="start from a file of splats, or from a mesh (.obj .glb .stl .off)"),
     ] = None,
+    in_up: InUpOption = None,
+    activated: ActivatedOption = False,
+    drop_bad: DropBadOption = False,
     view: Annotated[
         bool, typer.Option("--view", help="show the run on a page in the browser (extra 'viewer')")
     ] = False,
@@ -101,8 +109,7 @@ def generate(
     prompt, settings = split_words(words or [])
     if tensorboard:
         settings.append("output.tensorboard=true")
-    if init is not None:
-        settings = [*init_settings(init), *settings]
+    settings = [*init_settings(init, in_up, activated, drop_bad), *settings]
     watch.check_port(view, port)
 
     from ..api import configure
@@ -137,23 +144,43 @@ def resume(run: RunArgument) -> None:
 
 @app.command()
 def render(
-    run: RunArgument,
+    run: Annotated[
+        Path, typer.Argument(metavar="RUN_OR_FILE", help="folder of a run, or a file of splats")
+    ],
     out: Annotated[
-        Path | None, typer.Option(help="folder for the pictures; default the run itself")
+        Path | None,
+        typer.Option(help="folder for the pictures; default the run, or beside a file"),
     ] = None,
     film: Annotated[str | None, typer.Option("--format", help="mp4 or gif")] = None,
     frames: Annotated[int | None, typer.Option(help="of the turntable")] = None,
     size: Annotated[int | None, typer.Option(help="pixels, square")] = None,
     elevation: Annotated[float | None, typer.Option(help="degrees above the horizon")] = None,
     stills: Annotated[int, typer.Option(help="single pictures all around, as .png")] = 0,
+    in_up: InUpOption = None,
+    activated: ActivatedOption = False,
+    drop_bad: DropBadOption = False,
 ) -> None:
-    """Draw the shape of a run: a turntable film, a contact sheet, stills."""
+    """Draw the shape of a run or of a file: a turntable film, a contact sheet, stills."""
     given = {"format": film, "frames": frames, "size": size, "elevation_deg": elevation}
 
     from ..look import redraw
 
-    for path in redraw(run, out, {k: v for k, v in given.items() if v is not None}, stills):
+    asset = _opened(run, in_up, activated, drop_bad)
+    target = out or (run if run.is_dir() else run.with_name(f"{run.stem}-pictures"))
+    asked: dict[str, object] = {n: value for n, value in given.items() if value is not None}
+    for path in redraw(asset.config, asset.stage, target, asked, stills):
         typer.echo(path)
+
+
+def _opened(path: Path, in_up: str | None, activated: bool, drop_bad: bool) -> Asset:
+    """A run or a file of splats; what is noticed while reading is said."""
+    how = reading(path, in_up, activated, drop_bad)
+    from ..api import open_asset
+
+    asset = open_asset(path, how)
+    for note in asset.notes:
+        typer.echo(f"note: {path}: {note}", err=True)
+    return asset
 
 
 @app.command()
@@ -181,10 +208,12 @@ def export(
     mesher: Annotated[
         str, typer.Option(help="triangles: default, or open3d (extra 'mesh') for depth fusion")
     ] = "default",
+    in_up: InUpOption = None,
+    activated: ActivatedOption = False,
+    drop_bad: DropBadOption = False,
 ) -> None:
-    """Write the shape of a run, or the splats of a .ply or .splat file, for other programs."""
+    """Write the shape of a run, or the splats of a file, for other programs."""
     from .. import assets
-    from ..api import open_asset
     from ..errors import nearest
 
     if kind is not None and kind not in assets.FORMATS:
@@ -197,7 +226,9 @@ def export(
         raise UserError(f"--out {out} exists; name a new file, or replace a file with --force")
     if run.is_file() and kind is None:
         raise UserError(f"{run} is a file: say what to make of it, for example --format spz")
-    asset = open_asset(run)
+    if kind is not None and out is not None:
+        assets.require_ending(out, kind)
+    asset = _opened(run, in_up, activated, drop_bad)
     kind = kind or assets.final_format(asset.renderer)
     splats.check(kind)
     path = out if out is not None else assets.default_path(run, kind, splats)

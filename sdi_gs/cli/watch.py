@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..errors import UserError, leading
+from .arguments import ActivatedOption, DropBadOption, InUpOption, reading
 
 if TYPE_CHECKING:
     from ..watch.progress import Terminal
@@ -59,14 +60,17 @@ def report(
 
 def view(
     shown: Annotated[
-        Path, typer.Argument(metavar="RUN_OR_FILE", help="folder of a run, .ply or .splat file")
+        Path, typer.Argument(metavar="RUN_OR_FILE", help="folder of a run, or a file of splats")
     ],
     port: PortOption = None,
+    in_up: InUpOption = None,
+    activated: ActivatedOption = False,
+    drop_bad: DropBadOption = False,
 ) -> None:
     """Show a shape on a page in the browser, from wherever you stand (extra 'viewer')."""
     from ..watch.viewer import view as show
 
-    show(shown, port or PORT, typer.echo)
+    show(shown, port or PORT, typer.echo, reading(shown, in_up, activated, drop_bad))
 
 
 def register(app: typer.Typer) -> None:

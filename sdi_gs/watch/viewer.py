@@ -23,6 +23,7 @@ from torch import Tensor
 
 from representations.cameras import fov_from_focal
 from representations.checks import pip_install
+from representations.reading import Reading
 
 from ..artefacts import media
 from ..artefacts.records import lost
@@ -332,7 +333,7 @@ def stand(shown_on: Page, scheduler: RenderScheduler, going_on: Callable[[], boo
                 time.sleep(NAP)
 
 
-def view(path: Path, port: int, say: Callable[[str], None]) -> None:
+def view(path: Path, port: int, say: Callable[[str], None], how: Reading | None = None) -> None:
     """Show the newest state of a run, or a splat file, until Ctrl-C.
 
     Raises UserError for a missing viser, and for anything that is neither.
@@ -346,12 +347,15 @@ def view(path: Path, port: int, say: Callable[[str], None]) -> None:
         shown = exhibit(run.config)
         what = f"step {run.saved.step} of {run.config.steps}"
     elif path.exists():
-        opened = open_splats(path)
-        on_stage, lines = stage(opened.config, opened.renderer), []
-        shown = Exhibit(path.name, (), 0, opened.position, opened.target, opened.fov_y_rad)
+        opened = open_splats(path, how)
+        for note in opened.notes:
+            say(f"note: {note}")
+        on_stage, lines = stage(opened.config, opened.shown), []
+        eye, middle = opened.position_shown, (0.0, 0.0, 0.0)
+        shown = Exhibit(path.name, (), 0, eye, middle, opened.fov_y_rad)
         what = f"{opened.splats:,} splats"
     else:
-        raise UserError(f"{path} does not exist; give the folder of a run, a .ply or a .splat file")
+        raise UserError(f"{path} does not exist; give the folder of a run, or a splat file")
     page_ = Page(port)
     try:
         page_.present(shown, tuple(CURVES) if lines else (), with_buttons=False)

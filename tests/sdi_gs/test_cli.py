@@ -203,8 +203,9 @@ PLY_HEADER = (
 @pytest.mark.parametrize(
     ("data", "expected"),
     [
-        (PLY_HEADER + bytes(24), "f_dc_0"),  # a point cloud
-        (PLY_HEADER + bytes(7), "truncated"),
+        (PLY_HEADER.replace(b"float z", b"float scale_0") + bytes(24), "f_dc_0"),
+        (PLY_HEADER.replace(b"float z", b"float scale_0") + bytes(7), "f_dc_0"),
+        (PLY_HEADER + bytes(7), "mesh or point cloud"),
         (b"solid cube\n", "no PLY"),
         (b"", "no PLY"),
     ],
@@ -269,7 +270,7 @@ def test_a_checkpoint_cannot_run_code(
 
 def test_folders_that_are_no_run(sdi_gs: Run, tmp_path: Path) -> None:
     for verb in ("resume", "render", "export"):
-        refused(sdi_gs(verb, tmp_path / "no"), "is not a folder")
+        refused(sdi_gs(verb, tmp_path / "no"), "does not exist")
         refused(sdi_gs(verb, tmp_path), "config.yaml")
 
 
@@ -281,7 +282,7 @@ def test_bad_options_of_render_and_export(sdi_gs: Run, run: Path) -> None:
 
 
 def test_debug_shows_the_traceback(sdi_gs: Run, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="is not a folder"):
+    with pytest.raises(UserError, match="does not exist"):
         sdi_gs("resume", tmp_path / "no", "--debug")
 
 

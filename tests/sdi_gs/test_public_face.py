@@ -111,7 +111,7 @@ def test_an_asset_is_made_saved_filmed_and_shown(fast: Path, tmp_path: Path) -> 
         (lambda a, p: face.register("noises", Quiet), "did you mean 'noise'"),
         (lambda a, p: face.register("representation", Quiet), "give make"),
         (lambda a, p: face.register("noise", Quiet), "is no dataclass"),
-        (lambda a, p: face.open_asset(p / "nothing"), "is not a folder"),
+        (lambda a, p: face.open_asset(p / "nothing"), "nothing does not exist"),
         (lambda a, p: face.load_prior(p / "nothing"), "does not exist"),
     ],
 )

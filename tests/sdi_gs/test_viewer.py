@@ -277,7 +277,7 @@ def bad_files(folder: Path) -> Iterator[tuple[Path, str]]:
         ("mesh.ply", b"ply\nformat ascii 1.0\nelement vertex 1\nproperty float x\n"
          b"property float y\nproperty float z\nend_header\n0 0 0\n", "misses the properties"),
         ("small.splat", b"0" * 33, "multiple of 32"),
-        ("nan.splat", np.full(8, np.nan, np.float32).tobytes(), "not finite"),
+        ("nan.splat", np.full(8, np.nan, np.float32).tobytes(), "NaN"),
         ("empty.splat", b"", "multiple of 32"),
         ("a.glb", b"glTF", "mesh viewer"),
     ):  # fmt: skip
