@@ -53,3 +53,12 @@ def frame_of(cloud: SplatCloud) -> Frame:
     reach = (means - centre).norm(dim=-1) + SIGMAS * size
     radius = float(reach.kthvalue(len(cloud) - edge).values)
     return Frame(centre, max(radius, SMALLEST))
+
+
+@torch.no_grad()
+def typical_radius(cloud: SplatCloud) -> float:
+    """How large the shape is by its median splat, however far the others are; above 0."""
+    means = cloud.means.detach().double().cpu()
+    half = (means - means.median(0).values).norm(dim=-1).median()
+    size = cloud.log_scale.detach().double().cpu().amax(-1).median().exp()
+    return max(float(2.0 * half + SIGMAS * size), SMALLEST)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from representations.interface import HasDensity, HasMesh, HasSplats, Renderer
+from representations.interface import HasDensity, HasMesh, HasSplats, Renderer, Say
 
 from .build import below, device, splat_renderer
 from .config import Config
@@ -40,8 +40,15 @@ class SplatOptions:
     up: str | None = None  # one of UPS; None: viewer
     sh_degree: int | None = None  # 0 to 3; None: as trained
     min_opacity: float | None = None  # 0 to 1; None: 1/255, below which no viewer draws
+    scale: float | None = None  # above 0: times every length
+    recentre: bool = False  # the middle of the shape goes to the origin, before it is scaled
 
     def __post_init__(self) -> None:
+        if self.scale is not None and not 1e-12 <= self.scale <= 1e12:
+            raise UserError(
+                f"scale={self.scale}: a length is multiplied by 1e-12 to 1e12; write scale=0.1 for "
+                "a tenth of the size"
+            )
         if self.up is not None and self.up not in UPS:
             raise UserError(f"up={self.up}: {nearest(self.up, UPS)}")
         if self.sh_degree is not None and not 0 <= self.sh_degree <= 3:
@@ -57,8 +64,22 @@ class SplatOptions:
 
     def given(self) -> list[str]:
         """The options that were asked for, as they are typed."""
-        asked = {"up": self.up, "sh_degree": self.sh_degree, "min_opacity": self.min_opacity}
-        return [f"{name}={value}" for name, value in asked.items() if value is not None]
+        asked = {"up": self.up, "sh_degree": self.sh_degree, "min_opacity": self.min_opacity,
+                 "scale": self.scale}  # fmt: skip
+        given = [f"{name}={value}" for name, value in asked.items() if value is not None]
+        return [*given, *(["--recentre"] if self.recentre else [])]
+
+    def place(self, cloud: SplatCloud, say: Say) -> SplatCloud:
+        """The splats where and as large as they are wanted; ``say`` is told by how much they were
+        moved."""
+        if self.scale is None and not self.recentre:
+            return cloud
+        from representations.framing import Frame, frame_of
+
+        centre = frame_of(cloud).centre if self.recentre else torch.zeros(3, dtype=torch.float64)
+        if self.recentre:
+            say("moved by " + ", ".join(f"{-float(x):.9g}" for x in centre) + " (z up)")
+        return Frame(centre, 1.0).bring(cloud, self.scale or 1.0)
 
     def check(self, kind: str) -> None:
         """Refuse what a file of that format cannot hold."""
@@ -123,7 +144,7 @@ class Exported:
     kind: str  # one of FORMATS
     count: int  # of the unit
     unit: str  # "splats" or "faces"
-    note: str = ""  # how triangles were found
+    note: str = ""  # how triangles were found, or what of the splats the format cuts
 
     def __str__(self) -> str:
         return f"{self.count:,} {self.unit}{self.note}"
@@ -204,24 +225,28 @@ def export(
                 f"or make splats of it with {command('convert', 'RUN', '--to', 'gaussians')}"
             )
         with below("export"):
-            count = _export_splats(shape.cloud(), path, kind, splats.layout())
-            return Exported(path, kind, count, "splats")
+            cloud, said = shape.cloud(), list[str]()
+            cloud = splats.place(cloud, said.append)
+            count = _export_splats(cloud, path, kind, splats.layout(), said.append)
+            if count < len(cloud):
+                said.insert(0, f"{len(cloud) - count:,} fainter or unusable ones are left out")
+            return Exported(path, kind, count, "splats", "".join(f"; {note}" for note in said))
     return _export_mesh(shape, path, kind, views, options or MeshOptions())
 
 
-def _export_splats(cloud: SplatCloud, path: Path, kind: str, layout: Layout) -> int:
-    """Write the file; how many splats it holds."""
+def _export_splats(cloud: SplatCloud, path: Path, kind: str, layout: Layout, say: Say) -> int:
+    """Write the file; how many splats it holds. ``say`` is told what the format cuts."""
     from representations.export import packed, playcanvas, write_ply, write_splat
 
     match kind:
         case "ply":
             return write_ply(path, cloud, layout)
         case "splat":
-            return write_splat(path, cloud, layout)
+            return write_splat(path, cloud, layout, say)
         case "ply-compressed":
-            return packed.write_compressed_ply(path, cloud, layout)
+            return packed.write_compressed_ply(path, cloud, layout, say)
         case "spz":
-            return packed.write_spz(path, cloud, layout)
+            return packed.write_spz(path, cloud, layout, say)
         case _:
             return playcanvas.write_by_splat_transform(path, cloud, kind, layout)
 

@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from ..axes import FRAMES, VIEWER, rotate_to_file
 from ..cloud import SH_COUNTS, SplatCloud
+from ..interface import Say
 
 ALPHA_MIN = 1.0 / 255.0  # splats below this opacity are drawn by no viewer
 
@@ -71,8 +73,25 @@ def require_scales(cloud: SplatCloud, low: float, high: float, kind: str) -> Non
     require_rows(
         fits,
         f"has a log scale beyond {low:g} to {high:g}, all that {kind} holds",
-        "write a .ply, which holds any, or prune such splats",
+        f"write a .ply, which holds any, or add --scale {_fitting(cloud, low, high):.1g}",
     )
+
+
+def _fitting(cloud: SplatCloud, low: float, high: float) -> float:
+    """A factor of size with which the largest scale fits, or else the smallest."""
+    most, least = float(cloud.log_scale.max()), float(cloud.log_scale.min())
+    moved = high - most - 1.0 if most > high else low - least + 1.0
+    return math.exp(max(-27.0, min(27.0, moved)))
+
+
+def tell_cut(say: Say, values: Tensor, most: float, what: str) -> None:
+    """Tell how many splats have ``values`` [N, ...] beyond +-``most``, where the format cuts."""
+    beyond = values.abs().reshape(len(values), -1).amax(-1) > most if values.numel() else None
+    if beyond is not None and bool(beyond.any()):
+        say(
+            f"{int(beyond.sum()):,} of {len(values):,} splats have {what} beyond what the format "
+            "holds, cut there"
+        )
 
 
 DEFAULT = Layout()

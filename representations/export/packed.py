@@ -7,6 +7,7 @@ our ``.ply``: SuperSplat reads an SPZ as it reads a PLY, although the SPZ of Nia
 
 from __future__ import annotations
 
+import math
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -17,17 +18,33 @@ import torch
 from ..checks import pip_install
 from ..cloud import SplatCloud
 from ..files import write_bytes
-from .layout import DEFAULT, Layout, require_rows, require_scales
+from ..framing import typical_radius
+from ..interface import Say, silent
+from .layout import DEFAULT, Layout, require_scales, tell_cut
 
 SPZ_VERSION = 3
 """Version 4 is packed by zstd, which Spark does not read."""
 
 
-SPZ_REACH = 2048.0
-SPZ_LOG_SCALE = 5.9375  # the largest of 256 steps of 1 / 16 from -10
+SPZ_STEPS = 2**23 - 1  # to each side of the origin
+SPZ_BITS = 24  # after the point, at most
+SPZ_USUAL_BITS = 12
+SPZ_FINE = 2048
+SPZ_COARSE = 512
+"""Steps of a position in the radius of the shape: as many as that where the format allows it, and
+no fewer than that."""
+
+SPZ_LOG_SCALES = (-10.0, 5.9375)  # 256 steps of 1 / 16
+SPZ_UNSEEN = 1e-3
+"""A splat may be drawn as e^-10 world units wide although it is narrower, if even that is less than
+this share of the shape."""
+
+SPZ_CONSTANT = 0.5 / 0.15  # the largest of the harmonics of degree 0
+SPZ_HIGHER = 1.0  # and above
+PACKED_HIGHER = 4.0
 PACKED_LOG_SCALE = 20.0
-"""Natural logs of scale. What is below the least that a format has (e^-10 of a world unit for SPZ)
-is drawn as that, which nobody sees; what is above the largest would be another shape."""
+"""Natural logs of scale. What is below e^-20 of a world unit is drawn as that; what is above the
+largest would be another shape."""
 
 
 class MissingTool(ValueError):
@@ -58,8 +75,11 @@ def _columns(cloud: SplatCloud) -> dict[str, np.ndarray]:
     }
 
 
-def write_compressed_ply(path: str | Path, cloud: SplatCloud, layout: Layout = DEFAULT) -> int:
+def write_compressed_ply(
+    path: str | Path, cloud: SplatCloud, layout: Layout = DEFAULT, say: Say = silent
+) -> int:
     """Write PlayCanvas's compressed PLY, about a quarter of the size; returns how many rows.
+    ``say`` is told what the format cuts.
 
     Raises ValueError when no splat is left, :class:`MissingTool` without gsply, OSError when the
     disk refuses; the old file survives.
@@ -67,6 +87,7 @@ def write_compressed_ply(path: str | Path, cloud: SplatCloud, layout: Layout = D
     gsply = _gsply("compressed PLY")
     cloud = layout.apply(cloud)
     require_scales(cloud, -87.0, PACKED_LOG_SCALE, "a compressed PLY")
+    tell_cut(say, cloud.sh_rest, PACKED_HIGHER, "harmonics")
     rest = cloud.sh_rest.numpy() if cloud.sh_degree else None  # [N, K - 1, 3]
     data = gsply.compress_to_bytes(
         cloud.means.numpy(),
@@ -77,25 +98,52 @@ def write_compressed_ply(path: str | Path, cloud: SplatCloud, layout: Layout = D
     return len(cloud)
 
 
-def write_spz(path: str | Path, cloud: SplatCloud, layout: Layout = DEFAULT) -> int:
-    """Write Niantic's SPZ, version 3; returns how many rows. Positions are multiples of 1 / 4096
-    and reach to +-2048 world units; harmonics are cut at +-1. Raises like
+def position_bits(cloud: SplatCloud) -> int:
+    """Bits after the point of an SPZ's positions: SPZ_USUAL_BITS, more where the shape is small,
+    fewer where it reaches far. ValueError where the steps would be seen."""
+    radius = typical_radius(cloud)
+    reach, row = (float(x) for x in cloud.means.abs().amax(-1).max(0))
+    fine = math.ceil(math.log2(SPZ_FINE / radius))
+    fits = math.floor(math.log2(SPZ_STEPS / max(reach, 1e-30)))
+    bits = min(max(fine, SPZ_USUAL_BITS), fits, SPZ_BITS)
+    if bits < 0 or radius * 2.0**bits < SPZ_COARSE:
+        step = 2.0 ** -max(bits, 0)
+        raise ValueError(
+            f"positions reach to {reach:.6g} world units (row {row:.0f}) and the shape is "
+            f"{2 * radius:.3g} large: the finest steps that an SPZ has for it, {step:.3g}, would be "
+            "seen; write a .ply, which has no steps, or add --recentre, and if that is not enough, "
+            f"--scale {1.0 / radius:.2g} too"
+        )
+    return bits
+
+
+def _require_thickness(cloud: SplatCloud) -> None:
+    """ValueError where the narrowest splat of the format would be seen and is not narrow enough."""
+    least, most = SPZ_LOG_SCALES
+    require_scales(cloud, -87.0, most, "an SPZ")
+    if math.exp(least) > SPZ_UNSEEN * typical_radius(cloud):
+        require_scales(cloud, least - 1 / 32, most, "an SPZ")
+
+
+def write_spz(
+    path: str | Path, cloud: SplatCloud, layout: Layout = DEFAULT, say: Say = silent
+) -> int:
+    """Write Niantic's SPZ, version 3; returns how many rows. How fine positions are follows from
+    the shape; harmonics are cut at +-1, of which ``say`` is told. Raises like
     :func:`write_compressed_ply`.
     """
     gsply = _gsply("SPZ")
     cloud = layout.apply(cloud)
-    require_scales(cloud, -87.0, SPZ_LOG_SCALE, "an SPZ")
-    require_rows(
-        (cloud.means.abs() < SPZ_REACH).all(-1),
-        f"lies beyond +-{SPZ_REACH:g} world units, all that an SPZ reaches",
-        "write a .ply, or scale the shape down",
-    )
+    _require_thickness(cloud)
+    bits = position_bits(cloud)
+    tell_cut(say, cloud.sh_dc, SPZ_CONSTANT, "colours")
+    tell_cut(say, cloud.sh_rest, SPZ_HIGHER, "harmonics")
     rest = cloud.sh_rest.numpy() if cloud.sh_degree else None  # [N, K - 1, 3]
     data = gsply.GSData.from_arrays(**_columns(cloud), shN=rest)
     # gsply writes to a path of its own; the bytes go into place in one step.
     with tempfile.TemporaryDirectory() as folder:
         draft = Path(folder) / "draft.spz"
-        gsply.write_spz(draft, data, version=SPZ_VERSION)
+        gsply.write_spz(draft, data, version=SPZ_VERSION, fractional_bits=bits)
         raw = draft.read_bytes()
     write_bytes(path, raw)
     return len(cloud)

@@ -14,24 +14,31 @@ import torch
 
 from ..cloud import SplatCloud
 from ..files import write_bytes
+from ..interface import Say, silent
 from ..ops.constants import SH_DC
 from ..reading.splat import ROW
-from .layout import DEFAULT, Layout, require_scales
+from .layout import DEFAULT, Layout, require_scales, tell_cut
 
 LOG_SCALES = (-87.0, 88.0)
 """Whose exponentials are neither 0 nor infinite in float32."""
 
 
-def write_splat(path: str | Path, cloud: SplatCloud, layout: Layout = DEFAULT) -> int:
+def write_splat(
+    path: str | Path, cloud: SplatCloud, layout: Layout = DEFAULT, say: Say = silent
+) -> int:
     """Write splats of our world frame, sorted by volume times opacity; returns their number.
 
     The format has no place for harmonics, so only ``up`` and ``min_opacity`` of ``layout`` count.
+    ``say`` is told what is cut.
 
     Raises ValueError when no splat is left or one does not fit, OSError when the disk refuses; the
     old file survives.
     """
     cloud = layout.apply(cloud)
     require_scales(cloud, *LOG_SCALES, "a .splat file")
+    if cloud.sh_rest.numel() and bool((cloud.sh_rest != 0).any()):
+        say("view-dependent colour is left out: the format has one colour a splat")
+    tell_cut(say, cloud.sh_dc, 0.5 / SH_DC + 1e-4, "colours")
     opacity = cloud.opacity_logit.sigmoid()
     importance = cloud.log_scale.sum(-1) + opacity.log()  # log of volume * opacity
     order = torch.argsort(importance, descending=True, stable=True)

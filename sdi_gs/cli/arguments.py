@@ -69,6 +69,14 @@ DropBadOption = Annotated[
 ]
 
 
+ScaleOption = Annotated[
+    float | None, typer.Option("--scale", help="splats: multiplies every length, e.g. 0.1")
+]
+RecentreOption = Annotated[
+    bool, typer.Option("--recentre", help="splats: move the middle of the shape to the origin")
+]
+
+
 # What studies of many runs take.
 StudyOut = Annotated[
     Path | None, typer.Option(help="folder; one that holds part of the same study is gone on with")

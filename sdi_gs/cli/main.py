@@ -23,6 +23,8 @@ from .arguments import (
     FormatOption,
     InUpOption,
     OpacityOption,
+    RecentreOption,
+    ScaleOption,
     UpOption,
     init_settings,
     reading,
@@ -193,13 +195,15 @@ def export(
         Path | None,
         typer.Option(
             help="file to write; default final.<format> in the run, export.<format> with "
-            "--sh-degree, --up or --min-opacity; of a file its neighbour"
+            "an option about splats; of a file its neighbour"
         ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="replace an existing --out")] = False,
     sh_degree: DegreeOption = None,
     up: UpOption = None,
     min_opacity: OpacityOption = None,
+    scale: ScaleOption = None,
+    recentre: RecentreOption = False,
     resolution: Annotated[int, typer.Option(help="triangles: lattice points along an axis")] = 128,
     threshold: Annotated[
         float | None,
@@ -219,7 +223,7 @@ def export(
     if kind is not None and kind not in assets.FORMATS:
         raise UserError(f"kind={kind}: {nearest(kind, assets.FORMATS)}")
     options = assets.MeshOptions(resolution, threshold, mesher)
-    splats = assets.SplatOptions(up, sh_degree, min_opacity)
+    splats = assets.SplatOptions(up, sh_degree, min_opacity, scale, recentre)
     if kind is not None:
         splats.check(kind)
     if out is not None and out.exists() and (out.is_dir() or not force):
