@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from .cloud import SplatCloud
-from .gaussians.harmonics import rotate_rest
+from .harmonics import rotate_rest
 
 _HALF = math.sqrt(0.5)
 

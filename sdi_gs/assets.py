@@ -30,6 +30,8 @@ UPS = ("viewer", "y", "z")
 IN_VIEW = 0.85
 """Of what a camera sees whole: the ball of nearly all splats, when they become triangles."""
 
+OURS = ("final", "export", "mesh")
+
 ENDINGS = {"mesh-ply": "ply", "ply-compressed": "compressed.ply"}
 
 
@@ -266,7 +268,9 @@ def _export_mesh(
         else:
             made, how = _fused(shape, views, options), "fused from depth pictures"
             how += " by open3d" if options.mesher == "open3d" else ""
-        faces = write_mesh(path, made.mesh, "ply" if kind == "mesh-ply" else kind)
+        # A run's own files are all called alike; its folder has the name.
+        name = path.stem if path.stem not in OURS else path.resolve().parent.name
+        faces = write_mesh(path, made.mesh, "ply" if kind == "mesh-ply" else kind, name)
     note = f" in {made.parts} connected part(s), {how}"
     return Exported(path, kind, faces, "faces", note)
 

@@ -218,6 +218,8 @@ def _gaussians(chosen: GaussianConfig, run: Run) -> Renderer:
     from representations.gaussians import GaussianRenderer
 
     cloud = _placeholder(chosen) if run.restored else _given_splats(chosen, run.say)
+    if chosen.init.kind == "points" and not run.restored:
+        _tell_axis(chosen, run.say)
     return GaussianRenderer(
         chosen, run.device, cloud, steps=run.steps, seed=run.seed, exchange=run.exchange
     )
@@ -242,6 +244,15 @@ def _given_splats(settings: GaussianConfig, say: Say) -> SplatCloud | None:
             f"representation.sh_degree={cloud.sh_degree}"
         )
     return cloud
+
+
+def _tell_axis(settings: GaussianConfig, say: Say) -> None:
+    from representations.points import up_of
+
+    path = Path(settings.init.path)
+    note = up_of(path, settings.init.up)[1] if path.is_file() else ""
+    if note:
+        say(note)
 
 
 def splat_renderer(cloud: SplatCloud, config: Config) -> Renderer:

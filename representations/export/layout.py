@@ -73,7 +73,7 @@ def require_scales(cloud: SplatCloud, low: float, high: float, kind: str) -> Non
     require_rows(
         fits,
         f"has a log scale beyond {low:g} to {high:g}, all that {kind} holds",
-        f"write a .ply, which holds any, or add --scale {_fitting(cloud, low, high):.1g}",
+        f"write a .ply, which holds any, or add --scale {_fitting(cloud, low, high):.2g}",
     )
 
 

@@ -3,7 +3,8 @@
 
 A .glb is y-up as its standard says, with the front of the object towards +z; .obj and .ply follow,
 as most modelling programs expect. Vertex colours are what the renderer displays (sRGB values);
-glTF wants them linear, so the .glb holds them linearised.
+glTF wants them linear, so the .glb holds them linearised, with 16 bits; its material is rough and
+no metal, and its normals are smooth. The other two say in a remark which axis is up.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from ..files import write_atomically
+from ..points import to_linear
+from .gltf import glb, smooth_normals
 
 KINDS = ("glb", "obj", "ply")
 
@@ -78,23 +81,32 @@ def keep_large_parts(mesh: Mesh, share: float = 0.01) -> tuple[Mesh, int]:
     return kept, int(large.sum())
 
 
-def to_linear(display: np.ndarray) -> np.ndarray:
-    """sRGB values in [0, 1] -> linear light (IEC 61966-2-1)."""
-    low, high = display / 12.92, ((display + 0.055) / 1.055) ** 2.4
-    return np.where(display <= 0.04045, low, high)
-
-
-def write_mesh(path: str | Path, mesh: Mesh, kind: str) -> int:
+def write_mesh(path: str | Path, mesh: Mesh, kind: str, name: str = "") -> int:
     """Write as "glb", "obj" or "ply"; returns the number of faces. The file is written whole or
-    not at all. Raises MeshError for an empty mesh, ValueError for another kind."""
-    import trimesh
-
+    not at all. ``name``: of the object inside a .glb; default that of the file. Raises MeshError
+    for an empty mesh, ValueError for another kind."""
     if kind not in KINDS:
         raise ValueError(f"mesh format {kind!r} is not one of {', '.join(KINDS)}")
     mesh.check()
-    colors = to_linear(mesh.colors) if kind == "glb" else mesh.colors
-    rgba = np.concatenate([colors, np.ones((len(colors), 1))], axis=1)
     vertices = mesh.vertices @ TO_FILE.T
+    if kind == "glb":
+        normals = smooth_normals(vertices, mesh.faces)
+        linear = to_linear(np.clip(mesh.colors, 0.0, 1.0))
+        raw = glb(vertices, mesh.faces, linear, normals, name or Path(path).stem)
+    else:
+        raw = _by_trimesh(vertices, mesh, kind)
+
+    def write(stream: BinaryIO) -> None:
+        stream.write(raw)
+
+    write_atomically(path, write)
+    return len(mesh.faces)
+
+
+def _by_trimesh(vertices: np.ndarray, mesh: Mesh, kind: str) -> bytes:
+    import trimesh
+
+    rgba = np.concatenate([mesh.colors, np.ones((len(mesh.colors), 1))], axis=1)
     out = trimesh.Trimesh(
         vertices,
         mesh.faces,
@@ -103,9 +115,7 @@ def write_mesh(path: str | Path, mesh: Mesh, kind: str) -> int:
     )
     data: Any = out.export(file_type=kind)
     raw = data.encode() if isinstance(data, str) else bytes(data)
-
-    def write(stream: BinaryIO) -> None:
-        stream.write(raw)
-
-    write_atomically(path, write)
-    return len(mesh.faces)
+    if kind == "obj":
+        return b"# Vertical Axis: y\n" + raw
+    first, form, rest = raw.split(b"\n", 2)
+    return b"\n".join([first, form, b"comment Vertical Axis: y", rest])

@@ -109,9 +109,9 @@ def position_bits(cloud: SplatCloud) -> int:
     if bits < 0 or radius * 2.0**bits < SPZ_COARSE:
         step = 2.0 ** -max(bits, 0)
         raise ValueError(
-            f"positions reach to {reach:.6g} world units (row {row:.0f}) and the shape is "
-            f"{2 * radius:.3g} large: the finest steps that an SPZ has for it, {step:.3g}, would be "
-            "seen; write a .ply, which has no steps, or add --recentre, and if that is not enough, "
+            f"positions reach to {reach:.6g} world units (row {row:.0f}), the shape is "
+            f"{2 * radius:.3g} large, and the finest steps that an SPZ has, {step:.3g}, would be "
+            "seen; write a .ply, which has no steps, or add --recentre, and if need be "
             f"--scale {1.0 / radius:.2g} too"
         )
     return bits

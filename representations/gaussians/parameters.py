@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from ..cameras import rotation_matrices
 from ..cloud import SplatCloud
+from ..harmonics import evaluate_rest
 from ..ops.constants import SH_DC
 from ..ops.splats import Splats
 from .config import RatesConfig
-from .harmonics import evaluate_rest
 
 ADAM_EPS = 1e-15
 """Gradients of single splats are tiny; Adam's usual 1e-8 would turn it into plain SGD for them."""

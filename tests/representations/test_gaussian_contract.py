@@ -7,7 +7,7 @@ import torch
 from scipy.spatial.transform import Rotation
 
 from representations.gaussians import DensifyConfig, GaussianConfig, GaussianRenderer, InitConfig
-from representations.gaussians.harmonics import rotate_rest
+from representations.harmonics import rotate_rest
 from representations.ops.splats.reference import rotation_matrices
 
 from .contract import RendererContract

@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import json
 import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,8 +18,10 @@ from torch import Tensor
 
 from representations.cameras import rays
 from representations.export import fuse_open3d, surface
-from representations.export.mesh import Mesh, MeshError, keep_large_parts, to_linear, write_mesh
+from representations.export.gltf import smooth_normals
+from representations.export.mesh import Mesh, MeshError, keep_large_parts, write_mesh
 from representations.interface import Cameras, Render
+from representations.points import to_linear
 
 RADIUS = 0.6
 
@@ -208,9 +212,13 @@ def test_files_are_y_up_and_keep_their_colours(kind: str, tmp_path: Path) -> Non
     assert write_mesh(path, Mesh(vertices, np.array([[0, 1, 2]]), colors), kind) == 1
     (read,) = trimesh.load_scene(path).geometry.values()
     np.testing.assert_allclose(read.vertices, vertices[:, [1, 2, 0]], atol=1e-6)
-    stored = np.asarray(read.visual.vertex_colors)[:, :3] / 255.0
+    if kind == "glb":  # beside a material trimesh keeps them as they are
+        stored = read.visual.vertex_attributes.data["color"][:, :3] / 65535.0
+    else:
+        stored = np.asarray(read.visual.vertex_colors)[:, :3] / 255.0
     wanted = to_linear(colors) if kind == "glb" else colors
-    np.testing.assert_allclose(stored, wanted, atol=0.5 / 255 + 1e-6)
+    steps = 65535 if kind == "glb" else 255
+    np.testing.assert_allclose(stored, wanted, atol=0.5 / steps + 1e-6)
 
 
 def test_an_empty_mesh_replaces_nothing(tmp_path: Path) -> None:
@@ -226,3 +234,39 @@ def test_an_empty_mesh_replaces_nothing(tmp_path: Path) -> None:
 def test_linear_light_has_the_standard_values() -> None:
     got = to_linear(np.array([0.0, 0.04045, 0.5, 1.0]))
     np.testing.assert_allclose(got, [0.0, 0.0031308, 0.2140411, 1.0], atol=1e-6)
+
+
+def tree(path: Path) -> dict[str, Any]:
+    raw = path.read_bytes()
+    found: dict[str, Any] = json.loads(raw[20 : 20 + int.from_bytes(raw[12:16], "little")])
+    return found
+
+
+def test_a_glb_has_what_an_engine_asks_for(tmp_path: Path) -> None:
+    """A material that is no mirror, smooth normals, 16-bit colours, a name."""
+    ball = trimesh.creation.icosphere(3, 0.7)
+    shade = np.random.default_rng(0).random((len(ball.vertices), 3)).astype(np.float32)
+    mesh = Mesh(np.asarray(ball.vertices, np.float32), np.asarray(ball.faces), shade)
+    write_mesh(tmp_path / "mug.glb", mesh, "glb")
+    held = tree(tmp_path / "mug.glb")
+    surface = held["materials"][0]["pbrMetallicRoughness"]
+    assert surface["metallicFactor"] == 0.0
+    assert surface["roughnessFactor"] > 0.5
+    assert (held["nodes"][0]["name"], held["meshes"][0]["name"]) == ("mug", "mug")
+    assert held["accessors"][2]["componentType"] == 5123
+    (read,) = trimesh.load_scene(tmp_path / "mug.glb", process=False).geometry.values()
+    np.testing.assert_allclose(read.vertex_normals, read.vertices / 0.7, atol=0.02)
+    np.testing.assert_allclose(np.linalg.norm(read.vertex_normals, axis=1), 1.0, atol=1e-6)
+    stored = read.visual.vertex_attributes.data["color"][:, :3] / 65535.0
+    np.testing.assert_allclose(stored, to_linear(shade), atol=0.6 / 65535)
+    write_mesh(tmp_path / "mug.glb", mesh, "glb", "a red mug")
+    assert tree(tmp_path / "mug.glb")["nodes"][0]["name"] == "a red mug"
+
+
+@pytest.mark.parametrize("size", [1e-25, 1.0, 1e25])
+def test_normals_of_any_size_and_of_nothing(size: float) -> None:
+    flat = np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0], [9, 9, 9]], np.float64) * size
+    faces = np.array([[0, 1, 2], [3, 3, 3]])
+    got = smooth_normals(flat, faces)
+    np.testing.assert_allclose(got[:3], [[0, 0, 1.0]] * 3, atol=1e-6)
+    assert np.linalg.norm(got[3]) == pytest.approx(1.0)  # any, but a unit one

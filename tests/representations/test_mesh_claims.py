@@ -13,7 +13,7 @@ import pytest
 import torch
 import trimesh
 
-from representations.gaussians import claims
+from representations import claims
 from representations.gaussians.initialise import file_points
 
 

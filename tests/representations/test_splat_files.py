@@ -23,7 +23,7 @@ from representations.export import (
 )
 from representations.export.ply import property_names
 from representations.gaussians import GaussianConfig, GaussianRenderer, InitConfig, initialise
-from representations.gaussians.harmonics import basis_rest, evaluate_rest
+from representations.harmonics import basis_rest, evaluate_rest
 from representations.interface import Cameras
 from representations.ops.splats.reference import rotation_matrices
 
