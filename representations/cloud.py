@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 
@@ -49,6 +50,9 @@ class SplatCloud:
 
     def finite(self) -> Tensor:
         """Bool [N]: every number of the splat is finite."""
+        # NaN and infinity survive every sum, so one number tells that there are none.
+        if all(math.isfinite(float(t.sum())) for _, t in self.items()):
+            return torch.ones(len(self), dtype=torch.bool, device=self.means.device)
         return torch.stack(
             [torch.isfinite(t.reshape(len(self), -1)).all(-1) for _, t in self.items()]
         ).all(0)

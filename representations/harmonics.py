@@ -8,6 +8,8 @@ import math
 import torch
 from torch import Tensor
 
+PORTION = 2**13  # splats
+
 _C1 = math.sqrt(3.0 / (4.0 * math.pi))
 _C2 = math.sqrt(15.0 / (4.0 * math.pi))
 _C3 = math.sqrt(35.0 / (32.0 * math.pi))
@@ -62,4 +64,8 @@ def rotate_rest(coefficients: Tensor, rotation: Tensor) -> Tensor:
     old = basis_rest(sample, count)
     new = basis_rest(sample @ rotation.double().T, count)
     matrix = torch.linalg.lstsq(new, old).solution  # [K - 1, K - 1]: new @ matrix == old
-    return torch.einsum("ij,njc->nic", matrix, coefficients.double()).to(coefficients)
+    # float32 is enough for float32: the rows of the matrix are unit vectors.
+    matrix = matrix.to(coefficients)
+    # In portions that stay in the cache.
+    turned = [torch.einsum("ij,njc->nic", matrix, some) for some in coefficients.split(PORTION)]
+    return torch.cat(turned) if len(turned) > 1 else turned[0]

@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from ..axes import FRAMES, VIEWER, rotate_to_file
@@ -42,16 +43,18 @@ class Layout:
         length = given.quat_wxyz.double().norm(dim=-1, keepdim=True)
         unit = given.quat_wxyz.double() / length.clamp(min=1e-300)
         cloud = given.replace(quat_wxyz=unit).map(lambda tensor: tensor.float())
-        fits = ~given.finite() | ~(length[:, 0] > 0) | cloud.finite()
-        require_rows(fits, "holds a number that float32 does not", "scale the shape down first")
-        keep = cloud.finite() & (length[:, 0] > 0)
+        finite, turned = cloud.finite(), length[:, 0] > 0
+        if any(tensor.dtype != torch.float32 for _, tensor in given.items()):
+            fits = ~given.finite() | ~turned | finite
+            require_rows(fits, "holds a number that float32 does not", "scale the shape down first")
+        keep = finite & turned
         keep &= cloud.opacity_logit.double().sigmoid() >= self.min_opacity
         if not bool(keep.any()):
             raise ValueError(
                 f"nothing to export: of {len(cloud)} splats none is finite and reaches "
                 f"min_opacity={self.min_opacity:.3g}; write a smaller value, or train longer"
             )
-        kept = cloud.map(lambda tensor: tensor[keep])
+        kept = cloud if bool(keep.all()) else cloud.map(lambda tensor: tensor[keep])
         if self.sh_degree is not None:
             kept = kept.with_sh_degree(self.sh_degree)
         return rotate_to_file(kept, self.up)
