@@ -113,6 +113,19 @@ def test_a_texture_is_read_where_the_points_are(tmp_path: Path, mode: str) -> No
     halves(found[:, 0], colours)
 
 
+@pytest.mark.parametrize("factor", [None, [0.5, 1.0, 1.0, 1.0]])
+def test_a_texture_is_as_displayed_and_a_factor_is_light(
+    tmp_path: Path, factor: list[float] | None
+) -> None:
+    shape = quad(Image.new("RGB", (8, 8), (204, 102, 51)))
+    shape.visual.material.baseColorFactor = factor
+    colours = points(plain(tmp_path, "glb", shape))[1]
+    wanted = np.array([0.8, 0.4, 0.2])
+    if factor is not None:
+        wanted[0] = to_display(np.array(0.5 * to_linear(np.array(0.8))))
+    np.testing.assert_allclose(colours, [wanted] * len(colours), atol=0.004)
+
+
 def test_a_texture_repeats(tmp_path: Path) -> None:
     found, colours = points(plain(tmp_path, "glb", quad(picture(), 3.0)), up="z")
     halves((3 * found[:, 0]) % 1.0, colours, 0.06)
