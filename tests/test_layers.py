@@ -93,6 +93,7 @@ RESERVED = {
     "typer": ("sdi_gs.cli",),
     "jinja2": ("sdi_gs.pages.render",),
     "openvino": ("sdi_gs.diffusion.compiled",),
+    "submitit": ("sdi_gs.sweep.engines.slurm",),
 }  # fmt: skip
 
 

@@ -67,18 +67,26 @@ def plan(
 @app.command()
 def run(
     folder: Folder,
-    on: Annotated[str, typer.Option(help="engine that starts the workers: local")] = "local",
+    settings: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[KEY=VALUE]...", help="of the engine alone, as in partition=gpu time=4:00:00"
+        ),
+    ] = None,
+    on: Annotated[
+        str, typer.Option(help="engine that starts the workers: local, slurm, ray")
+    ] = "local",
     jobs: Annotated[int | None, typer.Option(help="runs at once")] = None,
     cores: Annotated[int | None, typer.Option(help="of each run; default 1, or a share")] = None,
     cards: Annotated[bool, typer.Option(help="use cards where there are some")] = True,
 ) -> None:
     """Work through a sweep to its end. The same command goes on where it was stopped."""
     from ..sweep import status
-    from ..sweep.engines import Options, engine
+    from ..sweep.engines import Options, engine, pairs
     from ..sweep.manifest import open_sweep
 
     sweep = open_sweep(folder)
-    engine(on)(sweep, Options(jobs, cores, cards), typer.echo)
+    engine(on)(sweep, Options(jobs, cores, cards, pairs(settings or ())), typer.echo)
     seen = status.standing(sweep)
     typer.echo("\n" + status.text(sweep, seen))
     if not seen.whole:
