@@ -94,6 +94,7 @@ RESERVED = {
     "jinja2": ("sdi_gs.pages.render",),
     "openvino": ("sdi_gs.diffusion.compiled",),
     "submitit": ("sdi_gs.sweep.engines.slurm",),
+    "ray": ("sdi_gs.sweep.engines.ray",),
 }  # fmt: skip
 
 

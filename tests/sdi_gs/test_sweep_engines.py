@@ -7,9 +7,11 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import sys
 import threading
 import time
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,7 @@ import pytest
 from sdi_gs.errors import RunFailure, UserError
 from sdi_gs.stopping import Interrupted, Stop
 from sdi_gs.sweep import pool, status
-from sdi_gs.sweep.engines import Options, driver, pairs, slurm
+from sdi_gs.sweep.engines import Options, driver, pairs, ray, slurm
 from sdi_gs.sweep.engines.driver import Driver
 from sdi_gs.sweep.engines.program import Program
 from sdi_gs.sweep.manifest import Sweep, open_sweep
@@ -98,6 +100,79 @@ def test_the_engine_is_told_what_to_install(
     said = sdi_gs("sweep", "run", sweep.path, "--on", "slurm", "partition=gpu")
     assert (said.code, "pip install 'sdi-gs[sweep]'" in said.err) == (2, True)
     assert stage.begun == {}
+
+
+@pytest.mark.parametrize(
+    ("words", "options", "told"),
+    [
+        (("partition=gpu",), {}, "partition: the engine ray has no such option"),
+        (("gpus=1.5",), {}, "gpus=1.5: allowed are whole cards, and parts of one"),
+        (("gpus=-1",), {}, "gpus=-1: allowed are"),
+        (("gpus=nan",), {}, "gpus=nan: allowed are"),
+        (("gpus=0.5",), {"any_card": False}, "--no-cards says the opposite"),
+        (("retries=-1",), {}, "retries=-1: allowed is a whole number, 0 or more"),
+        (("cpus=2",), {"cores": 2}, "--cores 2 says the same"),
+    ],
+)
+def test_what_ray_cannot_use_is_refused(
+    words: tuple[str, ...], options: dict[str, Any], told: str
+) -> None:
+    with pytest.raises(UserError) as error:
+        ray.Asked.read(given(*words, **options))
+    assert told in str(error.value)
+
+
+def test_a_share_of_a_card_and_memory_in_gib() -> None:
+    asked = ray.Asked.read(given("gpus=0.25", "memory=8", "retries=0", jobs=3))
+    assert (asked.gpus, asked.memory, asked.retries) == (0.25, 8 * 2**30, 0)
+    assert (asked.parallelism, asked.cpus) == (3, 1)
+
+
+def test_ray_that_is_missing_or_does_not_answer_is_told(
+    stage: Stage, sdi_gs: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A port of ours at which nobody listens; Ray itself would try for minutes."""
+    sweep = planned(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "ray", None)
+        said = sdi_gs("sweep", "run", sweep.path, "--on", "ray")
+    assert (said.code, "pip install 'sdi-gs[ray]'" in said.err) == (2, True)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        monkeypatch.setitem(sys.modules, "ray", types.ModuleType("ray"))
+        for asked in (address, f"ray://{address}"):
+            said = sdi_gs("sweep", "run", sweep.path, "--on", "ray", f"address={asked}")
+            assert said.code == 2
+            assert f"the cluster at {asked} does not answer" in said.err
+    assert stage.begun == {}
+
+
+class FakeRay:
+    """A cluster of that size."""
+
+    def __init__(self, **resources: float) -> None:
+        self.resources = resources
+
+    def cluster_resources(self) -> dict[str, float]:
+        return self.resources
+
+    def remote(self, **_: object) -> Any:
+        return lambda function: function
+
+
+def test_as_many_tasks_as_fit_into_a_ray_cluster(tmp_path: Path) -> None:
+    def fitting(*words: str) -> int:
+        there = FakeRay(CPU=8, GPU=2, memory=20 * 2**30)
+        return ray.Tasks(there, planned(tmp_path), ray.Asked.read(given(*words))).fitting()
+
+    assert fitting() == 8
+    assert fitting("gpus=0.25") == 8
+    assert fitting("gpus=0.5") == 4
+    assert fitting("cpus=3") == 2
+    assert fitting("memory=5") == 4
+    with pytest.raises(UserError, match="wants 3 of GPU, and the whole cluster has 2"):
+        fitting("gpus=3")
 
 
 # --- a pretended SLURM ----------------------------------------------------------------------------
