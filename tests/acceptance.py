@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from sdi_gs.config import to_plain
+from sdi_gs.config import dump, to_plain
 from sdi_gs.sweep import plan
 from sdi_gs.sweep.manifest import Line, Sweep
 from sdi_gs.sweep.plan import Plan, configuration, digest
@@ -41,6 +41,18 @@ def planned(folder: Path, seeds: int, *settings: str, representation: str = "gau
     return sweep
 
 
+def make_alone(sweep: Sweep, alone: Path, sdi_gs: Callable[..., Any]) -> None:
+    """Each run of the sweep that can work by itself, below the folder ``alone``."""
+    alone.mkdir(exist_ok=True)
+    for line in sweep.read().lines:
+        made = alone / line.name
+        if line.prompt != IMPOSSIBLE and not made.exists():
+            settings = alone / f"{line.name}.yaml"
+            settings.write_text(dump(configuration(line)), encoding="utf-8")
+            said = sdi_gs("generate", "--config", settings, "--out", made)
+            assert said.code == 0, said.err
+
+
 def require_end(sweep: Sweep, alone: Path, sdi_gs: Callable[..., Any]) -> None:
     """All runs but one are done once, with the bytes of the same runs made alone below ``alone``;
     the other one has failed, and the reason names its sentence."""
@@ -51,14 +63,12 @@ def require_end(sweep: Sweep, alone: Path, sdi_gs: Callable[..., Any]) -> None:
     (bad,) = (line for line in lines if line.prompt == IMPOSSIBLE)
     assert seen.state(bad).word == "failed"
     assert any(bad.name in line and "xyzzy" in line for line in said.out.splitlines()), said.out
+    make_alone(sweep, alone, sdi_gs)
     for line in lines:
         ends = list((sweep.state / line.block).glob(f"{line.digest}.*.done"))
         assert len(ends) == (line is not bad)
         if line is not bad:
-            run = sweep.run(line)
-            made = alone / line.name
-            assert sdi_gs("generate", "--config", run / "config.yaml", "--out", made).code == 0
-            assert content(run) == content(made), line.name
+            assert content(sweep.run(line)) == content(alone / line.name), line.name
 
 
 def content(run: Path) -> dict[str, Any]:

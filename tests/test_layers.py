@@ -95,6 +95,7 @@ RESERVED = {
     "openvino": ("sdi_gs.diffusion.compiled",),
     "submitit": ("sdi_gs.sweep.engines.slurm",),
     "ray": ("sdi_gs.sweep.engines.ray",),
+    "pyarrow": ("sdi_gs.sweep.report",),
 }  # fmt: skip
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The verbs for many runs: plan, run, work, status, retry, stop."""
+"""The verbs for many runs: plan, run, work, status, retry, stop, report."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from ..errors import RunFailure, command
+from .arguments import ClipOption
 
 app = typer.Typer(
     help="Many runs: plan them once, work through them anywhere.",
@@ -165,6 +166,19 @@ def stop(
     from ..sweep.manifest import open_sweep
 
     typer.echo(status.stop(open_sweep(folder), lift))
+
+
+@app.command()
+def report(folder: Folder, clip: ClipOption = None) -> None:
+    """Everything on one page that opens without a network, and a file with a line a run."""
+    from ..sweep import report
+    from ..sweep.manifest import open_sweep
+
+    made = report.write(open_sweep(folder), clip, typer.echo)
+    for note in made.notes:
+        typer.echo(f"note: {note}")
+    for path in (made.page, *made.files):
+        typer.echo(path)
 
 
 def register(parent: typer.Typer) -> None:

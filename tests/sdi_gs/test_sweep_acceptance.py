@@ -4,6 +4,7 @@ on, and the end is that of a sweep that nobody disturbed. tests/cluster has the 
 
 from __future__ import annotations
 
+import csv
 import os
 import signal
 import subprocess
@@ -77,6 +78,11 @@ def test_on_this_machine(drivers: Drivers, sdi_gs: Run, tmp_path: Path) -> None:
     assert second.wait(LIMIT) == 1, drivers.log.read_text()
     assert len(list(sweep.state.glob("*/*.crash"))) == 1
     require_end(sweep, tmp_path / "alone", sdi_gs)
+    said = sdi_gs("sweep", "report", sweep.path)
+    assert said.code == 0, said.err
+    rows = list(csv.DictReader((sweep.path / "report" / "runs.csv").open()))
+    assert [row["state"] for row in rows] == ["done", "failed", "done"]
+    assert [float(row["psnr_db"]) > float(row["blank_db"]) for row in rows[::2]] == [True, True]
 
 
 @pytest.mark.slow
