@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from sdi_gs.child import PATIENCE
 from sdi_gs.errors import RunFailure, UserError
 from sdi_gs.stopping import Interrupted, Stop
 from sdi_gs.sweep import pool, status
@@ -335,6 +336,28 @@ def test_tasks_that_end_early_are_replaced(stage: Stage, tmp_path: Path) -> None
     assert cluster.started[:3] == [2, 2, 2]
 
 
+def test_a_task_that_is_missing_is_started_beside_the_others(stage: Stage, tmp_path: Path) -> None:
+    """Two of three tasks end at once; the third one works."""
+    sweep = planned(tmp_path, "slow mug", seeds=4)
+    cluster = Threads(sweep, broken=2)
+    leading = Driver(sweep, cluster, 3, quiet)
+    assert not leading.look()
+    until(lambda: len(cluster.living()) == 1 and len(stage.begun) == 1)
+    assert not leading.look()
+    assert cluster.started == [3, 2]
+    until(lambda: len(stage.begun) == 3)
+    stage.hold.set()
+    leading.go()
+    assert counts(sweep) == {"done": 4}
+
+
+def until(true: Callable[[], bool]) -> None:
+    end = time.monotonic() + 20
+    while not true():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.01)
+
+
 def test_a_driver_gives_up_where_every_start_is_in_vain(stage: Stage, tmp_path: Path) -> None:
     sweep = planned(tmp_path)
     cluster = Threads(sweep, broken=99)
@@ -411,10 +434,11 @@ def test_a_program_that_is_killed_or_interrupted_says_so(
     for word, told in (("1", "code 1"), ("killed", "killed by signal 9"), ("143", "put back")):
         with pytest.raises(RunFailure, match=told):
             Program(word, {}).wait()
-    slow = Program("slow", {})
+    slow, began = Program("slow", {}), time.monotonic()
     threading.Timer(0.3, slow.interrupt).start()
     with pytest.raises(RunFailure, match="put back"):
         slow.wait()
+    assert time.monotonic() - began < PATIENCE  # it heard, and did not have to be killed
 
 
 def parent(pid: int) -> int:
