@@ -41,11 +41,16 @@ def planned(folder: Path, seeds: int, *settings: str, representation: str = "gau
     return sweep
 
 
-def make_alone(sweep: Sweep, alone: Path, sdi_gs: Callable[..., Any]) -> None:
-    """Each run of the sweep that can work by itself, below the folder ``alone``."""
+def make_alone(
+    sweep: Sweep, alone: Path, sdi_gs: Callable[..., Any], more: Callable[[], bool] = lambda: True
+) -> None:
+    """Each run of the sweep that can work by itself, below the folder ``alone``, as long as there
+    is time for ``more``."""
     alone.mkdir(exist_ok=True)
     for line in sweep.read().lines:
         made = alone / line.name
+        if not more():
+            return
         if line.prompt != IMPOSSIBLE and not made.exists():
             settings = alone / f"{line.name}.yaml"
             settings.write_text(dump(configuration(line)), encoding="utf-8")

@@ -62,13 +62,13 @@ def driver(tmp_path: Path) -> Callable[[Sweep], subprocess.Popen[bytes]]:
     return start
 
 
-def disturb(sweep: Sweep, meanwhile: Callable[[], None]) -> None:
-    """Two runs are preempted in the middle, and a task is killed with all that it has started.
-    ``meanwhile``: what is done in the two minutes until SLURM starts the preempted ones again."""
+def disturb(sweep: Sweep, alone: Path, sdi_gs: Callable[..., Any]) -> None:
+    """Two runs are preempted in the middle, and a task is killed with all that it has started. In
+    the two minutes until SLURM starts the preempted ones again, runs are made alone."""
     until(lambda: len(in_the_middle(sweep)) == 2, LIMIT, "two runs at a time")
     preempt()
     assert len(list(sweep.state.glob("*/*.back"))) == 2
-    meanwhile()
+    acceptance.make_alone(sweep, alone, sdi_gs, lambda: not workers(sweep))
     until(lambda: in_the_middle(sweep) and workers(sweep), LIMIT, "a run that goes on")
     worker = workers(sweep)[0]
     above = acceptance.parents()[worker]
@@ -92,7 +92,7 @@ def test_a_sweep_survives_preemption_and_kills(
         first.wait()
     second = driver(sweep)
     try:
-        disturb(sweep, lambda: acceptance.make_alone(sweep, tmp_path / "alone", sdi_gs))
+        disturb(sweep, tmp_path / "alone", sdi_gs)
         code = second.wait(LIMIT)
     finally:
         second.kill()
