@@ -97,12 +97,13 @@ def _judge(lines: Sequence[Line], clip: str | None) -> Judge | None:
 
 
 def _one(sweep: Sweep, line: Line, judge: Judge | None, named: str) -> Row | Unmeasured:
+    """OSError where what was measured cannot be written down."""
     cell = Cell(line.representation, line.method, line.seed)
     try:
         row = measure(RunFolder(sweep.run(line)), cell, sweep.path, judge)
-        keep(sweep, line, named, row)
-    except (UserError, OSError) as error:
+    except UserError as error:
         return Unmeasured(first_line(error))
+    keep(sweep, line, named, row)
     return row
 
 

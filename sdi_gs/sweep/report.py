@@ -18,9 +18,8 @@ from urllib.parse import quote
 
 from representations.files import write_bytes
 
-from ..artefacts.claim import unwritable
 from ..artefacts.run_folder import RunFolder
-from ..errors import UserError, command
+from ..errors import UserError, command, refused
 from ..experiments import tables
 from ..experiments.compare import Row
 from ..experiments.study import Without
@@ -82,14 +81,17 @@ def write(sweep: Sweep, clip: str | None, say: Callable[[str], None]) -> Made:
             f"{sweep.path} has no runs; plan some: "
             + command("sweep", "plan", "prompts.txt", "--out", sweep.path)
         )
-    seen = _seen(sweep, found, clip, say)
     folder = sweep.path / "report"
     try:
         folder.mkdir(exist_ok=True)
+        seen = _seen(sweep, found, clip, say)
         pictures = _pictures(sweep, seen, say)
         files, notes = _files(seen, folder)
     except OSError as error:
-        raise unwritable(folder, error) from error
+        raise UserError(
+            f"{refused(error, folder)}; what was measured is kept: once it can be written, the "
+            "same command goes on from here"
+        ) from error
     told = [found.manifest.lost()] if found.manifest.damage else []
     page = parts.write(sweep.path / "report.html", html(sweep, found, seen, pictures, files))
     return Made(page, files, [*notes, *(note for note in told if note)])

@@ -163,6 +163,18 @@ def test_a_run_that_cannot_be_measured_says_why(
     assert "second line" not in page.text
 
 
+def test_a_folder_that_cannot_be_written_is_told(
+    sweep: Sweep, looked_at: list[str], sdi_gs: Run
+) -> None:
+    """A file stands where the measures are to be kept."""
+    (sweep.path / "report").mkdir()
+    (sweep.path / "report" / "measured").write_text("not ours")
+    said = sdi_gs("sweep", "report", sweep.path)
+    assert said.code == 2
+    assert "measured" in said.err
+    assert not (sweep.path / "report.html").exists()
+
+
 def test_words_are_no_html_wherever_they_stand(tmp_path: Path, looked_at: list[str]) -> None:
     pages = []
     for name, word in (("evil", f"{EVIL} mug"), ("harmless", "harmless mug")):

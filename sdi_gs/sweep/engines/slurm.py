@@ -12,8 +12,8 @@ driver that was killed leaves nothing behind that the next one would have to fin
 
 from __future__ import annotations
 
-import getpass
 import hashlib
+import os
 import re
 import shutil
 import subprocess
@@ -217,7 +217,7 @@ class Array:
     def _squeue(self) -> tuple[list[str], str]:
         """A word for each task, or why that is not known."""
         words = ["squeue", "--noheader", "--array", f"--name={self.name}",
-                 f"--user={getpass.getuser()}", "--format=%T %r"]  # fmt: skip
+                 f"--user={os.getuid()}", "--format=%T %r"]  # fmt: skip
         try:
             done = subprocess.run(
                 words, capture_output=True, text=True, timeout=PATIENCE, check=False
