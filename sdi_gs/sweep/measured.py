@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -42,6 +42,8 @@ def known(sweep: Sweep, line: Line, judge: str | None) -> Row | None:
         if tree["of"] != _stamp(sweep, line) or tree["judge"] != judge:
             return None
         row = dict(tree["row"])
+        if row.keys() != {one.name for one in fields(Row)}:
+            return None  # an earlier sdi-gs measured less
         judged = row.pop("judged")
         return Row(**row, judged=None if judged is None else Judged(**judged))
     except (OSError, ValueError, KeyError, TypeError):
@@ -116,6 +118,7 @@ def plain(row: Row | Unmeasured | None) -> dict[str, Any]:
         "psnr_db": row.psnr_db,
         "blank_db": row.blank_db,
         "empty": row.empty,
+        "faces": row.faces,
         "clip_score": judged.clip_score if judged else None,
         "iqa_quality": judged.iqa["quality"] if judged else None,
         "r_precision": judged.r_precision if judged else None,
@@ -131,7 +134,7 @@ def plain(row: Row | Unmeasured | None) -> dict[str, Any]:
 
 
 MEASURES = (
-    "psnr_db", "blank_db", "empty", "clip_score", "iqa_quality", "r_precision", "seconds",
+    "psnr_db", "blank_db", "empty", "faces", "clip_score", "iqa_quality", "r_precision", "seconds",
     "ms_per_step", "network_samples_per_step", "peak_memory_mb", "peak_cuda_memory_mb",
     "parameters", "size", "unit",
 )  # fmt: skip

@@ -185,8 +185,8 @@ def _parquet(rows: Sequence[dict[str, Any]]) -> bytes:
     import pyarrow as pa
     from pyarrow import parquet
 
-    types = {"seed": pa.int64(), "steps": pa.int64(), "empty": pa.bool_(),
-             "parameters": pa.int64(), "size": pa.int64(), "unit": pa.string()}  # fmt: skip
+    types = dict.fromkeys(("seed", "steps", "faces", "parameters", "size"), pa.int64())
+    types |= {"empty": pa.bool_(), "unit": pa.string()}
     numbers = set(measured.MEASURES)
     schema = pa.schema(
         [(key, types.get(key, pa.float64() if key in numbers else pa.string())) for key in COLUMNS]

@@ -147,6 +147,12 @@ def test_a_run_is_measured_once_until_it_is_made_again(sweep: Sweep, looked_at: 
     (sweep.run(again) / "summary.json").write_text('{"seconds": 3}')
     opened(sweep)
     assert looked_at[3:] == [again.name]
+    kept = measured.path_of(sweep, again)
+    tree = json.loads(kept.read_text())
+    del tree["row"]["faces"]
+    kept.write_text(json.dumps(tree))
+    opened(sweep)
+    assert looked_at[4:] == [again.name]  # by an earlier sdi-gs, which measured less
 
 
 def test_a_run_that_cannot_be_measured_says_why(
