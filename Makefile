@@ -81,7 +81,8 @@ $(VIEWERS)/node_modules/.installed: $(VIEWERS)/package.json $(VIEWERS)/package-l
 	@touch $@
 
 # Sweeps on a real SLURM of one node, which the tests start: needs root, and the packages slurm-wlm
-# and munge of Debian or Ubuntu. Some ten minutes.
+# and munge of Debian or Ubuntu. It takes minutes: SLURM waits two of them before it starts a
+# preempted job again.
 test-cluster: $(STAMP)
 	SDI_GS_TEST_CLUSTER=1 $(BIN)/python -m pytest -q -rs --durations=0 tests/cluster
 
