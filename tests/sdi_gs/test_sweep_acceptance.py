@@ -43,7 +43,9 @@ class Drivers:
         with self.log.open("ab") as log:
             made = subprocess.Popen(
                 command, stdout=log, stderr=log, start_new_session=True,
-                env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+                # Ray gives way to everything else, and a busy machine would starve its tasks.
+                env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1",
+                     "RAY_worker_niceness": "0"},
             )  # fmt: skip
         self.all.append(made)
         return made
