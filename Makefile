@@ -16,7 +16,7 @@ TORCH_INDEX   := https://download.pytorch.org/whl
 PROMPT ?= a red mug
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help setup demo test test-viewers gpu-check lint format clean
+.PHONY: help setup demo test test-viewers test-cluster gpu-check lint format clean
 .DEFAULT_GOAL := help
 
 help:
@@ -24,6 +24,7 @@ help:
 	@echo "make test    lint and every test"
 	@echo "make lint    ruff and mypy only        make format   let ruff rewrite the files"
 	@echo "make test-viewers   exported files in real viewers; needs Node.js and Chromium"
+	@echo "make test-cluster   sweeps on a SLURM of one node; needs root and slurm-wlm, munge"
 	@echo "make gpu-check   what only a CUDA card can show (offline: WHEELS=DIR)"
 	@echo "make setup   only the environment      make clean    remove it (outputs/ stays)"
 
@@ -78,6 +79,12 @@ $(VIEWERS)/node_modules/.installed: $(VIEWERS)/package.json $(VIEWERS)/package-l
 	  echo "test-viewers needs npm, which comes with Node.js 20 or newer: https://nodejs.org"; exit 1; }
 	npm ci --prefix $(VIEWERS) --no-audit --no-fund
 	@touch $@
+
+# Sweeps on a real SLURM of one node, which the tests start: needs root, and the packages slurm-wlm
+# and munge of Debian or Ubuntu. It takes minutes: SLURM waits two of them before it starts a
+# preempted job again.
+test-cluster: $(STAMP)
+	SDI_GS_TEST_CLUSTER=1 $(BIN)/python -m pytest -q -rs --durations=0 tests/cluster
 
 # Everything that only a CUDA card can show, in under ten minutes. Offline: WHEELS=DIR with the
 # wheels of the package's dependencies; torch is then taken from the system's own Python.

@@ -93,6 +93,9 @@ RESERVED = {
     "typer": ("sdi_gs.cli",),
     "jinja2": ("sdi_gs.pages.render",),
     "openvino": ("sdi_gs.diffusion.compiled",),
+    "submitit": ("sdi_gs.sweep.engines.slurm",),
+    "ray": ("sdi_gs.sweep.engines.ray",),
+    "pyarrow": ("sdi_gs.sweep.report",),
 }  # fmt: skip
 
 

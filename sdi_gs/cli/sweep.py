@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The verbs for many runs: plan, run, work, status, retry, stop."""
+"""The verbs for many runs: plan, run, work, status, retry, stop, report."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from ..errors import RunFailure, command
+from .arguments import ClipOption
 
 app = typer.Typer(
     help="Many runs: plan them once, work through them anywhere.",
@@ -67,18 +68,26 @@ def plan(
 @app.command()
 def run(
     folder: Folder,
-    on: Annotated[str, typer.Option(help="engine that starts the workers: local")] = "local",
+    settings: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[KEY=VALUE]...", help="of the engine alone, as in partition=gpu time=4:00:00"
+        ),
+    ] = None,
+    on: Annotated[
+        str, typer.Option(help="engine that starts the workers: local, slurm, ray")
+    ] = "local",
     jobs: Annotated[int | None, typer.Option(help="runs at once")] = None,
     cores: Annotated[int | None, typer.Option(help="of each run; default 1, or a share")] = None,
     cards: Annotated[bool, typer.Option(help="use cards where there are some")] = True,
 ) -> None:
     """Work through a sweep to its end. The same command goes on where it was stopped."""
     from ..sweep import status
-    from ..sweep.engines import Options, engine
+    from ..sweep.engines import Options, engine, pairs
     from ..sweep.manifest import open_sweep
 
     sweep = open_sweep(folder)
-    engine(on)(sweep, Options(jobs, cores, cards), typer.echo)
+    engine(on)(sweep, Options(jobs, cores, cards, pairs(settings or ())), typer.echo)
     seen = status.standing(sweep)
     typer.echo("\n" + status.text(sweep, seen))
     if not seen.whole:
@@ -157,6 +166,19 @@ def stop(
     from ..sweep.manifest import open_sweep
 
     typer.echo(status.stop(open_sweep(folder), lift))
+
+
+@app.command()
+def report(folder: Folder, clip: ClipOption = None) -> None:
+    """Everything on one page that opens without a network, and a file with a line a run."""
+    from ..sweep import report
+    from ..sweep.manifest import open_sweep
+
+    made = report.write(open_sweep(folder), clip, typer.echo)
+    for note in made.notes:
+        typer.echo(f"note: {note}")
+    for path in (made.page, *made.files):
+        typer.echo(path)
 
 
 def register(parent: typer.Typer) -> None:

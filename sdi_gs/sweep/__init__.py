@@ -11,5 +11,8 @@
     work.py      claim a line, make its run, write down what became of it
     pool.py      several runs at a time in one worker
     status.py    all of it in a table
+    measured.py  what finished runs measure, each looked at once
+    stills.py    small pictures of their films
+    report.py    all of it on a page
     engines/     who starts workers: this machine, others
 """

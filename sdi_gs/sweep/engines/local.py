@@ -12,9 +12,7 @@ from ...errors import UserError
 from ..manifest import Sweep
 from ..pool import pool
 from ..work import Worker
-from . import Options, require
-
-THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
+from . import Options, hidden, require, threads
 
 
 def run(sweep: Sweep, options: Options, say: Callable[[str], None]) -> None:
@@ -41,16 +39,11 @@ def slots(options: Options) -> list[Slot]:
         count = options.jobs or len(cards)
         each = options.cores or max(1, cores // count)
         return [(f"card {card}, {each} threads",
-                 {"CUDA_VISIBLE_DEVICES": card, **_threads(each)})
+                 {"CUDA_VISIBLE_DEVICES": card, **threads(each)})
                 for card in (cards[number % len(cards)] for number in range(count))]  # fmt: skip
     each = options.cores or (max(1, cores // options.jobs) if options.jobs else 1)
     count = options.jobs or max(1, cores // each)
-    hidden = {} if options.any_card else {"CUDA_VISIBLE_DEVICES": ""}
-    return [(f"{each} threads", {**hidden, **_threads(each)})] * count
-
-
-def _threads(count: int) -> dict[str, str]:
-    return dict.fromkeys(THREADS, str(count))
+    return [(f"{each} threads", {**hidden(options), **threads(each)})] * count
 
 
 def visible_cards() -> list[str]:
