@@ -79,8 +79,8 @@ class GaussianRenderer:
         if len(cloud) > self.config.max_count:
             raise ValueError(
                 f"{self.config.init.path or 'the cloud'} holds {len(cloud)} splats, "
-                f"max_count={self.config.max_count} allows fewer: "
-                f"write max_count={len(cloud)}"
+                f"representation.max_count={self.config.max_count} allows fewer: "
+                f"write representation.max_count={len(cloud)}"
             )
         cloud = cloud.with_sh_degree(self.config.sh_degree)
         self.gaussians = GaussianParameters(cloud).to(self.device)
