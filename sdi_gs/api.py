@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -101,7 +102,8 @@ class Asset:
 
         Raises UserError for an unknown ending, and for what the format cannot hold.
         """
-        path = Path(path)
+        path, mesh = Path(path), mesh or assets.MeshOptions()
+        mesh = replace(mesh, name=mesh.name or self.config.prompt)
         try:
             return assets.export(
                 self.renderer, path, kind or assets.kind_of(path, self.renderer), self._views,

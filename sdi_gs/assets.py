@@ -30,8 +30,6 @@ UPS = ("viewer", "y", "z")
 IN_VIEW = 0.85
 """Of what a camera sees whole: the ball of nearly all splats, when they become triangles."""
 
-OURS = ("final", "export", "mesh")
-
 ENDINGS = {"mesh-ply": "ply", "ply-compressed": "compressed.ply"}
 
 
@@ -117,6 +115,7 @@ class MeshOptions:
     resolution: int = 128  # lattice points along an axis of the cube
     threshold: float | None = None  # density of a field's surface, 1 / world unit; None: measured
     mesher: str = "default"  # marching cubes of a field, our fusion of splats; or open3d's of both
+    name: str = ""  # of the object inside a .glb; default that of the file
 
     def __post_init__(self) -> None:
         if not 8 <= self.resolution <= 1024:
@@ -268,9 +267,7 @@ def _export_mesh(
         else:
             made, how = _fused(shape, views, options), "fused from depth pictures"
             how += " by open3d" if options.mesher == "open3d" else ""
-        # A run's own files are all called alike; its folder has the name.
-        name = path.stem if path.stem not in OURS else path.resolve().parent.name
-        faces = write_mesh(path, made.mesh, "ply" if kind == "mesh-ply" else kind, name)
+        faces = write_mesh(path, made.mesh, "ply" if kind == "mesh-ply" else kind, options.name)
     note = f" in {made.parts} connected part(s), {how}"
     return Exported(path, kind, faces, "faces", note)
 

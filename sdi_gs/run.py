@@ -257,8 +257,11 @@ def snapshot(config: Config, training: Training, step: int, seconds: float) -> C
 def _finish(config: Config, shown: Stage, run: RunFolder, seconds: float, watcher: Watcher) -> None:
     kind = assets.final_format(shown.renderer)
     path = run.final(assets.ending(kind))
+    named = assets.MeshOptions(
+        name=config.prompt
+    )  # not its folder: the same run has the same bytes
     try:
-        holds = str(assets.export(shown.renderer, path, kind, config.views))
+        holds = str(assets.export(shown.renderer, path, kind, config.views, named))
     except UserError as error:
         # The run itself is whole: its pictures, and another try with other options, remain.
         holds = f"not written: {error}"

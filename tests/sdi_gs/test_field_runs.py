@@ -38,7 +38,8 @@ def test_a_field_run_leaves_a_mesh_where_splats_leave_splats(field_run: Path) ->
     assert not (field_run / "final.ply").exists()
     (mesh,) = trimesh.load_scene(field_run / "final.glb").geometry.values()
     assert len(mesh.faces) > 50
-    assert mesh.visual.kind == "vertex"
+    assert mesh.visual.vertex_attributes["color"].shape == (len(mesh.vertices), 4)
+    assert "a red mug" in trimesh.load_scene(field_run / "final.glb").graph.nodes_geometry
     summary = json.loads((field_run / "summary.json").read_text())
     assert "measured" in summary["asset"]["final.glb"]
     line = json.loads((field_run / "stats.jsonl").read_text().splitlines()[-1])
