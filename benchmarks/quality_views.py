@@ -8,19 +8,17 @@ drawn by DDIM. Two measures, both by a pyramid of smaller pictures:
 
 - right: of random objects of all kinds and colours, seen by the same four cameras, the nearest is
   one of the kind and colour that was asked for;
-- disagreement, in dB: how much worse the one object that fits all four views best is than the best
-  object for each view alone. Views of one object need one object; views that know nothing of each
-  other need four.
+- disagreement: how much worse the one object that fits all four views best is than the best object
+  for each view alone, in squared difference. Views of one object need one object; views that know
+  nothing of each other need four. 100 % is what four views of four different true objects have.
 
-True objects that are not among those are measured in the same way, and so are four views of four
-different true objects: what a perfect model would score, and one whose views are right but do not
-know of each other.
+True objects that are not among those are measured in the same way: what a perfect model would
+score.
 """
 
 from __future__ import annotations
 
 import argparse
-import math
 from pathlib import Path
 from typing import NamedTuple
 
@@ -84,7 +82,7 @@ class Bank(NamedTuple):
 
     def disagreement(self, pictures: Tensor, kind: int, color: int) -> float:
         own = (self.features[kind, :, color] - features(pictures)).square().sum(-1)  # [n, V]
-        return 10.0 * math.log10(float(own.mean(1).min() / own.amin(0).mean()))
+        return float(own.mean(1).min() - own.amin(0).mean())
 
 
 def asked() -> list[tuple[int, int, int]]:
@@ -120,14 +118,19 @@ def true_groups(banks: list[Bank], apart: bool) -> list[Tensor]:
     return out
 
 
-def report(label: str, groups: list[Tensor], banks: list[Bank]) -> None:
+def report(
+    label: str, groups: list[Tensor], banks: list[Bank], whole: float | None = None
+) -> float:
+    """Print a line; the mean disagreement, of which ``whole`` is 100 %."""
     right, apart = 0, []
     for (kind, color, which), pictures in zip(asked(), groups, strict=True):
         right += banks[which].nearest(pictures) == (kind, color)
         apart.append(banks[which].disagreement(pictures, kind, color))
-    mean, most = sum(apart) / len(apart), max(apart)
-    print(f"{label:24} right {100 * right / len(groups):5.1f} %   disagreement {mean:5.2f} dB "
-          f"(largest {most:.2f})", flush=True)  # fmt: skip
+    mean = sum(apart) / len(apart)
+    share = 100 * mean / (whole or mean)
+    print(f"{label:24} right {100 * right / len(groups):5.1f} %   disagreement {share:5.1f} %",
+          flush=True)  # fmt: skip
+    return mean
 
 
 def main() -> None:
@@ -141,11 +144,11 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     banks = [Bank.of(start) for start in STARTS]
-    report("true objects", true_groups(banks, apart=False), banks)
-    report("four true objects", true_groups(banks, apart=True), banks)
+    whole = report("four true objects", true_groups(banks, apart=True), banks)
+    report("true objects", true_groups(banks, apart=False), banks, whole)
     for source in args.models.split(","):
         groups = drawn(source, banks, args.cfg, args.steps, args.seed)
-        report(source, groups, banks)
+        report(source, groups, banks, whole)
         if args.sheet:
             rows = [torch.cat(list(group), dim=2) for group in groups]
             columns = [torch.cat(rows[i::4], dim=1) for i in range(4)]

@@ -257,9 +257,8 @@ def snapshot(config: Config, training: Training, step: int, seconds: float) -> C
 def _finish(config: Config, shown: Stage, run: RunFolder, seconds: float, watcher: Watcher) -> None:
     kind = assets.final_format(shown.renderer)
     path = run.final(assets.ending(kind))
-    named = assets.MeshOptions(
-        name=config.prompt
-    )  # not its folder: the same run has the same bytes
+    # By its sentence, not its folder: the same run has the same bytes.
+    named = assets.MeshOptions(name=config.prompt)
     try:
         holds = str(assets.export(shown.renderer, path, kind, config.views, named))
     except UserError as error:
