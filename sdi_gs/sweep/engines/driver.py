@@ -19,7 +19,8 @@ from ..status import WORDS, Standing, standing
 from ..work import Stopped
 from ..worker import Watch
 
-LOOK = 10.0  # seconds between two looks at the sweep and at the engine
+LOOK = 10.0  # seconds between two looks at the sweep and at the engine, at most
+SOON = 1.0  # after something has changed
 
 VAIN = 5
 """Starts of workers, one after the other, in which no run comes to an end, until the driver gives
@@ -62,8 +63,11 @@ class Driver:
             Stopped: somebody has asked the sweep to stop.
             RunFailure: one start of workers after the other was in vain.
         """
+        told, pause = self._told, SOON
         while not self.look():
-            time.sleep(LOOK)
+            pause = min(LOOK, SOON if self._told != told else 1.5 * pause)
+            told = self._told
+            time.sleep(pause)
 
     def look(self) -> bool:
         """One look, and what follows from it: whether all is done."""
