@@ -65,9 +65,13 @@ class MultiView(StableDiffusion):
 
     def seen_from(self, condition: Condition, camera_to_world: Tensor) -> Condition:
         """``condition`` for pictures of those cameras [B, 4, 4]: with a part ``camera`` [B, 16]."""
+        return Condition({**condition.parts, "camera": self._pose(camera_to_world)})
+
+    def _pose(self, camera_to_world: Tensor) -> Tensor:
+        """What the network is told of cameras [B, 4, 4], [B, 16]; zeros of zeros."""
         if self.world is not None:
             camera_to_world = self.world.to(camera_to_world) @ camera_to_world
-        return Condition({**condition.parts, "camera": poses(camera_to_world)})
+        return poses(camera_to_world)
 
     def _noise(
         self,
@@ -77,7 +81,9 @@ class MultiView(StableDiffusion):
         condition: Condition,
         camera: Tensor | None = None,
     ) -> Tensor:
-        if camera is None:
+        if camera is not None:  # of a copy, which is told the pose as it is
+            camera = self._pose(camera.unflatten(1, (4, 4)))
+        else:
             camera = condition.parts.get("camera", nowhere(len(x_t), x_t))
         out = ask_unet(unet, x_t, t, condition["hidden"], camera.to(x_t))
         return self._as_noise(out, self.prediction, x_t, t)

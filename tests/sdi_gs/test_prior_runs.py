@@ -76,6 +76,7 @@ VIEWS = Viewpoints.orbit(torch.tensor([20.0, -130.0]), torch.tensor([10.0, 40.0]
 AROUND = Viewpoints.orbit(
     torch.tensor([20.0, 110.0, -160.0, -70.0, 50.0, 140.0, -130.0, -40.0]),
     torch.tensor([10.0, 40.0]).repeat_interleave(4),
+    torch.full((8,), 3.0),
 )
 
 
