@@ -65,10 +65,12 @@ def load(args: argparse.Namespace) -> Groups:
     if not path.exists():
         rng = np.random.default_rng([SEED, 77])
         source = rng.integers(len(corpus) // VIEWS, size=len(corpus) // VIEWS)
-        jobs = [(corpus, part, i) for i, part in enumerate(np.array_split(source, 32))]
+        jobs = [
+            (corpus, part, i) for i, part in enumerate(np.array_split(source, min(32, len(source))))
+        ]
         with multiprocessing.get_context("spawn").Pool(args.threads) as pool:
             formed = np.concatenate(pool.map(_form, jobs, chunksize=1))
-        vae = load_vae(args)
+        vae = load_vae(argparse.Namespace(cache=args.cache, init=WEIGHTS, device=args.device))
         state = {"corpus": encode_all(vae, corpus.images, args.device),
                  "formed": encode_all(vae, formed, args.device),
                  "source": torch.from_numpy(source)}  # fmt: skip
@@ -124,7 +126,7 @@ class Lesson:
         self.weight = loss_weight(self.alpha_bar)
         self.tokenizer = networks.make_tokenizer()
         self.text = networks.make_text_encoder(self.tokenizer).to(args.device).eval()
-        self.text.load_state_dict(published(args.init or WEIGHTS, "text_encoder"))
+        self.text.load_state_dict(published(WEIGHTS, "text_encoder"))
         self.known: dict[str, Tensor] = {}
 
     @torch.no_grad()
@@ -178,16 +180,15 @@ class Lesson:
 
 def train_unet(args: argparse.Namespace) -> None:
     groups = load(args)
-    unet = make_unet(args.init or WEIGHTS).to(args.device)
+    unet = make_unet(args.init).to(args.device)
     args.init = None  # what is there was taken
     stage = Stage("unet_mv", {"unet": unet}, args)
-    args.init = WEIGHTS
     stage.run(Lesson(args, groups, stage, unet))
 
 
 def save(args: argparse.Namespace) -> None:
     """Write the averaged UNet, float16. The other parts are mini's, in the folder beside it."""
-    unet = make_unet(args.init or WEIGHTS)
+    unet = make_unet(args.init)
     state = torch.load(args.cache / "unet_mv.pt", map_location="cpu", weights_only=True)
     unet.load_state_dict(state["average"][0])
     unet.half().save_pretrained(args.out / "unet", safe_serialization=True)
@@ -198,12 +199,12 @@ def save(args: argparse.Namespace) -> None:
     print(f"mini_mv: wrote {args.out} after {state['step']} steps")
 
 
-def main() -> None:
+def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("stage", choices=("unet", "save"))
     parser.add_argument("--cache", type=Path, default=Path(".cache/mini"))
     parser.add_argument("--out", type=Path, default=FOLDER)
-    parser.add_argument("--init", type=Path, help="start from this model's UNet; default: mini's")
+    parser.add_argument("--init", type=Path, default=WEIGHTS, help="whose UNet goes on")
     parser.add_argument("--shapes", type=int, default=100, help="of each kind")
     parser.add_argument("--steps", type=int, default=6000)
     parser.add_argument("--batch", type=int, default=8, help="groups of four")
@@ -211,7 +212,11 @@ def main() -> None:
     parser.add_argument("--cooldown", type=int, default=1000)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
-    args = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    args = parser().parse_args()
     args.cache.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(args.threads)
     {"unet": train_unet, "save": save}[args.stage](args)

@@ -12,9 +12,10 @@ import torch
 
 from sdi_gs.diffusion.stable import StableDiffusion
 from sdi_gs.diffusion.together import see_together
-from sdi_gs.mini import MINI_DIR, groups, train_views
+from sdi_gs.mini import FOLDERS, MINI_DIR, groups, train_views
 from sdi_gs.mini.batches import step_rng
 from sdi_gs.mini.corpus import Corpus
+from sdi_gs.mini.data import to_float
 
 DUCK = 15  # a kind with a front
 
@@ -102,6 +103,24 @@ def test_it_starts_as_mini() -> None:
     with torch.no_grad():
         eps = unet(x, t, encoder_hidden_states=words["hidden"], class_labels=pose).sample
     torch.testing.assert_close(eps, mini.predict_noise(x, t, words), rtol=1e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize("init", [MINI_DIR, FOLDERS["mini_mv"]])
+def test_groups_are_encoded_by_mini_whatever_unet_goes_on(
+    init: Path, tmp_path: Path, ducks: Corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the defaults of the command line, and from a folder that holds a UNet alone."""
+    args = train_views.parser().parse_args(["unet", "--cache", str(tmp_path), "--threads", "1"])
+    assert args.init == MINI_DIR
+    args.init = init
+    monkeypatch.setattr(train_views, "load_groups", lambda *_: ducks)
+    made = train_views.load(args)
+    mini = StableDiffusion.load(MINI_DIR)
+    expected = mini.encode(to_float(ducks.images[:4]))
+    assert made.latents.shape == (4, 4, 4, 16, 16)
+    # float16, encoded in bfloat16
+    assert float((made.latents[0].float() - expected).abs().mean()) < 0.03
+    train_views.make_unet(args.init)
 
 
 def test_training_goes_on_where_it_stopped(
