@@ -77,14 +77,27 @@ class Place(Protocol):
 
 
 class BesideClass:
-    """In a UNet of diffusers, or the plain one: it adds a class embedding where it has one, and
-    those that :class:`LoraLearner` is used with have none."""
+    """In a UNet of diffusers, or the plain one: it adds a class embedding where it has one. In a
+    model that sees several views that is one of poses already, and the two are added."""
 
     def width(self, network: Any) -> int:
         return int(network.time_embedding.linear_2.out_features)
 
     def put(self, network: Any, camera: nn.Module) -> None:
-        network.class_embedding = camera
+        there = network.class_embedding
+        network.class_embedding = camera if there is None else _Both(there, camera)
+
+
+class _Both(nn.Module):
+    """The sum of two embeddings of one pose."""
+
+    def __init__(self, first: nn.Module, second: nn.Module) -> None:
+        super().__init__()
+        self.first, self.second = first, second
+
+    def forward(self, pose: Tensor) -> Tensor:
+        out: Tensor = self.first(pose) + self.second(pose)
+        return out
 
 
 def low_rank_parameters(network: Any, rank: int, place: Place) -> int:

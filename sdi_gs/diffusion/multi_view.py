@@ -10,10 +10,9 @@ from torch import Tensor
 from .base import Condition
 from .folder import ModelError, naming
 from .latents import ask_unet
-from .lora import Place
 from .source import INDEX, Opened
 from .stable import StableDiffusion, networks
-from .together import POSE, BesidePose, nowhere, poses, see_together
+from .together import POSE, nowhere, poses, see_together
 
 MOST_VIEWS = 64
 
@@ -24,8 +23,6 @@ class MultiView(StableDiffusion):
 
     ``model_index.json`` says how many as ``views_together``.
     """
-
-    place: Place = BesidePose()
 
     def __init__(
         self,

@@ -71,29 +71,6 @@ class PoseEmbedding(nn.Module):
         return out
 
 
-class BesidePose:
-    """Where a network that is told of cameras learns of one more: beside the embedding that it has;
-    see :class:`~.lora.Place`."""
-
-    def width(self, network: Any) -> int:
-        return int(network.time_embedding.linear_2.out_features)
-
-    def put(self, network: Any, camera: nn.Module) -> None:
-        network.class_embedding = _Both(network.class_embedding, camera)
-
-
-class _Both(nn.Module):
-    """The sum of two embeddings of one pose."""
-
-    def __init__(self, first: nn.Module, second: nn.Module) -> None:
-        super().__init__()
-        self.first, self.second = first, second
-
-    def forward(self, pose: Tensor) -> Tensor:
-        out: Tensor = self.first(pose) + self.second(pose)
-        return out
-
-
 def nowhere(rows: int, like: Tensor) -> Tensor:
     """Poses that say nothing, [rows, 16]."""
     return torch.zeros(rows, POSE, device=like.device)
