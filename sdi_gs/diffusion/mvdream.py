@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import plain_unet
+from . import parts, plain_unet
 from .folder import ModelError, loaded, naming
 from .multi_view import MultiView
 from .single_file import NETWORK, renamed_unet
@@ -111,16 +111,9 @@ def _network(found: Opened, config: Mapping[str, Any]) -> nn.Module:
             return made
 
         def load() -> tuple[nn.Module, dict[str, Any]]:
-            with torch.device("meta"):
-                network = build()
             state = renamed_unet(dict(_original(source.files)), config)
-            wanted = network.state_dict()
-            wrong = [n for n in wanted if n in state and state[n].shape != wanted[n].shape]
-            missing = [n for n in wanted if n not in state]
-            if not missing and not wrong:
-                kept = {n: state[n].to(found.how.torch_dtype) for n in wanted}
-                network.load_state_dict(kept, assign=True)
-            return network.eval(), {"missing_keys": missing, "mismatched_keys": wrong}
+            dtype = found.how.torch_dtype
+            return parts.filled(build, {name: tensor.to(dtype) for name, tensor in state.items()})
 
         network: nn.Module = loaded(own, str(own), build, load)
         return network

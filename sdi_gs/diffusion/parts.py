@@ -151,21 +151,28 @@ def _plain(part: Part, plain: Plain, own: Path, dtype: torch.dtype, source: Weig
         return plain.network(config)
 
     def load() -> tuple[nn.Module, dict[str, Any]]:
-        with torch.device("meta"):
-            network = build()
-        state = _state(plain, _tensors(source), dtype)
-        wanted = network.state_dict()
-        info = {
-            "missing_keys": [name for name in wanted if name not in state],
-            "mismatched_keys": [
-                name for name in wanted if name in state and state[name].shape != wanted[name].shape
-            ],
-        }
-        if not any(info.values()):
-            network.load_state_dict({name: state[name] for name in wanted}, assign=True)
-        return network, info
+        return filled(build, _state(plain, _tensors(source), dtype))
 
     return loaded(own, str(own), build, load)
+
+
+def filled(
+    build: Callable[[], nn.Module], state: Mapping[str, Tensor]
+) -> tuple[nn.Module, dict[str, Any]]:
+    """The network that ``build`` makes with the weights of ``state``, which may hold others too;
+    and which of its weights are not there, or of another shape, as ``from_pretrained`` says it."""
+    with torch.device("meta"):
+        network = build()
+    wanted = network.state_dict()
+    info = {
+        "missing_keys": [name for name in wanted if name not in state],
+        "mismatched_keys": [
+            name for name in wanted if name in state and state[name].shape != wanted[name].shape
+        ],
+    }
+    if not any(info.values()):
+        network.load_state_dict({name: state[name] for name in wanted}, assign=True)
+    return network, info
 
 
 def _tensors(source: Weights) -> Iterator[tuple[str, Tensor]]:
