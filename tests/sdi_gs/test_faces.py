@@ -45,6 +45,15 @@ def test_objects_of_other_proportions_have_one_face_as_well(kind: str) -> None:
     assert counted == [1, 1, 1]
 
 
+def test_one_view_alone_is_no_face() -> None:
+    true = truth("duck")
+    chance = true.clone()
+    chance[RING // 2] = true[0]
+    assert faces(chance, true, AZIMUTH) == 1
+    chance[RING // 2 + 1] = true[1]
+    assert faces(chance, true, AZIMUTH) == 2
+
+
 def test_where_the_front_begins_does_not_matter() -> None:
     true = truth("duck")
     turned = true.roll(5, 0)  # the shape faces another way

@@ -11,6 +11,7 @@ import pytest
 
 from sdi_gs.build import check_prompt
 from sdi_gs.config import guidances, load, presets
+from sdi_gs.errors import UserError
 from sdi_gs.mini.corpus import COLORS, KINDS
 
 
@@ -68,3 +69,22 @@ def test_an_unknown_word_is_told_with_the_nearest(prompt: str, said: str) -> Non
     note = check_prompt(load("mini", [f"prompt={prompt}"]))
     assert note is not None
     assert said in note
+
+
+def test_an_experiment_of_whole_runs_takes_seeds_and_its_own_sentences(
+    sdi_gs: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sdi_gs.experiments import tables
+    from sdi_gs.experiments.chains import EXAMPLES
+
+    asked: list[Any] = []
+
+    def measure(variants: Any, plan: Any, prompts: Any, *_: Any) -> Any:
+        asked.append((len(variants), plan.seeds, prompts))
+        raise UserError("enough")
+
+    monkeypatch.setattr(tables, "measure", measure)
+    assert sdi_gs("experiment", "janus", "--seeds", 3).code == 2
+    assert sdi_gs("experiment", "janus", "a gray cat").code == 2
+    assert sdi_gs("experiment", "fig11").code == 2
+    assert asked == [(4, 3, EXAMPLES["janus"]), (4, 1, ["a gray cat"]), (5, 1, ["a red mug"])]

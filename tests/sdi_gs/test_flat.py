@@ -181,3 +181,32 @@ def test_bad_input_is_told(
     assert expected in said.err
     assert not (tmp_path / "out").exists()
     assert sdi_gs("generate2d", "--config", fast).code == 2  # no prompt
+
+
+def test_views_that_are_seen_together_stand_around_the_shape() -> None:
+    assert Viewpoints.front(3).azimuth_deg.tolist() == [0.0, 0.0, 0.0]
+    assert Viewpoints.front(8, 4).azimuth_deg.tolist() == [0.0, 90.0, 180.0, 270.0] * 2
+    with pytest.raises(ValueError, match=r"sees 4 views .* a multiple of 4$"):
+        Viewpoints.front(6, 4)
+
+
+def test_pictures_of_a_model_that_sees_several_views(
+    sdi_gs: Any, prior_folders: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[list[float]] = []
+    real = PromptSet.conditions
+
+    def spy(self: PromptSet, viewpoints: Viewpoints) -> Any:
+        asked.append(viewpoints.azimuth_deg.tolist())
+        return real(self, viewpoints)
+
+    monkeypatch.setattr(PromptSet, "conditions", spy)
+    words = ("generate2d", "a mug", "--config", "mini_2d", f"model.source={prior_folders('mv')}",
+             "--steps", 2, "--out", tmp_path / "out")  # fmt: skip
+    said = sdi_gs(*words, "--samples", 6)
+    assert (said.code, asked) == (2, [])
+    assert "write --samples 4" in said.err
+    said = sdi_gs(*words, "--samples", 4)
+    assert said.code == 0, said.err
+    assert asked
+    assert all(azimuth == [0.0, 90.0, 180.0, 270.0] for azimuth in asked)

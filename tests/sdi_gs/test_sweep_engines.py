@@ -477,3 +477,21 @@ def test_a_preempted_task_saves_and_goes_on_when_it_is_queued_again(
     assert sdi_gs("generate", "--config", run / "config.yaml", "--out", alone).code == 0
     for name in ("final.ply", "turntable.gif"):
         assert (run / name).read_bytes() == (alone / name).read_bytes()
+
+
+def test_a_driver_looks_again_soon_after_a_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Less and less often while nothing happens, never less than every LOOK seconds."""
+    monkeypatch.setattr(driver, "LOOK", 10.0)
+    pauses: list[float] = []
+    monkeypatch.setattr(driver.time, "sleep", pauses.append)
+    told = ["a"] * 9 + ["b", "b", "c", "c"]
+
+    class Told(Driver):
+        def look(self) -> bool:
+            self._told = told.pop(0)
+            return not told
+
+    Told(planned(tmp_path), None, 1, quiet).go()  # type: ignore[arg-type]
+    assert pauses == [1, 1.5, 2.25, 3.375, 5.0625, 7.59375, 10, 10, 10, 1, 1.5, 1]
