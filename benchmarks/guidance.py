@@ -26,7 +26,7 @@ if __name__ == "__main__" and "--threads" in sys.argv:
 import torch
 from torch import Tensor
 
-from sdi_gs import Viewpoints, build
+from sdi_gs import Viewpoints, build, methods
 from sdi_gs.config import Config, load
 from sdi_gs.diffusion.schedule import alpha_bar_at, mix, noise_between, unmix
 from sdi_gs.diffusion.stable import StableDiffusion
@@ -75,7 +75,7 @@ def published(model: StableDiffusion, scales: tuple[float, float]) -> Callable[[
 def ours(config: Config, batch: int) -> Callable[[Tensor], Tensor]:
     model = build.denoiser(config.model, torch.device("cpu"))
     prompts = PromptSet(model, config.prompt, config.negative_prompt, config.prompts)
-    method = build.guidance(config, model, prompts, config.noise)
+    method = methods.guidance(config, model, prompts, config.noise)
     around = Viewpoints.orbit(torch.linspace(-150.0, 150.0, batch), torch.full((batch,), 20.0))
     return lambda rgb: method(rgb, around, 0).loss
 

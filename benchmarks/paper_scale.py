@@ -36,13 +36,13 @@ SPEEDS = {"the paper's A6000": None, "200 TFLOP/s": 200.0}  # None: what its tim
 def evaluations_per_step(config: Any, batch: int, moments: int = 100) -> float:
     """Denoiser samples of a step, averaged over ``moments`` steps of the schedule: the preset's own
     guidance asks a model that answers in closed form."""
-    from sdi_gs import build
+    from sdi_gs import methods
     from sdi_gs.diffusion.analytic import gaussian
     from sdi_gs.guidance import PromptSet, Viewpoints
 
     model = gaussian(torch.zeros(4, 8, 8), 1.0)
     prompts = PromptSet(model, PROMPT, config.negative_prompt, config.prompts)
-    guidance = build.guidance(config, model, prompts, config.noise)
+    guidance = methods.guidance(config, model, prompts, config.noise)
     rng = torch.Generator().manual_seed(0)
     spent = 0
     for k in range(moments):

@@ -37,13 +37,21 @@ _HOMES = {
     ".guidance.draws": ("normal_like", "uniform"),
     ".guidance.inversion": ("ddim_invert",),
     ".guidance.noise": (
-        "DDIMInversion", "FixedNoise", "FixedPoint", "GradientDescent", "IntervalInversion",
-        "NoiseInput", "NoiseStrategy", "Noised", "RandomNoise", "ReleasedInversion",
+        "DDIMInversion", "FixedNoise", "IntervalInversion", "NoiseInput", "NoiseStrategy",
+        "Noised", "RandomNoise", "ReleasedInversion",
+    ),
+    ".guidance.paths": (
+        "GuidedConsistency", "NestedIntervals", "Segment", "SegmentConsistency",
     ),
     ".guidance.predict": ("GuidedPredictor",),
+    ".guidance.reverse": ("reverse",),
+    ".guidance.roots": ("Anderson", "FixedPoint", "GradientDescent", "NewtonKrylov"),
     ".guidance.sampling": ("ddim_sample", "pure_noise"),
     ".guidance.times": ("Times",),
-    ".guidance.update": ("Classifier", "NoiseFree", "Residual", "UpdateInput", "UpdateRule"),
+    ".guidance.update": (
+        "Asynchronous", "Bridge", "Classifier", "NoiseFree", "Residual", "UpdateInput",
+        "UpdateRule",
+    ),
     ".ramp": ("Progress", "Ramp"),
     ".views": ("ViewPolicy",),
     "representations.cameras": (

@@ -175,12 +175,6 @@ from .guidance.noise import (
     FixedNoise as FixedNoise,
 )
 from .guidance.noise import (
-    FixedPoint as FixedPoint,
-)
-from .guidance.noise import (
-    GradientDescent as GradientDescent,
-)
-from .guidance.noise import (
     IntervalInversion as IntervalInversion,
 )
 from .guidance.noise import (
@@ -198,8 +192,35 @@ from .guidance.noise import (
 from .guidance.noise import (
     ReleasedInversion as ReleasedInversion,
 )
+from .guidance.paths import (
+    GuidedConsistency as GuidedConsistency,
+)
+from .guidance.paths import (
+    NestedIntervals as NestedIntervals,
+)
+from .guidance.paths import (
+    Segment as Segment,
+)
+from .guidance.paths import (
+    SegmentConsistency as SegmentConsistency,
+)
 from .guidance.predict import (
     GuidedPredictor as GuidedPredictor,
+)
+from .guidance.reverse import (
+    reverse as reverse,
+)
+from .guidance.roots import (
+    Anderson as Anderson,
+)
+from .guidance.roots import (
+    FixedPoint as FixedPoint,
+)
+from .guidance.roots import (
+    GradientDescent as GradientDescent,
+)
+from .guidance.roots import (
+    NewtonKrylov as NewtonKrylov,
 )
 from .guidance.sampling import (
     ddim_sample as ddim_sample,
@@ -209,6 +230,12 @@ from .guidance.sampling import (
 )
 from .guidance.times import (
     Times as Times,
+)
+from .guidance.update import (
+    Asynchronous as Asynchronous,
+)
+from .guidance.update import (
+    Bridge as Bridge,
 )
 from .guidance.update import (
     Classifier as Classifier,

@@ -282,7 +282,7 @@ def register(seam: str, cls: type, make: Callable[..., Any] | None = None) -> No
             ``make(settings, run) -> Renderer`` of a representation (see :class:`Run`),
             ``make(settings, device) -> Denoiser`` of a prior, which ``model.source`` names, and
             ``make(settings, method) -> Guidance`` of an update that learns
-            (see :class:`sdi_gs.build.Method`).
+            (see :class:`sdi_gs.methods.Method`).
 
     Raises UserError for an unknown seam, a class without a word, and a word that is taken.
     """

@@ -23,7 +23,7 @@ from .diffusion.source import DTYPES
 from .diffusion.tuning import bound_encoder
 from .errors import UserError, command
 from .guidance.stein import SteinConfig
-from .guidance.update import Classifier, NoiseFree
+from .guidance.update import Bridge, Classifier, NoiseFree
 from .guidance.variational import VariationalConfig
 from .mini import FOLDERS
 from .team import ALONE, Team
@@ -79,7 +79,7 @@ def estimate(config: Config, team: Team = ALONE) -> Budget:
 def _conditions(config: Config) -> int:
     """How many it is asked about a view, at most, in one call: with and without the prompt,
     the negative prompt of a rule that wants it apart, and Perp-Neg's two."""
-    apart = isinstance(config.update, Classifier | NoiseFree)
+    apart = isinstance(config.update, Classifier | NoiseFree | Bridge)
     return 2 + int(apart) + (2 if config.prompts.perp_neg != "none" else 0)
 
 

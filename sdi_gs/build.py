@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Generator
@@ -22,17 +22,13 @@ from representations.interface import Renderer, Run, Say, silent
 from representations.memory import available_bytes
 from representations.ops import MissingBackend, card
 
-from .config import PRIORS, REPRESENTATIONS, UPDATES, Config, ModelConfig
+from . import methods
+from .config import PRIORS, REPRESENTATIONS, Config, ModelConfig
 from .cores import spare_threads
-from .diffusion.base import Adaptable, Denoiser, Forgetful
+from .diffusion.base import Denoiser, Forgetful
 from .diffusion.schedule import require_signal
 from .errors import UserError, command, nearest
-from .guidance import Guidance, GuidanceConfig, PromptSet, ScoreDistillation, Subject
-from .guidance.image_space import ImageSpace, ImageSpaceConfig
-from .guidance.noise import NoiseStrategy, RandomNoise, ReleasedInversion
-from .guidance.stein import ControlVariate, Stein, SteinConfig
-from .guidance.update import UpdateRule
-from .guidance.variational import LearnedReference, Variational, VariationalConfig
+from .guidance import PromptSet
 from .team import ALONE, Team, share
 from .trainer import Training
 
@@ -289,8 +285,7 @@ def training(
     device of ``config`` already, instead of the one that ``config.model`` names; ``team``: the
     processes that share the views of a step; ``say``: as for :func:`renderer`."""
     target = device(config.device)
-    _check_times(config)
-    _check_portions(config, team)
+    methods.check(config, team)
     shape = renderer(config, target, restored, team, say)
     ours = model is None
     if ours and target.type == "cuda":
@@ -301,7 +296,7 @@ def training(
     share(team, config.batch, config.micro_batch, model.views_together)
     with below("prompts"):
         prompts = PromptSet(model, config.prompt, config.negative_prompt, config.prompts)
-    method = guidance(config, model, prompts, config.noise)
+    method = methods.guidance(config, model, prompts, config.noise)
     if ours and isinstance(model, Forgetful):
         model.forget_words()
     return Training(
@@ -320,85 +315,6 @@ def training(
         together=model.views_together,
         team=team,
     )
-
-
-class Method(NamedTuple):
-    """What a method of score distillation is made of; see :func:`guidance`."""
-
-    denoiser: Denoiser
-    subject: Subject
-    noise: NoiseStrategy
-    config: GuidanceConfig
-    steps: int  # of the run
-
-    def distillation(self, update: UpdateRule | None = None) -> ScoreDistillation:
-        """Score distillation with that rule."""
-        return ScoreDistillation(
-            self.denoiser,
-            self.subject,
-            self.noise,
-            update=update,
-            config=self.config,
-            steps=self.steps,
-        )
-
-
-def guidance(config: Config, model: Denoiser, subject: Subject, noise: NoiseStrategy) -> Guidance:
-    """The method that the settings describe, with ``noise`` as its kappa."""
-    method = Method(model, subject, noise, config.guidance, config.steps)
-    match config.update:
-        case VariationalConfig() as chosen:
-            if not isinstance(model, Adaptable):
-                raise UserError(
-                    f"update.kind=variational trains a second network, and {type(model).__name__} "
-                    "has none to start from: use a diffusion model"
-                )
-            learner = model.learner(config.prompt, chosen.rank, chosen.rate)
-            reference = LearnedReference(learner, chosen.marginal)
-            return Variational(method.distillation(reference), reference, chosen)
-        case ImageSpaceConfig() as chosen:
-            return ImageSpace(method.distillation(), chosen)
-        case SteinConfig() as chosen:
-            if not isinstance(noise, RandomNoise):
-                raise UserError(
-                    f"update.kind=stein needs noise.kind=random, got {config.noise.kind}: its "
-                    "control variate has mean zero for independent normal noise only"
-                )
-            variate = ControlVariate(chosen)
-            return Stein(method.distillation(variate), variate)
-        case chosen if type(chosen) in UPDATES.makers:
-            made: Guidance = UPDATES.makers[type(chosen)](chosen, method)
-            return made
-        case rule if callable(rule):
-            return method.distillation(rule)
-        case other:
-            raise UserError(
-                f"update.kind={other.kind}: {type(other).__name__} is no rule (it cannot be "
-                "called) and was registered without 'make'"
-            )
-
-
-def _check_times(config: Config) -> None:
-    """What a noise strategy demands of the times, told before anything is loaded."""
-    time = config.guidance.t
-    drawn = time.low is not None and not time.same_for_batch and config.batch > 1
-    if isinstance(config.noise, ReleasedInversion) and drawn:
-        raise UserError(
-            "noise.kind=released_inversion needs one time for all views of a step: "
-            "write guidance.t.same_for_batch=true"
-        )
-
-
-def _check_portions(config: Config, team: Team) -> None:
-    """A step in portions must be the step as a whole, and for that the method must look at each
-    view by itself."""
-    parts = share(team, config.batch, config.micro_batch)
-    whole = len(parts) == team.count == 1
-    if not whole and isinstance(config.update, VariationalConfig | SteinConfig):
-        raise UserError(
-            f"update.kind={config.update.kind} learns from all views of a step at once: leave "
-            "micro_batch out and start one process"
-        )
 
 
 @contextmanager

@@ -24,16 +24,23 @@ from .guidance.image_space import ImageSpaceConfig
 from .guidance.noise import (
     DDIMInversion,
     FixedNoise,
-    FixedPoint,
-    GradientDescent,
     IntervalInversion,
     NoiseSettings,
     RandomNoise,
     ReleasedInversion,
 )
+from .guidance.paths import GuidedConsistency, NestedIntervals, Segment, SegmentConsistency
 from .guidance.prompts import PromptConfig
+from .guidance.roots import Anderson, FixedPoint, GradientDescent, NewtonKrylov
 from .guidance.stein import SteinConfig
-from .guidance.update import Classifier, NoiseFree, Residual, UpdateSettings
+from .guidance.update import (
+    Asynchronous,
+    Bridge,
+    Classifier,
+    NoiseFree,
+    Residual,
+    UpdateSettings,
+)
 from .guidance.variational import VariationalConfig
 from .ramp import Ramp
 from .strict import ConfigError, Kinds, build, plain, read_yaml, set_by_path
@@ -103,10 +110,24 @@ NOISES = Kinds(
     ReleasedInversion,
     FixedPoint,
     GradientDescent,
+    Anderson,
+    NewtonKrylov,
     IntervalInversion,
+    Segment,
+    NestedIntervals,
 )
 UPDATES = Kinds(
-    "update", Residual, Classifier, NoiseFree, VariationalConfig, ImageSpaceConfig, SteinConfig
+    "update",
+    Residual,
+    Classifier,
+    NoiseFree,
+    Asynchronous,
+    Bridge,
+    SegmentConsistency,
+    GuidedConsistency,
+    VariationalConfig,
+    ImageSpaceConfig,
+    SteinConfig,
 )
 BACKGROUNDS = Kinds("background", SolidBackground, RandomBackground, EnvironmentBackground)
 REPRESENTATIONS = Kinds("representation", GaussianConfig, InstantNGPConfig)

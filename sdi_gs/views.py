@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Generator, Tensor
@@ -39,6 +40,10 @@ class ViewPolicy:
     target_jitter: float = 0.2  # standard deviation of the point looked at, world units
     up_jitter: float = 0.02  # standard deviation added to the up vector
     stratified: bool = True  # one azimuth per equal slice of the range when a batch has several
+    # Views in pairs that see opposite sides (MV-SDI, arXiv 2606.29964). azimuth: half a turn on, at
+    # the same elevation; axis: through the middle, at the elevation's negative. An odd view of a
+    # step stands alone.
+    antithetic: Literal["none", "azimuth", "axis"] = "none"
 
     def __post_init__(self) -> None:
         for name in ("azimuth_deg", "elevation_deg", "distance", "fov_y_deg"):
@@ -55,22 +60,47 @@ class ViewPolicy:
         require(within, "views.fov_y_deg", [low, high], "above 0, below 180", [40.0, 70.0])
         share = self.elevation_sine_share
         require(0.0 <= share <= 1.0, "views.elevation_sine_share", share, "0 to 1", 0.5)
+        if self.antithetic != "none":
+            low, high = self.azimuth_deg
+            whole = high - low >= 360.0
+            turn = [-180.0, 180.0]
+            require(whole, "views.azimuth_deg", [low, high], "a whole turn for pairs", turn)
+        if self.antithetic == "axis":
+            low, high = self.elevation_deg
+            both = low < 0.0 < high
+            sides = "below 0 to above 0 for views.antithetic=axis"
+            require(both, "views.elevation_deg", [low, high], sides, [-10.0, 45.0])
         for name in ("position_jitter", "target_jitter", "up_jitter"):
             jitter = getattr(self, name)
             require(jitter >= 0.0, f"views.{name}", jitter, "0 or more", 0.0)
 
     def angles(self, count: int, rng: Generator) -> tuple[Tensor, Tensor]:
         """Azimuth and elevation [count], degrees, of random directions; each one alone is
-        distributed like any other."""
+        distributed like any other. Pairs of opposite ones follow one another."""
+        if self.antithetic == "none":
+            return self._directions(count, self.elevation_deg, rng)
+        span = self.elevation_deg
+        if self.antithetic == "axis":
+            most = min(-span[0], span[1])
+            span = (-most, most)
+        azimuth, elevation = self._directions((count + 1) // 2, span, rng)
+        sign = 1.0 if self.antithetic == "azimuth" else -1.0
+        opposite = azimuth_in_half_turn(azimuth + 180.0)
+        both = torch.stack([azimuth, opposite], 1), torch.stack([elevation, sign * elevation], 1)
+        return both[0].flatten()[:count], both[1].flatten()[:count]
+
+    def _directions(self, count: int, span: Range, rng: Generator) -> tuple[Tensor, Tensor]:
+        """Azimuth and elevation [count] of directions that know nothing of each other, but for
+        their slices; elevation within ``span``."""
         low, high = self.azimuth_deg
         share = torch.rand(count, generator=rng)
         if self.stratified:
             # A shuffled slice for each view keeps every single view uniform over the whole range.
             share = (torch.randperm(count, generator=rng) + share) / count
-        in_angle = _between(self.elevation_deg, torch.rand(count, generator=rng))
+        in_angle = _between(span, torch.rand(count, generator=rng))
         sines: Range = (
-            math.sin(math.radians(self.elevation_deg[0])),
-            math.sin(math.radians(self.elevation_deg[1])),
+            math.sin(math.radians(span[0])),
+            math.sin(math.radians(span[1])),
         )
         in_sine = _between(sines, torch.rand(count, generator=rng)).asin().rad2deg()
         by_sine = torch.rand(count, generator=rng) < self.elevation_sine_share

@@ -16,7 +16,7 @@ from typing import Literal, NamedTuple, get_args
 import torch
 from torch import Generator, Tensor, nn
 
-from .. import build
+from .. import build, methods
 from ..artefacts import media
 from ..artefacts.claim import claimed
 from ..artefacts.records import write_json
@@ -140,7 +140,7 @@ def distill(
         with torch.no_grad():
             start = denoiser.decode(start).clamp(0.0, 1.0)
     seen: Denoiser = denoiser if pixels else AsLatents(denoiser)
-    method = build.guidance(config, seen, prompts, strategy)
+    method = methods.guidance(config, seen, prompts, strategy)
     picture = nn.Parameter(start.clone())
     optimizer = torch.optim.Adam([picture], lr=options.rate, betas=(0.9, 0.99))
     keep = {round(i * (config.steps - 1) / (KEPT - 1)) for i in range(KEPT)}

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from ..diffusion.schedule import alpha_bar_at, mix, per_sample, sigma
-from ..guidance.noise import DDIMInversion, FixedPoint, GradientDescent, NoiseStrategy, RandomNoise
+from ..guidance.noise import DDIMInversion, NoiseStrategy, RandomNoise
+from ..guidance.roots import FixedPoint, GradientDescent
 from ..ramp import Ramp
 from .base import Bench, Experiment, Result
 

@@ -14,8 +14,9 @@ from ..artefacts.media import psnr
 from ..config import Config
 from ..diffusion.schedule import alpha_bar_at, mix, unmix
 from ..guidance.draws import normal_like
-from ..guidance.noise import FixedPoint, GradientDescent, NoiseStrategy, RandomNoise
+from ..guidance.noise import NoiseStrategy, RandomNoise
 from ..guidance.prompts import PromptSet
+from ..guidance.roots import FixedPoint, GradientDescent
 from ..guidance.sampling import ddim_times
 from ..ramp import Ramp
 from .base import SAMPLING_STEPS, Bench, Experiment, Result

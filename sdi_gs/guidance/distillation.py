@@ -48,7 +48,8 @@ class GuidanceConfig:
     # uncond + s * (cond - uncond); a number, or a ramp over the run
     cfg_scale: Ramp = field(default_factory=lambda: Ramp(7.5, 7.5))
     t: TimeConfig = field(default_factory=TimeConfig)
-    weight: Literal["sigma", "one_minus_alpha_bar", "uniform"] = "sigma"  # of (eps - kappa)
+    # of (eps - kappa); flow: 1 + sigma, what a velocity minus its target is times (eps - kappa)
+    weight: Literal["sigma", "one_minus_alpha_bar", "uniform", "flow"] = "sigma"
     reduction: Literal["mean", "sum"] = "mean"  # over elements; "sum" still averages over views
     scale: float = 1.0  # of the loss
     # mean: a picture has one latent. sample: of the encoder's posterior, as published code does.
@@ -160,6 +161,7 @@ class ScoreDistillation:
             predict = GuidedPredictor(self.denoiser, self.subject.conditions(viewpoints))
             clean = z.detach()
             noised = self.noise(NoiseInput(clean, t, predict, alpha_bar, rng, progress))
+            t = noised.t or t
             level = alpha_bar_at(alpha_bar, t.device)
             target = self.update(
                 UpdateInput(
@@ -171,6 +173,7 @@ class ScoreDistillation:
                     cfg_scale=self.config.cfg_scale.at(*progress),
                     progress=progress,
                     viewpoints=viewpoints,
+                    rng=rng,
                 )
             )
             gradient = self._relative_weight(level) * (clean - target)
@@ -233,4 +236,6 @@ class ScoreDistillation:
             return torch.ones_like(per_sample(level))
         if self.config.weight == "one_minus_alpha_bar":
             return per_sample((1.0 - level) / sigma(level))
+        if self.config.weight == "flow":
+            return per_sample(1.0 + 1.0 / sigma(level))
         return per_sample(1.0 / sigma(level))

@@ -66,13 +66,19 @@ def root_sigma(alpha_bar: Tensor, rho: float) -> Tensor:
 
 
 def ddim_invert(
-    z: Tensor, times: Tensor, eps: Eps, alpha_bar: Tensor, rho: float | None = None
+    z: Tensor,
+    times: Tensor,
+    eps: Eps,
+    alpha_bar: Tensor,
+    rho: float | None = None,
+    heun: bool = False,
 ) -> Tensor:
     """Carry ``z`` [B, c, h, w] from level 0 along ``times`` [B, N + 1], which never fall.
 
     The noise is predicted at the level where a step starts; time 0 is the clean sample. ``rho``
     None: explicit Euler; a number: second-order Adams-Bashforth in ``u = sigma^(1/rho)``, with an
-    Euler step first. Returns the sample at the last time, [B, c, h, w].
+    Euler step first. ``heun``: an Euler step is made again with the mean of the noise at both its
+    ends (arXiv 2206.00364, Alg. 1). Returns the sample at the last time, [B, c, h, w].
     """
     x = z
     times = times.to(z.device)
@@ -87,6 +93,9 @@ def ddim_invert(
                 bent = per_sample(a_to.sqrt() * share) * (noise - before[1])
                 moved = moved + bent.to(moved.dtype)
             before = t_from, noise
+        elif heun:
+            mean = 0.5 * (noise + eps(moved, t_to))
+            moved = mix(unmix(x, mean, a_from), mean, a_to)
         x = torch.where(per_sample(t_to > t_from), moved, x)
     return x
 

@@ -50,6 +50,17 @@ class Noised(NamedTuple):
     x_t: Tensor  # [B, c, h, w] what the denoiser is shown
     kappa: Tensor  # [B, c, h, w] the noise in it
     reference: Tensor | None = None  # [B, c, h, w] what is subtracted instead of kappa
+    t: Times | None = None  # [B] where x_t is, if a strategy chose another time than it was given
+    path: Path | None = None  # how x_t was reached, for rules that go back along it
+
+
+class Path(NamedTuple):
+    """An ODE without words from a rendering with known noise, at time e, up to x_t."""
+
+    x_e: Tensor  # [B, c, h, w]
+    eps_e: Tensor  # [B, c, h, w] predicted there
+    e: Times  # [B]
+    s: Times  # [B] between e and t
 
 
 class NoiseInput(NamedTuple):
@@ -143,6 +154,7 @@ class DDIMInversion:
     # Steps even in sigma^(1/rho), a number or a ramp over the run; None: even in time.
     rho: Ramp | None = None
     order: Literal[1, 2] = 1  # 1: Euler; 2: Adams-Bashforth in sigma^(1/rho)
+    heun: bool = False  # every Euler step corrected by the noise at its end, for twice the calls
     tau_max: float = 1.0 / 30.0  # tau ~ U(0, tau_max), in units of the whole schedule
     # kappa += entropy * sqrt(1 - alpha_bar(t)) * N(0, I); a number, or a ramp over the run
     entropy: Ramp = field(default_factory=lambda: Ramp(0.3, 0.3))
@@ -157,6 +169,8 @@ class DDIMInversion:
                 require(1.0 <= end <= 100.0, "noise.rho", end, "1 to 100", 3)
         known = self.order == 1 or self.rho is not None
         require(known, "noise.order", self.order, "1, or 2 together with noise.rho=3", 1)
+        plain = self.order == 1 or not self.heun
+        require(plain, "noise.heun", self.heun, "false with noise.order=2", False)
         require(0.0 <= self.tau_max < 1.0, "noise.tau_max", self.tau_max, "0 to below 1", 0.03)
         object.__setattr__(self, "entropy", ramp(self.entropy))
         least = min(self.entropy.start, self.entropy.end)
@@ -198,6 +212,7 @@ class DDIMInversion:
             lambda x, at: given.predict(x, at, self.cfg_scale),
             given.alpha_bar,
             self.rho.at(*given.progress) if self.rho is not None and self.order == 2 else None,
+            self.heun,
         )
         kappa = noise_between(x, z, alpha_bar_at(given.alpha_bar, times[:, -1]))
         if entropy > 0.0:
@@ -206,66 +221,17 @@ class DDIMInversion:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FixedPoint:
-    """Iterate eq. 8, ``kappa <- eps(sqrt(a) z + sqrt(1 - a) kappa)``, from a random start.
-
-    A comparison of the paper (Fig. 9), not a recommendation: where guidance makes the map expand,
-    it diverges.
-    """
-
-    kind: Literal["fixed_point"] = "fixed_point"
-    cfg_scale: float = 7.5  # of the map; the paper does not state its own
-    iterations: int = 10
-
-    def __post_init__(self) -> None:
-        require(self.iterations >= 1, "noise.iterations", self.iterations, "1 or more", 10)
-
-    def __call__(self, given: NoiseInput) -> Noised:
-        kappa = given.normal()
-        for _ in range(self.iterations):
-            kappa = given.predict(given.noised(kappa).x_t, given.t.device, self.cfg_scale)
-        return given.noised(kappa)
-
-
-@dataclass(frozen=True, kw_only=True)
-class GradientDescent:
-    """Descend ``|kappa - eps(x_t(kappa))|^2 / 2``, the residual of eq. 8, from a random start.
-
-    The paper's "SGD" (Fig. 9); its optimiser and rate are not stated. Each iteration
-    differentiates the network, which takes about three times the time and far more memory.
-    """
-
-    kind: Literal["gradient_descent"] = "gradient_descent"
-    cfg_scale: float = 7.5
-    iterations: int = 10
-    rate: float = 0.1
-
-    def __post_init__(self) -> None:
-        require(self.iterations >= 1, "noise.iterations", self.iterations, "1 or more", 10)
-        require(self.rate > 0.0, "noise.rate", self.rate, "a positive number", 0.1)
-
-    def __call__(self, given: NoiseInput) -> Noised:
-        kappa = given.normal()
-        for _ in range(self.iterations):
-            with torch.enable_grad():
-                moving = kappa.detach().requires_grad_()
-                x_t = given.noised(moving).x_t
-                residual = moving - given.predict(x_t, given.t.device, self.cfg_scale)
-                (slope,) = torch.autograd.grad(0.5 * residual.square().sum(), moving)
-            kappa = kappa - self.rate * slope
-        return given.noised(kappa)
-
-
-@dataclass(frozen=True, kw_only=True)
 class IntervalInversion:
     """Interval score matching (LucidDreamer, arXiv 2311.11284): invert without words to a time
     ``interval`` below t, take one more step to t, and subtract the noise of that step alone.
 
-    The published first prediction is made at time 1 on a rendering with a little noise; here it
-    is made at time 0 on the rendering itself.
+    By default the way to the interval has even steps and begins at time 0, with the rendering
+    itself. ``published`` takes LucidDreamer's instead: whole steps of ``spacing`` and a shorter
+    last one, from time 1, with a little noise in the rendering.
     """
 
     kind: Literal["interval_inversion"] = "interval_inversion"
+    published: bool = False  # the grid and the start of the published code
     cfg_scale: float = 0.0  # guidance while inverting; 0: no words at all, as published
     # Share of the schedule between the last two times, over the run.
     interval: Ramp = field(default_factory=lambda: Ramp(0.1, 0.05, 1500))
@@ -283,7 +249,13 @@ class IntervalInversion:
             require(0.0 < value <= 1.0, f"noise.{name}", value, "above 0, to 1", 0.1)
 
     def times(self, last: Tensor, total: int) -> Tensor:
-        """Times [B, N + 1] from 0 to ``last`` [B]; see :func:`even_times`."""
+        """Times [B, N + 1] from 0, or 1 as published, to ``last`` [B]; see :func:`even_times`."""
+        if self.published:
+            stride = max(round(self.spacing * total), 1)
+            needed = -(-(int(last.max()) - 1) // stride)
+            grid = 1 + stride * torch.arange(min(max(needed, 1), self.most_steps) + 1)
+            grid[-1] = total
+            return torch.minimum(grid[None], last.clamp(min=1)[:, None])
         steps = (last.double() / (self.spacing * total) - 1e-9).ceil().long()
         return even_times(steps.clamp(1, self.most_steps), last)
 
@@ -295,8 +267,10 @@ class IntervalInversion:
 
         alpha_bar, total = given.alpha_bar, given.total
         before = (given.t.host - round(self.interval.at(*given.progress) * total)).clamp(min=0)
-        (times,) = given.bring(self.times(before, total))
-        x, start = ddim_invert(given.z, times, eps_at, alpha_bar), times[:, -1]
+        fresh = [given.drawn()] if self.published else []
+        times, *fresh = given.bring(self.times(before, total), *fresh)
+        z = mix(given.z, fresh[0], alpha_bar_at(alpha_bar, times[:, 0])) if fresh else given.z
+        x, start = ddim_invert(z, times, eps_at, alpha_bar), times[:, -1]
         eps = eps_at(x, start)
         x_t = mix(unmix(x, eps, alpha_bar_at(alpha_bar, start)), eps, given.level)
         return Noised(x_t, noise_between(x_t, given.z, given.level), reference=eps)

@@ -112,6 +112,11 @@ def perp_neg_blend(views: Viewpoints, config: PromptConfig) -> PerpNegBlend:
     )
 
 
+PLACE = "{prompt}"
+"""Where a negative prompt repeats the prompt, and the words of the view with it: a description of
+what the rendering is, beside what it is to become (SDS-Bridge, arXiv 2406.09417)."""
+
+
 class PromptSet:
     """One sentence, encoded once for every view word: a :class:`Subject`."""
 
@@ -133,12 +138,17 @@ class PromptSet:
                 "perp_neg needs view-dependent prompts: set prompts.view_dependent=true "
                 "or prompts.perp_neg=none"
             )
-        # In one call: sentences of other lengths have as many words for the network then.
+        self._describes = PLACE in negative_prompt
         others = [negative_prompt, ""] if negative_prompt else [""]
+        if self._describes:
+            others[:1] = [negative_prompt.replace(PLACE, text) for text in texts]
+        # In one call: sentences of other lengths have as many words for the network then.
         whole = denoiser.embed([*texts, *others])
-        self._views = whole.rows(torch.arange(len(texts)))  # one row per view word
-        self._uncond = whole.rows(torch.tensor([len(texts)]))  # one row
-        self._empty = whole.rows(torch.tensor([len(texts) + len(others) - 1]))  # one row
+        first, last = len(texts), len(texts) + len(others) - 1
+        self._views = whole.rows(torch.arange(first))  # one row per view word
+        # One row, or one per view word.
+        self._uncond = whole.rows(torch.arange(first, max(last, first + 1)))
+        self._empty = whole.rows(torch.tensor([last]))  # one row
         self._seen_from = denoiser.seen_from if isinstance(denoiser, ToldOfCameras) else None
 
     def conditions(self, viewpoints: Viewpoints) -> Conditions:
@@ -155,7 +165,8 @@ class PromptSet:
     def _said(self, viewpoints: Viewpoints) -> Conditions:
         """The words alone."""
         one_each = torch.zeros(len(viewpoints), dtype=torch.long)
-        uncond, empty = self._uncond.rows(one_each), self._empty.rows(one_each)
+        seen = view_index(viewpoints, self.config) if self._describes else one_each
+        uncond, empty = self._uncond.rows(seen), self._empty.rows(one_each)
         if self.config.perp_neg == "none":
             positive = self._views.rows(view_index(viewpoints, self.config))
             return Conditions(uncond, positive, empty=empty)

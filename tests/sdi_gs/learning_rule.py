@@ -6,8 +6,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sdi_gs.build import Method
 from sdi_gs.guidance import Guided
+from sdi_gs.methods import Method
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sdi_gs import build
+from sdi_gs import methods
 from sdi_gs.config import guidances, load
 from sdi_gs.diffusion.stable import StableDiffusion
 from sdi_gs.guidance import PromptSet, Viewpoints, distillation
@@ -49,7 +49,7 @@ def test_every_method_stays_where_the_pictures_are_and_reads_nothing(
     config = load("sdi_gaussians", ["prompt=a mug", "batch=2", f"prompts.perp_neg={perp_neg}"],
                   name)  # fmt: skip
     prompts = PromptSet(away, config.prompt, config.negative_prompt, config.prompts)
-    method = build.guidance(config, away, prompts, config.noise)
+    method = methods.guidance(config, away, prompts, config.noise)
     rgb = torch.zeros(2, 3, 16, 16, device=META, requires_grad=True)
     guided = method(rgb, VIEWS, 40, torch.Generator().manual_seed(0))
     guided.loss.backward()

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Generator, Tensor
 
-from sdi_gs import build
+from sdi_gs import methods
 from sdi_gs.config import Config, guidances, load
 from sdi_gs.diffusion.stable import StableDiffusion
 from sdi_gs.guidance import Guidance, PromptSet, Viewpoints
@@ -34,7 +34,7 @@ def taught(config: Config, model: StableDiffusion) -> Guidance:
     """The method after one step on two views, so that whatever it learns is learned."""
     torch.manual_seed(0)  # low-rank weights begin at random
     prompts = PromptSet(model, config.prompt, config.negative_prompt, config.prompts)
-    method = build.guidance(config, model, prompts, config.noise)
+    method = methods.guidance(config, model, prompts, config.noise)
     rgb = torch.rand((2, 3, 16, 16), generator=Generator().manual_seed(8))
     method(rgb, VIEWS, 40, Generator().manual_seed(1))
     return method

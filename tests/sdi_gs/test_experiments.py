@@ -32,7 +32,8 @@ from sdi_gs.experiments.round_trip import FIG18, STEPS
 from sdi_gs.experiments.run import EXPERIMENTS
 from sdi_gs.guidance import PromptSet, Viewpoints
 from sdi_gs.guidance.draws import normal_like
-from sdi_gs.guidance.noise import DDIMInversion, FixedPoint, GradientDescent, RandomNoise
+from sdi_gs.guidance.noise import DDIMInversion, RandomNoise
+from sdi_gs.guidance.roots import FixedPoint, GradientDescent
 from sdi_gs.guidance.sampling import ddim_sample, ddim_times
 from sdi_gs.pages.plots import Line, plot
 

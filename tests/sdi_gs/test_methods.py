@@ -29,13 +29,12 @@ from sdi_gs.guidance.image_space import ImageSpace, ImageSpaceConfig
 from sdi_gs.guidance.noise import (
     DDIMInversion,
     FixedNoise,
-    FixedPoint,
-    GradientDescent,
     IntervalInversion,
     NoiseStrategy,
     RandomNoise,
 )
 from sdi_gs.guidance.prompts import PromptConfig, PromptSet
+from sdi_gs.guidance.roots import FixedPoint, GradientDescent
 from sdi_gs.guidance.times import Times
 from sdi_gs.guidance.update import Classifier, NoiseFree, Residual, UpdateRule
 from sdi_gs.guidance.viewpoints import Viewpoints

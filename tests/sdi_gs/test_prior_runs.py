@@ -13,7 +13,7 @@ import yaml
 from safetensors.torch import save_file
 from torch import Generator, Tensor
 
-from sdi_gs import build
+from sdi_gs import methods
 from sdi_gs.config import guidances, load
 from sdi_gs.diffusion.base import Condition, ToldOfCameras
 from sdi_gs.diffusion.latents import Prior
@@ -111,7 +111,7 @@ def method_of(name: str, model: Prior, perp_neg: str = "threestudio") -> Guidanc
     settings = ["prompt=a mug", "model.source=x", "steps=100", f"prompts.perp_neg={perp_neg}"]
     config = load("mini", settings, name)
     prompts = PromptSet(model, config.prompt, config.negative_prompt, config.prompts)
-    return build.guidance(config, model, prompts, config.noise)
+    return methods.guidance(config, model, prompts, config.noise)
 
 
 @pytest.mark.parametrize("family", ["sdxl", "sd35", "if", "mv"])

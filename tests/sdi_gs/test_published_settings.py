@@ -14,15 +14,20 @@ from sdi_gs.guidance.image_space import ImageSpaceConfig
 from sdi_gs.guidance.noise import (
     DDIMInversion,
     FixedNoise,
-    FixedPoint,
-    GradientDescent,
     IntervalInversion,
     RandomNoise,
     ReleasedInversion,
 )
+from sdi_gs.guidance.paths import (
+    GuidedConsistency,
+    NestedIntervals,
+    Segment,
+    SegmentConsistency,
+)
 from sdi_gs.guidance.prompts import PromptConfig
+from sdi_gs.guidance.roots import Anderson, FixedPoint, GradientDescent, NewtonKrylov
 from sdi_gs.guidance.stein import SteinConfig
-from sdi_gs.guidance.update import Classifier, NoiseFree, Residual
+from sdi_gs.guidance.update import Asynchronous, Bridge, Classifier, NoiseFree, Residual
 from sdi_gs.guidance.variational import VariationalConfig
 from sdi_gs.ramp import Ramp
 from sdi_gs.views import ViewPolicy
@@ -44,8 +49,7 @@ PUBLISHED: list[tuple[type, dict[str, Any]]] = [
     (
         DDIMInversion,
         {"cfg_scale": -7.5, "steps_per_unit": 10.0, "steps": None, "rho": None, "order": 1,
-         "tau_max": 1 / 30,
-         "entropy": always(0.3)},
+         "heun": False, "tau_max": 1 / 30, "entropy": always(0.3)},
     ),
     # Its code: a grid of n_inversion_steps = 10, eta 0.3.
     (ReleasedInversion, {"cfg_scale": -7.5, "spacing": 100, "eta": 0.3}),
@@ -54,25 +58,44 @@ PUBLISHED: list[tuple[type, dict[str, Any]]] = [
         ViewPolicy,
         {"azimuth_deg": (-180.0, 180.0), "elevation_deg": (-10.0, 45.0),
          "elevation_sine_share": 0.5, "distance": (1.5, 2.0), "fov_y_deg": (40.0, 70.0),
-         "position_jitter": 0.1, "target_jitter": 0.2, "up_jitter": 0.02, "stratified": True},
+         "position_jitter": 0.1, "target_jitter": 0.2, "up_jitter": 0.02, "stratified": True,
+         "antithetic": "none"},
     ),
     (FixedNoise, {"seed": 0}),
     (RandomNoise, {}),
     # Its Fig. 9 states neither iterations nor rate; the scale is the forward one.
-    (FixedPoint, {"cfg_scale": 7.5, "iterations": 10}),
+    (FixedPoint, {"cfg_scale": 7.5, "iterations": 10, "damping": 1.0}),
     (GradientDescent, {"cfg_scale": 7.5, "iterations": 10, "rate": 0.1}),
     # LucidDreamer (2311.11284): delta_S = 200, delta_T from 100 to 50 in 1500 steps of 1000 times.
     (
         IntervalInversion,
-        {"cfg_scale": 0.0, "interval": Ramp(0.1, 0.05, 1500), "spacing": 0.2, "most_steps": 5},
+        {"published": False, "cfg_scale": 0.0, "interval": Ramp(0.1, 0.05, 1500), "spacing": 0.2,
+         "most_steps": 5},
     ),
+    # SegmentDreamer (2507.05256), its paper and code: 5 segments of t from 20 to 980 of 1000, at
+    # least 80 from e to t, 10 on both sides of s, no s below 150.
+    (
+        Segment,
+        {"segments": 5, "low": 0.02, "high": 0.98, "gap": 0.08, "margin": 0.01,
+         "direct_below": 0.15, "fixed": True, "seed": 0},
+    ),
+    # GCS (2407.13584), its code: intervals from 100 to 80 of 1000 in 1500 steps, 10 below s.
+    (
+        NestedIntervals,
+        {"interval": Ramp(0.1, 0.08, 1500), "margin": 0.01, "fixed": True, "seed": 0},
+    ),
+    (SegmentConsistency, {}),
+    (GuidedConsistency, {"compact": 1.0, "clean": 0.5}),
+    # ScaleDreamer (2407.02040), its code: up to a tenth of the way from 20 of 1000 to t.
+    (Asynchronous, {"most": 0.1, "drawn": True, "after": 0.02}),
+    (Bridge, {"sds_until": 0.8}),  # SDS-Bridge (2406.09417), its code: step 20,000 of 25,000
     # DreamFusion (2209.14988): overhead above 60 degrees; front and back are quarters of the turn.
     (
         PromptConfig,
         {"view_dependent": True, "overhead_above_deg": 60.0, "front_within_deg": 45.0,
          "back_beyond_deg": 135.0, "perp_neg": "none"},
     ),
-    (Residual, {"subtract": True}),
+    (Residual, {"subtract": True, "steps": 1, "order": 1}),
     (Classifier, {"negative": Ramp(0.0, -1.0, 5000)}),  # CSD (2310.19415), coarse stage
     (NoiseFree, {"low_noise_until": 0.2}),  # NFSD (2310.17590): t < 200 of 1000
     # ProlificDreamer (2305.16213): a LoRA, 1e-4, no camera in a tenth of the samples.
@@ -103,6 +126,22 @@ LIMITS: list[tuple[type, str, list[Any], list[Any]]] = [
         [-0.01, Ramp(0.3, -0.01), Ramp(-0.01, 0.3)],
     ),
     (FixedPoint, "iterations", [1], [0]),
+    (FixedPoint, "damping", [0.01, 1.0], [0.0, 1.01]),
+    (Anderson, "iterations", [1], [0]),
+    (Anderson, "memory", [1], [0]),
+    (NewtonKrylov, "iterations", [1], [0]),
+    (NewtonKrylov, "krylov", [1], [0]),
+    (NewtonKrylov, "difference", [0.001, 0.99], [0.0, 1.0]),
+    (Segment, "segments", [1], [0]),
+    (Segment, "low", [0.01, 0.97], [0.0, 0.98]),
+    (Segment, "gap", [0.021], [0.02]),
+    (NestedIntervals, "interval", [Ramp(0.02, 0.99)], [Ramp(0.01, 0.1), Ramp(0.1, 1.0)]),
+    (GuidedConsistency, "compact", [0.0], [-0.01]),
+    (GuidedConsistency, "clean", [0.0], [-0.01]),
+    (Asynchronous, "most", [0.0], [-0.01]),
+    (Asynchronous, "after", [0.0, 0.99], [-0.01, 1.0]),
+    (Bridge, "sds_until", [0.0, 1.0], [-0.01, 1.01]),
+    (Residual, "steps", [1], [0]),
     (GradientDescent, "iterations", [1], [0]),
     (GradientDescent, "rate", [0.01], [0.0]),
     (IntervalInversion, "most_steps", [1], [0]),
