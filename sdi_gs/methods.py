@@ -53,7 +53,7 @@ def guidance(config: Config, model: Denoiser, subject: Subject, noise: NoiseStra
             reference = LearnedReference(learner, chosen.marginal)
             return Variational(method.distillation(reference), reference, chosen)
         case ImageSpaceConfig() as chosen:
-            return ImageSpace(method.distillation(), chosen)
+            return ImageSpace(method.distillation(Residual(steps=chosen.steps)), chosen)
         case SteinConfig() as chosen:
             if not isinstance(noise, RandomNoise):
                 raise UserError(

@@ -3,7 +3,7 @@
 
 Beside the latents, the rendering itself is pulled towards the decoded target. A decoder knows what
 no latent says (fine texture, saturated colour), at the price of one decoding per step. The target
-is denoised in one step, as threestudio runs it.
+is denoised in one step, as threestudio runs it, or in several, as the paper does.
 """
 
 from __future__ import annotations
@@ -30,8 +30,10 @@ class ImageSpaceConfig:
 
     kind: Literal["image_space"] = "image_space"
     weight: float = 0.01  # of the pixels' loss
+    steps: int = 1  # in which the target is denoised; see Residual
 
     def __post_init__(self) -> None:
+        require(self.steps >= 1, "update.steps", self.steps, "1 or more", 1)
         require(self.weight >= 0.0, "update.weight", self.weight, "0 or more", 0.01)
 
 

@@ -112,7 +112,7 @@ class Anderson:
         return given.noised(kappa)
 
 
-FARTHEST = 10.0
+FARTHEST = 1e3
 """Times the length of the plain iterate: a combination beyond it is no noise but the outcome of
 dividing by rounding, and the plain iterate is taken."""
 

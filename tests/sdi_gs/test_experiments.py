@@ -25,6 +25,7 @@ from sdi_gs.artefacts.media import psnr
 from sdi_gs.config import from_plain, load
 from sdi_gs.diffusion.analytic import GaussianMixture, gaussian
 from sdi_gs.diffusion.schedule import scaled_linear_alpha_bar, sigma
+from sdi_gs.experiments import root_finders
 from sdi_gs.experiments.base import SAMPLING_STEPS, Bench, Result, bench, table, write
 from sdi_gs.experiments.noise_error import FIG9, FIG10, SHARES, error, inversion
 from sdi_gs.experiments.pictures import FIG4, FIG6, detail, saturation, turned
@@ -245,6 +246,58 @@ def test_fig10_pairs(known: Bench) -> None:
     for share in SHARES:
         values = [row["error"] for row in result.rows if row["t"] == share]
         assert max(values) == pytest.approx(min(values), rel=1e-6)
+
+
+def test_root_finders_by_price_are_what_one_gaussian_says() -> None:
+    """On one Gaussian eq. 8 is linear with one eigenvalue, and the exact inversion is known:
+    kappa = (F - 1) d / sigma with F = sqrt(1 + sigma^2 / lambda)."""
+    mean = torch.randn(SHAPE, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    bench = on(
+        gaussian(mean, VARIANCE), mean + torch.linspace(-1, 1, 64).double().reshape(4, *SHAPE)
+    )
+    told: list[str] = []
+    rows = root_finders.measure(bench, told.append)
+    by_price = {(row["kappa"], row["network_samples"]): row for row in rows}
+    # With guidance a prediction costs two samples; one Gaussian knows no words.
+    assert by_price["Anderson", 2]["error"] > 1e-2
+    for n in (4, 8, 16, 32):
+        assert by_price["Anderson", n]["error"] < 1e-20
+    for n in (1, 2, 3):
+        assert by_price["Newton-Krylov", 10 * n]["error"] < 1e-20
+    assert by_price["fixed point", 32]["error"] > 1e-6
+    assert by_price["random", 0]["distance"] > 0.5
+    for steps in (1, 2, 5, 20):
+        away = []
+        for t in (300, 500, 700, 900):
+            one = torch.tensor([t])
+            levels = [0.0, *(float(sigma(TABLE[k])) for k in DDIMInversion(steps=steps)
+                             .times(one, one, TABLE)[0, 1:])]  # fmt: skip
+            growth = math.prod(
+                (VARIANCE + a * b) / (VARIANCE + a * a) for a, b in itertools.pairwise(levels)
+            )
+            whole = math.sqrt(1 + levels[-1] ** 2 / VARIANCE)
+            away.append(abs(growth - whole) / (whole - 1))
+        found = by_price["inversion, Euler", 2 * steps]["distance"]
+        assert found == pytest.approx(sum(away) / 4, rel=1e-3)
+    heun = [by_price["inversion, Heun, even in sigma^(1/3)", 4 * n]["distance"] for n in (5, 20)]
+    assert heun[0] > 5 * heun[1]
+    assert not [said for said in told if "diverged" in said]
+
+
+def test_what_diverges_is_said_and_left_out() -> None:
+    """A steep world under guidance: the fixed-point map expands, and a plot has no room for it."""
+    means = torch.stack([torch.zeros(SHAPE), torch.ones(SHAPE)]).double()
+    world = GaussianMixture(
+        means, torch.tensor([1.0, 0.01], dtype=torch.float64), names={"mug": [1]}
+    )
+    bench = on(world, 0.5 * torch.ones(2, *SHAPE).double(), guidance={"cfg_scale": 7.5})
+    told: list[str] = []
+    rows = root_finders.measure(bench, told.append)
+    left_out = [said for said in told if said.startswith("left out: fixed point at 32")]
+    assert len(left_out) == 1
+    assert all(row["error"] < root_finders.DIVERGED for row in rows)
+    names = {row["kappa"] for row in rows}
+    assert {"Anderson", "fixed point", "inversion, Euler"} <= names
 
 
 def test_round_trip_loses_what_its_factor_says() -> None:

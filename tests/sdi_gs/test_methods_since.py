@@ -17,6 +17,7 @@ from sdi_gs.diffusion.analytic import GaussianMixture
 from sdi_gs.diffusion.base import Condition
 from sdi_gs.diffusion.schedule import scaled_linear_alpha_bar, sigma
 from sdi_gs.errors import UserError
+from sdi_gs.guidance.image_space import ImageSpace
 from sdi_gs.guidance.inversion import ddim_invert, even_times
 from sdi_gs.guidance.noise import DDIMInversion, IntervalInversion, NoiseStrategy
 from sdi_gs.guidance.paths import (
@@ -29,7 +30,7 @@ from sdi_gs.guidance.prompts import PromptConfig, PromptSet
 from sdi_gs.guidance.reverse import reverse
 from sdi_gs.guidance.roots import Anderson, FixedPoint, NewtonKrylov
 from sdi_gs.guidance.update import Asynchronous, Bridge, Residual
-from sdi_gs.methods import check
+from sdi_gs.methods import check, guidance
 from sdi_gs.ramp import Ramp
 from sdi_gs.views import ViewPolicy
 
@@ -150,6 +151,14 @@ def test_pfd_leaves_alone_what_the_model_would_have_made() -> None:
     )  # fmt: skip
     assert far > 1.0
     assert near < 0.05
+
+
+def test_hifa_denoises_in_the_steps_that_it_is_told() -> None:
+    config = load("mini", ["prompt=red", "update.steps=3"], "hifa")
+    world, z = words(), randn(2, *SHAPE)
+    built = guidance(config, world, PromptSet(world, "red"), Given(z))
+    assert isinstance(built, ImageSpace)
+    assert built.inner.update == Residual(steps=3)
 
 
 @pytest.mark.parametrize("update", [{"steps": 0}, {"steps": 2, "subtract": False}])

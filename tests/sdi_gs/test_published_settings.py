@@ -100,7 +100,8 @@ PUBLISHED: list[tuple[type, dict[str, Any]]] = [
     (NoiseFree, {"low_noise_until": 0.2}),  # NFSD (2310.17590): t < 200 of 1000
     # ProlificDreamer (2305.16213): a LoRA, 1e-4, no camera in a tenth of the samples.
     (VariationalConfig, {"marginal": 0.0, "rank": 4, "rate": 1e-4, "camera_dropped": 0.1}),
-    (ImageSpaceConfig, {"weight": 0.01}),  # HiFA (2305.18766), threestudio's lambda_sds_img
+    # HiFA (2305.18766), threestudio's lambda_sds_img
+    (ImageSpaceConfig, {"weight": 0.01, "steps": 1}),
     (SteinConfig, {"decay": 0.95}),
 ]  # fmt: skip
 
@@ -157,6 +158,7 @@ LIMITS: list[tuple[type, str, list[Any], list[Any]]] = [
     (VariationalConfig, "rank", [1], [0]),
     (VariationalConfig, "rate", [0.0], [-1e-6]),
     (ImageSpaceConfig, "weight", [0.0], [-0.01]),
+    (ImageSpaceConfig, "steps", [1], [0]),
     (SteinConfig, "decay", [0.0, 0.99], [-0.01, 1.0]),
     (ViewPolicy, "azimuth_deg", [(5.0, 5.0)], [(5.0, 4.9)]),
     (ViewPolicy, "elevation_deg", [(-90.0, 90.0), (5.0, 5.0)], [(-90.1, 0.0), (0.0, 90.1)]),
