@@ -121,8 +121,9 @@ def experiment(
     seeds: Annotated[int, typer.Option(help="of whole runs: seeds 0, 1, ...")] = 1,
     out: Annotated[Path | None, typer.Option(help="new folder")] = None,
 ) -> None:
-    """Repeat a figure of the paper: data, plot and table. fig8, fig11, fig14, aids and janus are
-    whole runs on the presets of a family, 'mini' (150 steps if you do not say steps=N) or 'sdi'."""
+    """Repeat a figure of the paper: data, plot and table. fig8, fig9_3d, fig10_3d, fig11, fig14,
+    table2, since, aids and janus are whole runs on the presets of a family, 'mini' (150 steps if
+    you do not say steps=N) or 'sdi'."""
     from ..config import load
     from ..experiments import run as experiments
     from ..experiments.base import table
@@ -132,7 +133,7 @@ def experiment(
     if name == "list":
         entries = {known: entry.shows for known, entry in experiments.EXPERIMENTS.items()}
         for known, shows in {**entries, **CHAINS}.items():
-            typer.echo(f"{known:<6} {shows}")
+            typer.echo(f"{known:<10} {shows}")
         return
     prompt, settings = split_words(words or [])
     if name in CHAINS:

@@ -33,7 +33,8 @@ def chain(name: str, family: str) -> tuple[Variant, ...]:
         "guidance.t.high={start: 0.98, end: 0.98}",
         "guidance.t.low={start: 0.02, end: 0.02}",
     )
-    negative = f"noise.cfg_scale={-2.0 if small else -7.5}"
+    scale = 2.0 if small else 7.5
+    negative = f"noise.cfg_scale={-scale}"
     wide = ("guidance.t.high={start: 0.98, end: 0.98}", "guidance.t.low={start: 0.1, end: 0.1}")
     convex, flat = (f"terms.convexity={{start: {w}, end: {w}}}" for w in (0.1, 0.0))
     falling = ("guidance.t.high={start: 0.98, end: 0.25}", "guidance.t.low=null")
@@ -48,7 +49,44 @@ def chain(name: str, family: str) -> tuple[Variant, ...]:
         ),
         "fig11": tuple(
             Variant(f"{n} inversion steps", "sdi", (f"noise.steps_per_unit={n}",))
-            for n in (3, 5, 10, 20, 30)
+            for n in (2, 3, 4, 5, 8, 10, 16, 20, 30)
+        ),
+        "fig9_3d": (
+            Variant("random, new in each step", "sds_annealed"),
+            Variant("random, fixed", "fixed_noise"),
+            Variant("fixed point", "fixed_point"),
+            Variant("Anderson", "sdi", (f"noise={{kind: anderson, cfg_scale: {scale}}}",)),
+            Variant("gradient descent", "gradient_descent"),
+            Variant("inversion", "sdi", (negative,)),
+        ),
+        "fig10_3d": tuple(
+            Variant(
+                f"inversion {back:g}, forward {forth:g}",
+                "sdi",
+                (f"noise.cfg_scale={back}", f"guidance.cfg_scale={forth}"),
+            )
+            for back, forth in (
+                (scale, scale),
+                (0.0, 0.0),
+                (1.0, 1.0),
+                (0.0, scale),
+                (-scale, scale),
+            )
+        ),
+        "table2": (Variant("ism", "lucid_dreamer"), Variant("sdi", "sdi")),
+        "since": tuple(
+            Variant(name, name)
+            for name in (
+                "sdi",
+                "pfd",
+                "mv_sdi",
+                "sctd",
+                "gcs",
+                "asd",
+                "sds_bridge",
+                "rfds",
+                "rfds_rev",
+            )
         ),
         "fig14": (
             Variant("ism", "ism"),
@@ -83,8 +121,12 @@ def chain(name: str, family: str) -> tuple[Variant, ...]:
 
 CHAINS = {
     "fig8": "Fig. 8: from DreamFusion to SDI, change by change",
+    "fig9_3d": "Fig. 9, left: what each choice of kappa makes in 3D",
+    "fig10_3d": "Fig. 10, right: guidance while inverting and denoising, in 3D",
     "fig11": "Fig. 11: the number of inversion steps, by time and quality",
     "fig14": "Fig. 14: from interval score matching to SDI",
+    "table2": "Table 2: interval score matching, to the letter of its code, and SDI",
+    "since": "SDI and the methods that came after it",
     "janus": "one view at a time or four together: faces of things with two different sides",
     "aids": "App. A: the entropy term, both sets of Perp-Neg's constants and convexity, one by one",
 }

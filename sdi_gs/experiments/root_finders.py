@@ -54,14 +54,16 @@ def _inversions(cfg_scale: float) -> Iterator[Choice]:
 
 def _roots(cfg_scale: float) -> Iterator[Choice]:
     yield Choice("random", RandomNoise())
-    for n in ITERATIONS:
-        plain = FixedPoint(cfg_scale=cfg_scale, iterations=n)
-        yield Choice("fixed point", plain)
-        yield Choice("fixed point, damped", dataclasses.replace(plain, damping=0.3))
-        yield Choice("Anderson", Anderson(cfg_scale=cfg_scale, iterations=n))
-        yield Choice("gradient descent", GradientDescent(cfg_scale=cfg_scale, iterations=n))
-    for n in (1, 2, 3):
-        yield Choice("Newton-Krylov", NewtonKrylov(cfg_scale=cfg_scale, iterations=n))
+    ways: dict[str, tuple[NoiseStrategy, tuple[int, ...]]] = {
+        "fixed point": (FixedPoint(cfg_scale=cfg_scale), ITERATIONS),
+        "fixed point, damped": (FixedPoint(cfg_scale=cfg_scale, damping=0.3), ITERATIONS),
+        "Anderson": (Anderson(cfg_scale=cfg_scale), ITERATIONS),
+        "gradient descent": (GradientDescent(cfg_scale=cfg_scale), ITERATIONS),
+        "Newton-Krylov": (NewtonKrylov(cfg_scale=cfg_scale), (1, 2, 3)),
+    }
+    for name, (noise, counts) in ways.items():
+        for n in counts:
+            yield Choice(name, dataclasses.replace(noise, iterations=n))  # type: ignore[type-var]
 
 
 @torch.no_grad()

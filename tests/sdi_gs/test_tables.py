@@ -312,13 +312,13 @@ def test_every_line_of_a_chain_is_a_configuration_of_its_own(name: str, family: 
         assert (ours.high, ours.low) == (before.high, before.low)
         assert made[-1].noise.cfg_scale == made[-2].noise.cfg_scale < 0  # type: ignore[union-attr]
     if name == "fig11":
-        assert [config.noise.steps_per_unit for config in made] == [3, 5, 10, 20, 30]  # type: ignore[union-attr]
+        assert [config.noise.steps_per_unit for config in made] == [2, 3, 4, 5, 8, 10, 16, 20, 30]  # type: ignore[union-attr]
 
 
 def test_a_chain_from_the_command_line(
     sdi_gs: Run, fast: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its two ends, 3 and 30 inversion steps: each run is a program that loads everything."""
+    """Its two ends, 2 and 30 inversion steps: each run is a program that loads everything."""
     ends = chain("fig11", "mini")[:: len(chain("fig11", "mini")) - 1]
     monkeypatch.setattr("sdi_gs.experiments.chains.chain", lambda name, family: ends)
     out = tmp_path / "c"
