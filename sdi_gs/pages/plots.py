@@ -16,13 +16,19 @@ DOTTED = 40  # a line of more points than this has no dot on each
 PALETTE = ("#1f6f8b", "#c8553d", "#588157", "#7b4b94", "#b08900", "#444444")
 WIDTH, HEIGHT, MARGIN = 460, 260, 56  # of a plot, pixels
 
-LINE = Markup('<polyline points="{path}" fill="none" stroke="{color}"/>')
+INSIDE = 5
+"""Lines whose names stand in the plot; the names of more stand under it."""
+
+LINE = Markup('<polyline points="{path}" fill="none" stroke="{color}"{dashes}/>')
+DASHES = ("", Markup(' stroke-dasharray="5 3"'), Markup(' stroke-dasharray="1 3"'))
+"""Where the colours are used up they begin again, dashed."""
 DOT = Markup('<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{color}"/>')
 # A white rim keeps a label readable where it lies on a line.
 LABEL = Markup(
     '<text x="{x}" y="{y}" text-anchor="end" fill="{color}" stroke="#fff" stroke-width="3" '
     'paint-order="stroke">{text}</text>'
 )
+KEY = Markup('<path d="M{x},{y}h24" fill="none" stroke="{color}"{dashes}/>')
 TEXT = Markup('<text x="{x}" y="{y}">{text}</text>')
 ANCHORED = Markup('<text x="{x}" y="{y}" text-anchor="{anchor}">{text}</text>')
 UPRIGHT = Markup(
@@ -65,15 +71,23 @@ def plot(lines: Sequence[Line], x_title: str, y_title: str, log: bool = False) -
 
     ends = (10.0**low, 10.0**high) if log else (low, high)
     parts = [_axes(x_title, y_title, x_top, ends)]
+    under = len(drawn) > INSIDE
     for index, line in enumerate(drawn):
         color = PALETTE[index % len(PALETTE)]
+        dashes = DASHES[index // len(PALETTE) % len(DASHES)]
         placed = [place(*point) for point in line.points]
         path = " ".join(f"{px:.1f},{py:.1f}" for px, py in placed)
-        parts.append(LINE.format(path=path, color=color))
+        parts.append(LINE.format(path=path, color=color, dashes=dashes))
         if len(placed) <= DOTTED:
             parts += [DOT.format(x=px, y=py, color=color) for px, py in placed]
-        parts.append(LABEL.format(x=WIDTH - 10, y=16 + 14 * index, color=color, text=line.label))
-    return svg(parts, HEIGHT)
+        if under:
+            y = HEIGHT + 14 * index
+            parts.append(KEY.format(x=MARGIN, y=y - 4, color=color, dashes=dashes))
+            parts.append(TEXT.format(x=MARGIN + 32, y=y, text=line.label))
+        else:
+            label = LABEL.format(x=WIDTH - 10, y=16 + 14 * index, color=color, text=line.label)
+            parts.append(label)
+    return svg(parts, HEIGHT + (14 * len(drawn) if under else 0))
 
 
 def _usable(points: list[tuple[float, float]], log: bool) -> list[tuple[float, float]]:

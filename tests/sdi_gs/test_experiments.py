@@ -398,6 +398,23 @@ def test_a_logarithmic_plot_puts_equal_ratios_at_equal_distances() -> None:
     assert "nothing to draw" in plot([Line("a", [(0.0, math.nan)])], "x", "y")
 
 
+@pytest.mark.parametrize("count", [5, 6, 13])
+def test_no_two_lines_of_a_plot_look_alike(count: int) -> None:
+    """And the names of many stand under the plot, where no line is."""
+    lines = [Line(f"line {i}", [(0.0, i), (9.0, 1.0)]) for i in range(count)]
+    drawn = ElementTree.fromstring(plot(lines, "x", "y"))
+    looks = [(e.get("stroke"), e.get("stroke-dasharray")) for e in drawn.iter("polyline")]
+    assert len(set(looks)) == len(looks) == count
+    named = {e.text: float(e.get("y", 0)) for e in drawn.iter("text") if e.text in
+             {line.label for line in lines}}  # fmt: skip
+    assert len(named) == count
+    height = float(drawn.get("height", 0))
+    if count > 5:
+        axis = max(float(e.get("y", 0)) for e in drawn.iter("text") if e.text == "x")
+        assert min(named.values()) > axis
+    assert max(named.values()) < height
+
+
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_every_experiment_runs_from_the_command_line(
     sdi_gs: Run, fast: Path, tmp_path: Path, name: str
