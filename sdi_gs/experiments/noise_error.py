@@ -72,9 +72,10 @@ def fig9(bench: Bench, say: Callable[[str], None]) -> Result:
 
 
 def fig10(bench: Bench, say: Callable[[str], None]) -> Result:
-    """Guidance while inverting and while denoising: (s, s), (0, 0), (0, s) and (-s, s)."""
+    """Guidance while inverting and while denoising: the paper's (s, s), (0, 0), (0, s) and (-s, s),
+    the thesis's (1, 1), and (1 - s, s) of Probability-Flow Distillation."""
     s, base = bench.cfg_scale, inversion(bench)
-    pairs = ((s, s), (0.0, 0.0), (0.0, s), (-s, s))
+    pairs = ((s, s), (0.0, 0.0), (1.0, 1.0), (0.0, s), (-s, s), (1.0 - s, s))
     return _sweep(
         bench,
         {
