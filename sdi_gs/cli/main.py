@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..errors import RunFailure, UserError, command, leading
+from ..errors import RunFailure, UserError, leading
 from ..stopping import stopping
 from . import evaluate, known, studies, sweep, watch
 from .arguments import (
@@ -34,8 +34,6 @@ from .codes import STOPPED, for_parent, unexpected
 
 if TYPE_CHECKING:
     from ..api import Asset
-    from ..artefacts.run_folder import RunFolder
-    from ..config import Config
 
 app = typer.Typer(
     name="sdi-gs",
@@ -119,12 +117,15 @@ def generate(
     chosen = configure(prompt, config, guidance=guidance, seed=seed, steps=steps, settings=settings)
 
     from .. import run
+    from . import results
+
+    results.note_few_steps(chosen, config, guidance)
 
     watching = watch.watcher(view, port)
     try:
         finished = run.generate(chosen, out, watching)
         if finished is not None:
-            _print_results(finished, chosen)
+            results.print_results(finished, chosen)
             watching.linger()
     finally:
         watching.end()
@@ -134,6 +135,7 @@ def generate(
 def resume(run: RunArgument) -> None:
     """Continue a run that was stopped, to the same result as without the stop."""
     from .. import run as runs
+    from . import results
 
     view = watch.watcher(False, None)
     try:
@@ -141,7 +143,7 @@ def resume(run: RunArgument) -> None:
     finally:
         view.end()
     if finished is not None:
-        _print_results(finished, finished.config())
+        results.print_results(finished, finished.config())
 
 
 @app.command()
@@ -284,17 +286,6 @@ def doctor(
 
 for room in (studies, watch, evaluate, sweep, known):
     room.register(app)
-
-
-def _print_results(run: RunFolder, config: Config) -> None:
-    typer.echo("")
-    for path in run.finals():
-        typer.echo(f"  asset      {path}")
-    typer.echo(f"  turntable  {run.turntable(config.output.turntable.format)}")
-    typer.echo(f"  preview    {run.preview_png}")
-    if run.report_file.exists():
-        typer.echo(f"  report     {run.report_file}")
-    typer.echo(f"  replay     {command('generate', '--config', run.config_file)}")
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -33,7 +33,7 @@ from .plain_unet import Output, PlainUNet
 Precision = Literal["float32", "bfloat16"]
 _HINTS = {"float32": "f32", "bfloat16": "bf16"}
 _RECORDED = "unet.xml"
-_RECORDING = 1
+_RECORDING = 2
 """Counts up when networks are recorded in another way."""
 
 
@@ -92,6 +92,7 @@ def _core() -> Any:
 class _Compiled:
     def __init__(self, network: PlainUNet, precision: Precision) -> None:
         self._network = network
+        self._labelled = network.class_embedding is not None
         core = _core()
         settings = {
             "INFERENCE_PRECISION_HINT": _HINTS[precision],
@@ -107,9 +108,11 @@ class _Compiled:
         wanted = torch.is_grad_enabled() and (
             x.requires_grad or encoder_hidden_states.requires_grad
         )
-        if wanted or class_labels is not None or x.dtype != torch.float32:
+        other = (class_labels is not None) != self._labelled  # than what was recorded
+        if wanted or other or x.dtype != torch.float32:
             return self._network.forward(x, t, encoder_hidden_states, class_labels)
-        given = [tensor.detach().contiguous().numpy() for tensor in (x, t, encoder_hidden_states)]
+        asked = [x, t, encoder_hidden_states, *([class_labels] if self._labelled else [])]
+        given = [tensor.detach().contiguous().numpy() for tensor in asked if tensor is not None]
         # Shared: OpenVINO reads the arrays where they are; what it returns is a copy.
         out = self._request(given, share_inputs=True, share_outputs=False)[0]
         return Output(torch.from_numpy(out))
@@ -122,8 +125,8 @@ class _Bare(nn.Module):
         super().__init__()
         self.network = network
 
-    def forward(self, x: Tensor, t: Tensor, words: Tensor) -> Tensor:
-        out: Tensor = self.network(x, t, words).sample
+    def forward(self, x: Tensor, t: Tensor, words: Tensor, labels: Tensor | None = None) -> Tensor:
+        out: Tensor = self.network(x, t, words, labels).sample
         return out
 
 
@@ -146,17 +149,25 @@ def _record(network: PlainUNet) -> Any:
 
     c = network.config
     side = 2 ** len(c.block_out_channels)
-    example = (
-        torch.zeros(2, c.in_channels, side, side),
-        torch.zeros(2, dtype=torch.int64),
-        torch.zeros(2, 7, c.cross_attention_dim),
-    )
+    rows = 2 * _together(network)
+    example = [
+        torch.zeros(rows, c.in_channels, side, side),
+        torch.zeros(rows, dtype=torch.int64),
+        torch.zeros(rows, 7, c.cross_attention_dim),
+    ]
+    if network.class_embedding is not None:
+        example.append(torch.zeros(rows, c.projection_class_embeddings_input_dim))
     # openvino.convert_model does the same, and reports that it was used to its makers.
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # of tracing, about shapes that are the same for all
-        decoder = TorchScriptPythonDecoder(_Bare(network), example_input=example)
+        decoder = TorchScriptPythonDecoder(_Bare(network), example_input=tuple(example))
         frontend = FrontEndManager().load_by_framework("pytorch")
         return frontend.convert(frontend.load(decoder))
+
+
+def _together(network: PlainUNet) -> int:
+    """Rows of the network that attend to each other."""
+    return max(int(getattr(module, "views", 1)) for module in network.modules())
 
 
 def _keep(made: Any, kept: Path) -> None:
@@ -180,7 +191,8 @@ def _cache() -> Path:
 def _digest(network: PlainUNet) -> str:
     """Of all that a recording depends on."""
     found = hashlib.sha256()
-    versions = (_RECORDING, importlib.metadata.version("openvino"), torch.__version__)
+    versions = (_RECORDING, importlib.metadata.version("openvino"), torch.__version__,
+                _together(network))  # fmt: skip
     found.update(json.dumps([versions, vars(network.config)], sort_keys=True, default=str).encode())
     for name, tensor in network.state_dict().items():
         found.update(f"{name} {tuple(tensor.shape)}".encode())

@@ -97,7 +97,7 @@ class Segment:
         """e, s and t for times ``t`` [B] of a schedule of ``total``, all on the CPU."""
         shares = torch.linspace(self.low, self.high, self.segments + 1, dtype=torch.float64)
         edges = (shares * total).round().long()[:-1]
-        index = torch.searchsorted(edges, t, right=True) - 1
+        index = torch.searchsorted(edges, t.contiguous(), right=True) - 1
         e = edges[index.clamp(min=0)]
         t = torch.maximum(t, e + round(self.gap * total)).clamp(max=total - 1)
         margin = round(self.margin * total)

@@ -13,12 +13,13 @@ import torch
 from torch import Tensor
 
 from sdi_gs import build
-from sdi_gs.config import load
+from sdi_gs.config import ModelConfig, load
 from sdi_gs.diffusion import compiled
 from sdi_gs.diffusion.base import Condition
 from sdi_gs.diffusion.folder import ModelError
 from sdi_gs.diffusion.stable import StableDiffusion
 from sdi_gs.diffusion.tuning import Tuning, tune
+from sdi_gs.guidance import PromptSet, Viewpoints
 from sdi_gs.mini import MINI_DIR
 
 from ..tiny import save_model
@@ -60,6 +61,21 @@ def test_it_answers_as_the_network_for_any_number_of_rows(folder: Path) -> None:
     for rows in (1, 2, 5):
         asked = question(rows, 16)
         assert relative(fast.predict_noise(*asked), plain.predict_noise(*asked)) < 1e-5
+
+
+@torch.no_grad()
+def test_views_that_are_seen_together_are_compiled_with_their_poses() -> None:
+    plain, fast = (build.denoiser(ModelConfig(source="mini_mv", compile=kind), torch.device("cpu"))
+                   for kind in ("no", "openvino"))  # fmt: skip
+    for groups in (1, 3):
+        rows = 4 * groups
+        x, t = torch.randn(rows, 4, 8, 8), torch.arange(1, rows + 1) // 4 * 300 + 20
+        around = Viewpoints.front(rows, 4)
+        said = PromptSet(plain, "a red mug").conditions(around).positive
+        expected = plain.predict_noise(x, t, said)
+        found = fast.predict_noise(x, t, said)
+        assert not torch.equal(found, expected)  # it was asked
+        assert relative(found, expected) < 1e-5
 
 
 @torch.no_grad()

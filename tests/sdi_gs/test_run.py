@@ -18,6 +18,7 @@ import torch
 from representations.export import read_ply
 from representations.files import write_bytes
 from sdi_gs.artefacts import checkpoint, holder
+from sdi_gs.cli.results import spoken
 from sdi_gs.config import guidances
 
 from ..stopping import interrupt, stop_at
@@ -79,6 +80,33 @@ def test_what_a_run_says(sdi_gs: Run, fast: Path, tmp_path: Path) -> None:
     for name in ("final.ply", "turntable.gif", "preview.png"):
         assert str(out / name) in said.out
         assert (out / name).stat().st_size > 0
+    seconds = json.loads((out / "summary.json").read_text())["seconds"]
+    assert f"took       {spoken(seconds)}" in said.out
+    after = said.out.partition("took")[2].splitlines()
+    typed = [line.strip().partition("   ")[0] for line in after if str(out) in line]
+    assert [shlex.split(line)[-3 if "export" in line else -1] for line in typed] == [str(out)] * 2
+    last = shlex.split(typed[1])
+    made = sdi_gs(*last[last.index("export") :], "--resolution", 16)
+    assert made.code == 0, made.err
+    assert (out / "final.glb").exists()
+
+
+def test_few_steps_are_said_before_they_are_made(sdi_gs: Run, fast: Path, tmp_path: Path) -> None:
+    """``fast`` has 6 steps: 1 is less than a quarter of them, 2 are not."""
+    for steps, told in ((1, True), (2, False)):
+        said = sdi_gs("generate", PROMPT, "--config", fast, "--steps", steps,
+                      "--out", tmp_path / str(steps))  # fmt: skip
+        assert said.code == 0
+        assert (f"note: {steps} steps, where {fast} takes 6" in said.err) == told
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [(0.4, "0 s"), (59.4, "59 s"), (59.6, "1 min 0 s"), (185, "3 min 5 s"), (3599.6, "1 h 0 min"),
+     (7812, "2 h 10 min")],
+)  # fmt: skip
+def test_how_long_it_took(seconds: float, said: str) -> None:
+    assert spoken(seconds) == said
 
 
 def test_the_saved_config_replays_the_run(sdi_gs: Run, whole: Path, tmp_path: Path) -> None:
