@@ -64,6 +64,7 @@ class Entry:
     faces: float | None  # mean of a shape, one being right, where mini knows the objects
     recognised: int | None  # runs that CLIP knows among all its sentences in most views
     clip_score: float | None  # 0 to 100, mean of those that did not diverge
+    clip_spread: float | None  # standard deviation over them
     iqa_quality: float | None  # 0 to 1, the same
     r_precision: float | None  # 0 to 1, the same
     seconds: float | None  # mean of a whole run
@@ -180,6 +181,7 @@ def summarise(representation: str, variant: str, outcomes: Sequence[Row | Withou
     runs = len(done) + sum(isinstance(o, Without) and o.diverged for o in outcomes)
     values = [row.psnr_db for row in good if row.psnr_db is not None]
     judged = [row.judged for row in good if row.judged is not None]
+    scores = [j.clip_score for j in judged]
     memory = [m for row in done if (m := row.peak_cuda_memory_mb or row.peak_memory_mb)]
 
     def mean(numbers: Sequence[float]) -> float | None:
@@ -195,7 +197,8 @@ def summarise(representation: str, variant: str, outcomes: Sequence[Row | Withou
         psnr_spread_db=statistics.pstdev(values) if len(values) > 1 else None,
         faces=mean([row.faces for row in good if row.faces is not None]),
         recognised=sum(j.r_precision > 0.5 for j in judged) if judged else None,
-        clip_score=mean([j.clip_score for j in judged]),
+        clip_score=mean(scores),
+        clip_spread=statistics.pstdev(scores) if len(scores) > 1 else None,
         iqa_quality=mean([j.iqa["quality"] for j in judged]),
         r_precision=mean([j.r_precision for j in judged]),
         seconds=mean([row.seconds_total for row in done]),
@@ -212,10 +215,11 @@ COLUMNS: tuple[Column[Entry], ...] = (
     ("not run", lambda e: str(e.not_run) if e.not_run else "-"),
     ("diverged %", lambda e: or_dash(e.diverged_percent, ".0f")),
     ("PSNR dB", lambda e: or_dash(e.psnr_db, ".2f")),
-    ("+-", lambda e: or_dash(e.psnr_spread_db, ".2f")),
+    ("PSNR +-", lambda e: or_dash(e.psnr_spread_db, ".2f")),
     ("faces", lambda e: or_dash(e.faces, ".2f")),
     ("recognised", lambda e: or_dash(e.recognised, ".0f")),
     ("CLIP", lambda e: or_dash(e.clip_score, ".1f")),
+    ("CLIP +-", lambda e: or_dash(e.clip_spread, ".1f")),
     ("IQA %", lambda e: or_dash(e.iqa_quality, ".0f", 100)),
     ("R-prec. %", lambda e: or_dash(e.r_precision, ".0f", 100)),
     ("seconds", lambda e: or_dash(e.seconds, ".0f")),

@@ -274,6 +274,8 @@ def test_an_empty_shape_has_diverged_and_recognition_is_counted_by_run() -> None
     assert entry.recognised == 1  # half of the views are not most
     assert entry.r_precision == pytest.approx(0.75)
     assert entry.clip_score == pytest.approx(20.75)
+    assert entry.clip_spread == pytest.approx(0.25)  # of 20.5 and 21; the empty one has no say
+    assert summarise("gaussians", "sdi", rows[:1]).clip_spread is None
     assert "recognised" in text([entry])
     assert "recognised" not in text([summarise("gaussians", "sdi", [row(20.0)])])
 
