@@ -233,7 +233,10 @@ def _given_splats(settings: GaussianConfig, say: Say) -> SplatCloud | None:
     if init.kind != "splats":
         return None
     up = None if init.up == "auto" else init.up
-    how = Reading(up=up, activated=init.activated, drop_bad=init.drop_bad)
+    how = Reading(
+        up=up, activated=init.activated, drop_bad=init.drop_bad,
+        linear_colours=init.linear_colours, cut=init.cut(),
+    )  # fmt: skip
     cloud, notes = read_splats(init.path, how)
     for note in notes:
         say(f"{init.path}: {note}")

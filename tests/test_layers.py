@@ -89,6 +89,8 @@ RESERVED = {
     "tensorboardX": ("sdi_gs.artefacts.scalars",),
     "open3d": ("representations.export.fuse_open3d",),
     "gsply": ("representations.export.packed",),
+    "gaussforge": ("representations.export.forge",),
+    "pxr": ("representations.export.usd",),
     "numba": ("representations.ops", "sdi_gs.build", "sdi_gs.doctor"),
     "typer": ("sdi_gs.cli",),
     "jinja2": ("sdi_gs.pages.render",),
