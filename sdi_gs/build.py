@@ -182,7 +182,7 @@ def renderer(
     """The 3D representation. With ``restored`` its state is loaded right after, so that a file it
     once started from may be gone. ``say``: is told what is worth knowing of such a file."""
     use_threads(config.threads)
-    run = Run(target, config.steps, config.seed, exchange, restored, say)
+    run = Run(target, config.schedule, config.seed, exchange, restored, say)
     chosen = config.representation
     with below("representation"):
         match chosen:
@@ -315,6 +315,7 @@ def training(
         weights=dict(config.terms),
         rng=Generator().manual_seed(config.seed),
         steps=config.steps,
+        schedule=config.schedule,
         batch=config.batch,
         resolution=config.resolution,
         device=target,
@@ -348,7 +349,7 @@ class Method(NamedTuple):
 
 def guidance(config: Config, model: Denoiser, subject: Subject, noise: NoiseStrategy) -> Guidance:
     """The method that the settings describe, with ``noise`` as its kappa."""
-    method = Method(model, subject, noise, config.guidance, config.steps)
+    method = Method(model, subject, noise, config.guidance, config.schedule)
     match config.update:
         case VariationalConfig() as chosen:
             if not isinstance(model, Adaptable):

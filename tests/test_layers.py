@@ -24,6 +24,7 @@ FLOORS = (
     ("sdi_gs.experiments", "sdi_gs.watch"),
     ("sdi_gs.evaluation", "sdi_gs.convert"),
     ("sdi_gs.child", "sdi_gs.run"),
+    ("sdi_gs.going_on",),
     ("sdi_gs.assets", "sdi_gs.look", "sdi_gs.splat_files", "sdi_gs.doctor"),
     ("sdi_gs.build", "sdi_gs.pages"),
     ("sdi_gs.artefacts", "sdi_gs.budget", "sdi_gs.differences", "sdi_gs.families"),

@@ -144,13 +144,27 @@ def generate(
 
 
 @app.command()
-def resume(run: RunArgument) -> None:
-    """Continue a run that was stopped, to the same result as without the stop."""
+def resume(
+    run: RunArgument,
+    settings: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]...", help="of output, device and threads"),
+    ] = None,
+    steps: Annotated[
+        int | None,
+        typer.Option(help="of the whole run, more than it has: go on beyond its end"),
+    ] = None,
+) -> None:
+    """Continue a stopped run, to the same result as without the stop; or make one longer."""
+    for word in settings or []:
+        if "=" not in word:
+            raise UserError(f"{word!r} is no setting: write key=value, such as device=cpu")
     from .. import run as runs
+    from ..going_on import Change
 
     view = watch.watcher(False, None)
     try:
-        finished = runs.resume(run, view)
+        finished = runs.resume(run, view, Change(steps, settings or ()))
     finally:
         view.end()
     if finished is not None:
