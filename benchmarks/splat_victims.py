@@ -157,13 +157,20 @@ def in_glb(data: bytes, rng: random.Random) -> bytes:
     return head + text + data[20 + length :]
 
 
+def _no_bomb(data: bytes) -> bytes:
+    """A second wound would make a bomb of the first go off here, and not in a reader."""
+    if len(data) > 100_000:
+        raise ValueError("a bomb already")
+    return data
+
+
 def in_gzip(data: bytes, rng: random.Random) -> bytes:
-    return gzip.compress(rng.choice((*BYTES, count_in_bytes))(gzip.decompress(data), rng))
+    return gzip.compress(rng.choice((*BYTES, count_in_bytes))(gzip.decompress(_no_bomb(data)), rng))
 
 
 def in_archive(data: bytes, rng: random.Random) -> bytes:
     """A member of an archive is damaged, gone, or something else; the archive is whole."""
-    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+    with zipfile.ZipFile(io.BytesIO(_no_bomb(data))) as archive:
         held = {name: archive.read(name) for name in archive.namelist()}
     name = rng.choice(sorted(held))
     wound = rng.choice((wounds.in_json, *BYTES)) if name.endswith(".json") else rng.choice(BYTES)
