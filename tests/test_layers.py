@@ -28,6 +28,8 @@ FLOORS = (
     ("sdi_gs.assets", "sdi_gs.look", "sdi_gs.splat_files", "sdi_gs.doctor"),
     ("sdi_gs.build", "sdi_gs.pages"),
     ("sdi_gs.artefacts", "sdi_gs.budget", "sdi_gs.differences", "sdi_gs.families"),
+    ("sdi_gs.starting",),
+    ("sdi_gs.fitting",),
     ("sdi_gs.config",),
     ("sdi_gs.trainer", "sdi_gs.views"),
     ("sdi_gs.guidance",),

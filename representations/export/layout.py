@@ -72,12 +72,20 @@ def require_rows(fits: Tensor, fault: str, remedy: str) -> None:
 def require_scales(cloud: SplatCloud, low: float, high: float, kind: str) -> None:
     """Raise ValueError for splats whose natural logs of scale are not between ``low`` and ``high``,
     as the format ``kind`` needs."""
+    if not _beyond(cloud.log_scale, low, high):
+        return
     fits = ((cloud.log_scale >= low) & (cloud.log_scale <= high)).all(-1)
     require_rows(
         fits,
         f"has a log scale beyond {low:g} to {high:g}, all that {kind} holds",
         f"write a .ply, which holds any, or add --scale {_fitting(cloud, low, high):.2g}",
     )
+
+
+def _beyond(values: Tensor, low: float, high: float) -> bool:
+    """Whether any is; one look at all of them, where a look at each row takes ten times as long."""
+    least, most = torch.aminmax(values)
+    return not (float(least) >= low and float(most) <= high)
 
 
 def _fitting(cloud: SplatCloud, low: float, high: float) -> float:

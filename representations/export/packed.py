@@ -109,10 +109,10 @@ def write_compressed_ply(
     return len(cloud)
 
 
-def position_bits(cloud: SplatCloud) -> int:
-    """Bits after the point of an SPZ's positions: SPZ_USUAL_BITS, more where the shape is small,
-    fewer where it reaches far. ValueError where the steps would be seen."""
-    radius = typical_radius(cloud)
+def position_bits(cloud: SplatCloud, radius: float) -> int:
+    """Bits after the point of an SPZ's positions, for splats of the typical ``radius``:
+    SPZ_USUAL_BITS, more where the shape is small, fewer where it reaches far. ValueError where the
+    steps would be seen."""
     reach, row = (float(x) for x in cloud.means.abs().amax(-1).max(0))
     fine = math.ceil(math.log2(SPZ_FINE / radius))
     fits = math.floor(math.log2(SPZ_STEPS / max(reach, 1e-30)))
@@ -128,11 +128,11 @@ def position_bits(cloud: SplatCloud) -> int:
     return bits
 
 
-def _require_thickness(cloud: SplatCloud) -> None:
+def _require_thickness(cloud: SplatCloud, radius: float) -> None:
     """ValueError where the narrowest splat of the format would be seen and is not narrow enough."""
     least, most = SPZ_LOG_SCALES
     require_scales(cloud, -87.0, most, "an SPZ")
-    if math.exp(least) > SPZ_UNSEEN * typical_radius(cloud):
+    if math.exp(least) > SPZ_UNSEEN * radius:
         require_scales(cloud, least - 1 / 32, most, "an SPZ")
 
 
@@ -153,8 +153,9 @@ def write_spz(
     if version == 4:
         _require_zstd()
     cloud = layout.apply(cloud)
-    _require_thickness(cloud)
-    bits = position_bits(cloud)
+    radius = typical_radius(cloud)
+    _require_thickness(cloud, radius)
+    bits = position_bits(cloud, radius)
     tell_cut(say, cloud.sh_dc, SPZ_CONSTANT, "colours")
     tell_cut(say, cloud.sh_rest, SPZ_HIGHER, "harmonics")
     rest = cloud.sh_rest.numpy() if cloud.sh_degree else None  # [N, K - 1, 3]
