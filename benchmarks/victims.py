@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import splat_victims
 import torch
 import wounds
 from wounds import BYTES, TEXT, Wound
@@ -244,7 +245,7 @@ def init_files(folder: Path) -> None:
 
 def read_init(name: str) -> Callable[[Path], Any]:
     def read(folder: Path) -> Any:
-        from sdi_gs.cli.arguments import init_settings
+        from sdi_gs.cli.files import Asked
 
         path = folder / name
         if name.endswith(".splat"):
@@ -252,7 +253,7 @@ def read_init(name: str) -> Callable[[Path], Any]:
 
             cloud = open_splats(path).renderer.cloud()  # type: ignore[attr-defined]
         else:
-            words = init_settings(path)
+            words = Asked().init_settings(path)
             if name == "p.ply":  # splats by its ending; these are points
                 words[0] = "representation.init.kind=points"
             config = load("mini", [*SIZES, *words])
@@ -285,9 +286,11 @@ def victims(folder: Path) -> list[Victim]:
     from sdi_gs.evaluation.judge import JUDGE_DIR
     from sdi_gs.mini import MINI_DIR
 
-    run, init = folder / "run", folder / "init"
+    run, init, splats = folder / "run", folder / "init", folder / "splats"
     run_folder(run)
     init_files(init)
+    splat_victims.splat_files_apart(splats)
+    splat_victims.prepare()
     saved = "checkpoints/step_0000006.pt"
     plain = (*BYTES, *TEXT, wounds.in_json, wounds.in_json, wounds.in_json)
     line = (*BYTES, *TEXT, *[wounds.in_line] * 8)
@@ -320,4 +323,7 @@ def victims(folder: Path) -> list[Victim]:
         found.append(
             Victim(f"init {name}", init, {name: (*text, zip_instead)}, read_init(name), share)
         )
+    for name, share in splat_victims.SHARES.items():
+        hurt = {name: splat_victims.wounds_of(name)}
+        found.append(Victim(f"splats {name}", splats, hurt, splat_victims.read(name), share))
     return found

@@ -65,16 +65,11 @@ def rotate_from_file(cloud: SplatCloud, up: str = VIEWER) -> SplatCloud:
     return _rotate(cloud, FRAMES[up].matrix().T, (w, -x, -y, -z))
 
 
-def _rotate(
-    cloud: SplatCloud, matrix: Tensor, turn: tuple[float, float, float, float]
-) -> SplatCloud:
-    # Entries of the matrix are 0 and +-1: positions are permuted, not rounded.
-    source = matrix.abs().argmax(dim=1)
-    sign = matrix.sum(dim=1).to(cloud.means)
-    means = cloud.means[:, source] * sign
+def hamilton(turn: tuple[float, float, float, float], quat_wxyz: Tensor) -> Tensor:
+    """The rotations ``quat_wxyz`` [N, 4] followed by ``turn`` (w, x, y, z): their product."""
     a, b, c, d = turn
-    w, x, y, z = cloud.quat_wxyz.double().unbind(-1)
-    quat = torch.stack(
+    w, x, y, z = quat_wxyz.unbind(-1)
+    return torch.stack(
         [
             a * w - b * x - c * y - d * z,
             a * x + b * w + c * z - d * y,
@@ -83,6 +78,16 @@ def _rotate(
         ],
         dim=-1,
     )
+
+
+def _rotate(
+    cloud: SplatCloud, matrix: Tensor, turn: tuple[float, float, float, float]
+) -> SplatCloud:
+    # Entries of the matrix are 0 and +-1: positions are permuted, not rounded.
+    source = matrix.abs().argmax(dim=1)
+    sign = matrix.sum(dim=1).to(cloud.means)
+    means = cloud.means[:, source] * sign
+    quat = hamilton(turn, cloud.quat_wxyz.double())
     return cloud.replace(
         means=means,
         quat_wxyz=quat.to(cloud.quat_wxyz),

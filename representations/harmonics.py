@@ -64,8 +64,14 @@ def rotate_rest(coefficients: Tensor, rotation: Tensor) -> Tensor:
     old = basis_rest(sample, count)
     new = basis_rest(sample @ rotation.double().T, count)
     matrix = torch.linalg.lstsq(new, old).solution  # [K - 1, K - 1]: new @ matrix == old
-    # float32 is enough for float32: the rows of the matrix are unit vectors.
-    matrix = matrix.to(coefficients)
-    # In portions that stay in the cache.
-    turned = [torch.einsum("ij,njc->nic", matrix, some) for some in coefficients.split(PORTION)]
-    return torch.cat(turned) if len(turned) > 1 else turned[0]
+    # float32 is enough for float32: the rows of the matrix are unit vectors. Channels are turned
+    # with the rest, which makes one product of flat rows, in portions that stay in the cache.
+    whole = torch.kron(matrix.T.contiguous(), torch.eye(3, dtype=matrix.dtype))
+    whole = whole.to(coefficients)
+    given = coefficients.reshape(len(coefficients), -1)
+    if coefficients.requires_grad:
+        return (given @ whole).reshape(coefficients.shape)
+    turned = torch.empty_like(given)
+    for some, to in zip(given.split(PORTION), turned.split(PORTION), strict=True):
+        torch.mm(some, whole, out=to)
+    return turned.reshape(coefficients.shape)

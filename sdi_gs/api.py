@@ -18,6 +18,7 @@ from . import run as runs
 from .artefacts import media
 from .config import SEAMS, Config, ModelConfig, load
 from .errors import RunFailure, UserError, command, nearest
+from .going_on import Change
 from .splat_files import OpenedSplats, open_splats
 from .views import ViewPolicy
 from .watch.progress import watcher as standard_watcher
@@ -212,12 +213,25 @@ def generate(
     )
 
 
-def resume(path: str | Path, watcher: runs.Watcher | None = None) -> Asset:
+def resume(
+    path: str | Path,
+    watcher: runs.Watcher | None = None,
+    *,
+    steps: int | None = None,
+    settings: Settings = (),
+) -> Asset:
     """Continue the run in the folder ``path`` to the same bytes as without the stop.
 
-    Raises UserError where there is nothing to continue, RunFailure where it is stopped again.
+    Args:
+        steps: of the whole run, more than it has: it goes on beyond its end, where what moves with
+            the run stays as it is there.
+        settings: of ``output``, ``device`` and ``threads``, which may be others from here on.
+
+    Raises UserError where there is nothing to continue and for any other setting, RunFailure where
+    it is stopped again.
     """
-    return _watched(watcher, lambda shown: runs.resume(Path(path), shown))
+    change = Change(steps, _assignments(settings))
+    return _watched(watcher, lambda shown: runs.resume(Path(path), shown, change))
 
 
 def open_asset(path: str | Path, how: Reading | None = None) -> Asset:

@@ -19,10 +19,14 @@ from .views import ViewPolicy
 
 if TYPE_CHECKING:
     from representations.cloud import SplatCloud
+    from representations.cutting import Cut
     from representations.export import Layout
     from representations.export.surface import Extracted
 
-SPLAT_FORMATS = ("ply", "ply-compressed", "splat", "spz", "sog", "html")
+USD_FORMATS = ("usdz", "usdc", "usda")
+SPLAT_FORMATS = (
+    "ply", "ply-compressed", "splat", "spz", "sog", "ksplat", "gltf-splats", *USD_FORMATS, "html",
+)  # fmt: skip
 MESH_FORMATS = ("glb", "obj", "mesh-ply")
 FORMATS = (*SPLAT_FORMATS, *MESH_FORMATS)
 MESHERS = ("default", "open3d")
@@ -30,18 +34,21 @@ UPS = ("viewer", "y", "z")
 IN_VIEW = 0.85
 """Of what a camera sees whole: the ball of nearly all splats, when they become triangles."""
 
-ENDINGS = {"mesh-ply": "ply", "ply-compressed": "compressed.ply"}
+ENDINGS = {"mesh-ply": "ply", "ply-compressed": "compressed.ply", "gltf-splats": "splats.glb"}
 
 
 @dataclass(frozen=True)
 class SplatOptions:
     """What goes into a file of splats; None is the format's own choice."""
 
-    up: str | None = None  # one of UPS; None: viewer
+    up: str | None = None  # one of UPS; None: the format's own, viewer for most
     sh_degree: int | None = None  # 0 to 3; None: as trained
     min_opacity: float | None = None  # 0 to 1; None: 1/255, below which no viewer draws
     scale: float | None = None  # above 0: times every length
     recentre: bool = False  # the middle of the shape goes to the origin, before it is scaled
+    spz_version: int | None = None  # 3 or 4; None: 3
+    cut: Cut | None = None  # what is left out, before anything else; None: nothing
+    cut_typed: tuple[str, ...] = ()  # and how that was asked for
 
     def __post_init__(self) -> None:
         if self.scale is not None and not 1e-12 <= self.scale <= 1e12:
@@ -65,13 +72,16 @@ class SplatOptions:
     def given(self) -> list[str]:
         """The options that were asked for, as they are typed."""
         asked = {"up": self.up, "sh_degree": self.sh_degree, "min_opacity": self.min_opacity,
-                 "scale": self.scale}  # fmt: skip
+                 "scale": self.scale, "spz_version": self.spz_version}  # fmt: skip
         given = [f"{name}={value}" for name, value in asked.items() if value is not None]
-        return [*given, *(["--recentre"] if self.recentre else [])]
+        cut = self.cut_typed or (() if self.cut is None else ("cut",))
+        return [*given, *(["--recentre"] if self.recentre else []), *cut]
 
     def place(self, cloud: SplatCloud, say: Say) -> SplatCloud:
-        """The splats where and as large as they are wanted; ``say`` is told by how much they were
-        moved."""
+        """The splats that are wanted, where and as large as they are wanted; ``say`` is told how
+        many are left out, and by how much they were moved."""
+        if self.cut is not None:
+            cloud = self.cut.apply(cloud, say)
         if self.scale is None and not self.recentre:
             return cloud
         from representations.framing import Frame, frame_of
@@ -94,6 +104,22 @@ class SplatOptions:
                 f"sh_degree={self.sh_degree}: a .splat file holds one colour per splat; leave it "
                 "out, or write kind=ply or spz"
             )
+        if self.spz_version is not None and kind != "spz":
+            raise UserError(
+                f"spz_version={self.spz_version}: is of kind=spz, and kind={kind} is another "
+                "format; leave it out"
+            )
+        if self.spz_version not in (None, 3, 4):
+            raise UserError(
+                f"spz_version={self.spz_version}: written are 3, which every reader knows, and 4, "
+                "which is smaller; write spz_version=3"
+            )
+        if kind == "gltf-splats" and self.up not in (None, "y"):
+            raise UserError(f"up={self.up}: a glTF file has y up by its standard; leave it out")
+        if kind in USD_FORMATS and self.up == "viewer":
+            raise UserError(
+                "up=viewer: a USD stage has y or z up; write up=y, up=z, or leave it out"
+            )
         if kind == "html" and self.up in ("y", "z"):
             raise UserError(
                 f"up={self.up}: the html page stands its splats upright by itself; leave it out"
@@ -102,7 +128,7 @@ class SplatOptions:
     def layout(self) -> Layout:
         from representations.export import Layout
 
-        chosen = Layout(up=self.up or "viewer", sh_degree=self.sh_degree)
+        chosen = Layout(up=self.up, sh_degree=self.sh_degree)
         if self.min_opacity is None:
             return chosen
         return replace(chosen, min_opacity=self.min_opacity)
@@ -159,8 +185,9 @@ def final_format(shape: Renderer) -> str:
 def kind_of(path: Path, shape: Renderer) -> str:
     """The format that the ending of ``path`` names. UserError for an unknown one."""
     name = path.name.lower()
-    if name.endswith(".compressed.ply"):
-        return "ply-compressed"
+    for kind in ("ply-compressed", "gltf-splats"):
+        if name.endswith(f".{ENDINGS[kind]}"):
+            return kind
     suffix = path.suffix.lower().lstrip(".")
     if suffix == "ply":
         return "ply" if isinstance(shape, HasSplats) else "mesh-ply"
@@ -180,8 +207,8 @@ def require_ending(path: Path, kind: str) -> None:
     name = path.name.lower()
     endings = sorted({ending(known) for known in FORMATS}, key=len, reverse=True)
     said = next((known for known in endings if name.endswith(f".{known}")), None)
-    # A compressed PLY is a PLY to whoever reads its header.
-    fits = {ending(kind), "ply"} if kind == "ply-compressed" else {ending(kind)}
+    # A compressed PLY is a PLY to whoever reads its header, and glTF of splats is a .glb.
+    fits = {ending(kind), {"ply-compressed": "ply", "gltf-splats": "glb"}.get(kind, ending(kind))}
     if said is not None and said not in fits:
         right = path.with_name(path.name[: -len(said)] + ending(kind))
         raise UserError(
@@ -228,17 +255,20 @@ def export(
         with below("export"):
             cloud, said = shape.cloud(), list[str]()
             cloud = splats.place(cloud, said.append)
-            count = _export_splats(cloud, path, kind, splats.layout(), said.append)
+            count = _export_splats(cloud, path, kind, splats, said.append)
             if count < len(cloud):
                 said.insert(0, f"{len(cloud) - count:,} fainter or unusable ones are left out")
             return Exported(path, kind, count, "splats", "".join(f"; {note}" for note in said))
     return _export_mesh(shape, path, kind, views, options or MeshOptions())
 
 
-def _export_splats(cloud: SplatCloud, path: Path, kind: str, layout: Layout, say: Say) -> int:
-    """Write the file; how many splats it holds. ``say`` is told what the format cuts."""
-    from representations.export import packed, playcanvas, write_ply, write_splat
+def _export_splats(cloud: SplatCloud, path: Path, kind: str, splats: SplatOptions, say: Say) -> int:
+    """Write the file; how many splats it holds. ``say`` is told what the format cuts, and which of
+    two tools wrote it."""
+    from representations.export import forge, packed, playcanvas, usd, write_ply, write_splat
+    from representations.export.gltf_splats import write_gltf_splats
 
+    layout = splats.layout()
     match kind:
         case "ply":
             return write_ply(path, cloud, layout)
@@ -247,9 +277,20 @@ def _export_splats(cloud: SplatCloud, path: Path, kind: str, layout: Layout, say
         case "ply-compressed":
             return packed.write_compressed_ply(path, cloud, layout, say)
         case "spz":
-            return packed.write_spz(path, cloud, layout, say)
+            version = splats.spz_version or packed.SPZ_VERSION
+            return packed.write_spz(path, cloud, layout, say, version)
+        case "gltf-splats":
+            return write_gltf_splats(path, cloud, layout, say)
+        case "usda" | "usdc" | "usdz":
+            return usd.write_usd(path, cloud, kind, layout)
+        case "ksplat":
+            return forge.write_by_gaussforge(path, cloud, kind, layout, say)
+        case "sog" if not playcanvas.found() and forge.installed():
+            return forge.write_by_gaussforge(path, cloud, kind, layout, say)
         case _:
-            return playcanvas.write_by_splat_transform(path, cloud, kind, layout)
+            count = playcanvas.write_by_splat_transform(path, cloud, kind, layout)
+            say("written by splat-transform")
+            return count
 
 
 def _export_mesh(

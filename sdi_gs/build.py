@@ -22,15 +22,17 @@ from representations.interface import Renderer, Run, Say, silent
 from representations.memory import available_bytes
 from representations.ops import MissingBackend, card
 
-from . import methods
+from . import methods, starting
 from .config import PRIORS, REPRESENTATIONS, Config, ModelConfig
 from .cores import spare_threads
 from .diffusion.base import Denoiser, Forgetful
 from .diffusion.schedule import require_signal
 from .errors import UserError, command, nearest
 from .guidance import PromptSet
+from .starting import Start
 from .team import ALONE, Team, share
 from .trainer import Training
+from .views import ViewPolicy
 
 if TYPE_CHECKING:
     from representations.cloud import SplatCloud
@@ -178,14 +180,14 @@ def renderer(
     """The 3D representation. With ``restored`` its state is loaded right after, so that a file it
     once started from may be gone. ``say``: is told what is worth knowing of such a file."""
     use_threads(config.threads)
-    run = Run(target, config.steps, config.seed, exchange, restored, say)
+    run = Run(target, config.schedule, config.seed, exchange, restored, say)
     chosen = config.representation
     with below("representation"):
         match chosen:
             case GaussianConfig():
                 shape = _gaussians(chosen, run)
             case InstantNGPConfig():
-                shape = _instant_ngp(chosen, run)
+                shape = _instant_ngp(chosen, run, config.views)
             case _:
                 shape = REPRESENTATIONS.makers[type(chosen)](chosen, run)
     for name in config.terms:
@@ -204,51 +206,32 @@ def must_compile(shape: Renderer) -> bool:
     return waiting(type(ops).__module__)
 
 
-def _instant_ngp(chosen: InstantNGPConfig, run: Run) -> Renderer:
+def _instant_ngp(chosen: InstantNGPConfig, run: Run, views: ViewPolicy) -> Renderer:
     from representations.instant_ngp import InstantNGPRenderer
 
-    return InstantNGPRenderer(chosen, run.device, seed=run.seed)
+    shape = InstantNGPRenderer(chosen, run.device, seed=run.seed)
+    if chosen.init.kind == "blob" or run.restored:
+        return shape
+    if run.exchange.count > 1:
+        raise ValueError(
+            f"init.kind={chosen.init.kind}: a field is fitted to its file by one process; start "
+            "the run without torchrun"
+        )
+    config, cloud = starting.for_fit(chosen), starting.splats_of_field(chosen, run.seed, run.say)
+    student = InstantNGPRenderer(config, run.device, seed=run.seed)
+    starting.fit_field(student, chosen.init, cloud, Start(run.device, run.seed, run.say), views)
+    return shape.starting_from(student)
 
 
 def _gaussians(chosen: GaussianConfig, run: Run) -> Renderer:
     from representations.gaussians import GaussianRenderer
 
-    cloud = _placeholder(chosen) if run.restored else _given_splats(chosen, run.say)
+    cloud = _placeholder(chosen) if run.restored else starting.splats_of(chosen, run.say)
     if chosen.init.kind == "points" and not run.restored:
-        _tell_axis(chosen, run.say)
+        starting.tell_axis(chosen.init, run.say)
     return GaussianRenderer(
         chosen, run.device, cloud, steps=run.steps, seed=run.seed, exchange=run.exchange
     )
-
-
-def _given_splats(settings: GaussianConfig, say: Say) -> SplatCloud | None:
-    """The splats of the file that ``init`` names; None where it names none."""
-    from representations.reading import Reading, read_splats
-
-    init = settings.init
-    if init.kind != "splats":
-        return None
-    up = None if init.up == "auto" else init.up
-    how = Reading(up=up, activated=init.activated, drop_bad=init.drop_bad)
-    cloud, notes = read_splats(init.path, how)
-    for note in notes:
-        say(f"{init.path}: {note}")
-    if cloud.sh_degree > settings.sh_degree:
-        say(
-            f"{init.path}: its harmonics have degree {cloud.sh_degree}, and the run trains degree "
-            f"{settings.sh_degree}: those above are left out; keep them with "
-            f"representation.sh_degree={cloud.sh_degree}"
-        )
-    return cloud
-
-
-def _tell_axis(settings: GaussianConfig, say: Say) -> None:
-    from representations.points import up_of
-
-    path = Path(settings.init.path)
-    note = up_of(path, settings.init.up)[1] if path.is_file() else ""
-    if note:
-        say(note)
 
 
 def splat_renderer(cloud: SplatCloud, config: Config) -> Renderer:
@@ -307,6 +290,7 @@ def training(
         weights=dict(config.terms),
         rng=Generator().manual_seed(config.seed),
         steps=config.steps,
+        schedule=config.schedule,
         batch=config.batch,
         resolution=config.resolution,
         device=target,

@@ -142,11 +142,14 @@ class Config(Section):
     negative_prompt: str = ""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     steps: Count = 10_000
+    # Steps over which ramps, learning rates and the number of splats move; afterwards they stay.
+    # None: all of them. 'resume --steps' writes it, so that what was done stays as it was.
+    schedule_steps: Count | None = None
     batch: Count = 1  # views per step
     # Views per forward and backward pass (gradient accumulation): less memory, the same step up to
     # the order of summation. None: the whole batch.
     micro_batch: Count | None = None
-    cooldown: Share = 0.0  # share of the run, at its end, over which learning rates fall to zero
+    cooldown: Share = 0.0  # share of the schedule, at its end, over which learning rates fall to 0
     resolution: Annotated[int, Field(ge=8)] = 512  # height and width of a training view, pixels
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: Count | None = None  # None: leave torch's own choice
@@ -162,6 +165,11 @@ class Config(Section):
     output: OutputConfig = OutputConfig()
     # Python files, or modules, that register kinds of their own: see :mod:`sdi_gs.plugins`.
     plugins: list[str] = []
+
+    @property
+    def schedule(self) -> int:
+        """Steps over which what moves with the run moves."""
+        return self.schedule_steps or self.steps
 
 
 SEAMS = {kinds.seam: kinds for kinds in (NOISES, UPDATES, BACKGROUNDS, REPRESENTATIONS, PRIORS)}

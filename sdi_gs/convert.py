@@ -7,7 +7,6 @@ cameras on random backgrounds, so that both colour and opacity are copied.
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,12 +24,11 @@ from .artefacts.claim import claimed
 from .artefacts.run_folder import RunFolder
 from .config import Config, to_plain
 from .errors import UserError, command
+from .fitting import Fit, fit
 from .look import Reopened, reopen
-from .views import ViewPolicy
 
 TARGETS = ("gaussians",)
 FILES = ("config.yaml", "final.ply", "preview.png", "summary.json", "checkpoints/step_*.pt")
-SAY_EVERY = 100  # steps
 
 
 @dataclass(frozen=True)
@@ -46,43 +44,6 @@ class ConvertOptions:
         for name, lowest in (("splats", 1), ("steps", 0), ("batch", 1), ("resolution", 8)):
             if getattr(self, name) < lowest:
                 raise UserError(f"{name}={getattr(self, name)}: allowed is {lowest} or more")
-
-
-def all_around(views: ViewPolicy) -> ViewPolicy:
-    """The run's cameras, from every side and from nearly straight above and below."""
-    return dataclasses.replace(
-        views, azimuth_deg=(-180.0, 180.0), elevation_deg=(-60.0, 85.0), position_jitter=0.0,
-        target_jitter=0.0, up_jitter=0.0,
-    )  # fmt: skip
-
-
-def fit(
-    student: Renderer,
-    teacher: Renderer,
-    views: ViewPolicy,
-    options: ConvertOptions,
-    rng: Generator,
-    device: torch.device,
-    say: Callable[[str], None],
-) -> None:
-    """Teach ``student`` the pictures of ``teacher`` by their mean absolute difference."""
-    around = all_around(views)
-    for step in range(options.steps):
-        cameras, _ = around.sample(options.batch, options.resolution, rng)
-        cameras = cameras.to(device)
-        behind = torch.rand(options.batch, 3, generator=rng).to(device)
-        with torch.no_grad():
-            wanted = teacher.render(cameras, behind)[0].rgb
-        render, trace = student.render(cameras, behind)
-        loss = (render.rgb - wanted).abs().mean()
-        loss.backward()
-        for optimizer in student.optimizers:
-            optimizer.step()
-        student.refine(step, trace)
-        for optimizer in student.optimizers:
-            optimizer.zero_grad(set_to_none=True)
-        if (step + 1) % SAY_EVERY == 0:
-            say(f"fit {step + 1}/{options.steps}  mean difference {float(loss.detach()):.4f}")
 
 
 @torch.no_grad()
@@ -120,7 +81,8 @@ def _convert(
     say(f"looking for the surface of {run.path}")
     student = assets.splats_on_surface(teacher, new, options.splats, max(1, options.steps))
     rng = Generator().manual_seed(config.seed)
-    fit(student, teacher, config.views, options, rng, device, say)
+    length = Fit(options.steps, options.batch, options.resolution)
+    fit(student, teacher, config.views, length, rng, device, say)
     shown = config.views.showcase(8, 2 * options.resolution, config.output.turntable.elevation_deg)
     values = agreement(student, teacher, shown, device)
     checkpoint.save(

@@ -41,7 +41,7 @@ class Method(NamedTuple):
 
 def guidance(config: Config, model: Denoiser, subject: Subject, noise: NoiseStrategy) -> Guidance:
     """The method that the settings describe, with ``noise`` as its kappa."""
-    method = Method(model, subject, noise, config.guidance, config.steps)
+    method = Method(model, subject, noise, config.guidance, config.schedule)
     match config.update:
         case VariationalConfig() as chosen:
             if not isinstance(model, Adaptable):

@@ -12,7 +12,7 @@ from typing import NamedTuple, Protocol
 
 from representations.ops import card
 
-from . import assets, budget, build
+from . import assets, budget, build, going_on
 from .artefacts import checkpoint, run_folder, scalars
 from .artefacts.checkpoint import Checkpoint, CheckpointError
 from .artefacts.claim import claimed
@@ -20,7 +20,8 @@ from .artefacts.holder import Hold, held
 from .artefacts.run_folder import RunFolder
 from .config import Config, to_plain
 from .errors import DISK, RunFailure, UserError, command, first_line, leading, refused
-from .look import Stage, newest, stage, write_pictures, write_preview
+from .going_on import Change
+from .look import Stage, stage, write_pictures, write_preview
 from .pages.run import write_one
 from .stopping import Interrupted, Stop, Stopping, stopping
 from .team import joined
@@ -76,13 +77,13 @@ def generate(config: Config, out: Path | None, watcher: Watcher) -> RunFolder | 
             return _run(Begun(config, training, run, claim.hold, stop), watcher)
 
 
-def resume(path: Path, watcher: Watcher) -> RunFolder | None:
+def resume(path: Path, watcher: Watcher, change: Change | None = None) -> RunFolder | None:
     """Continue a run from its newest whole checkpoint, or from its settings where it has none, to
-    the same bytes as without the break."""
+    the same bytes as without the break. ``change``: what is otherwise from here on."""
     run = run_folder.open_existing(path)
     with stopping() as stop, _disk_errors(run), _named_failure(run, stop), ExitStack() as stack:
         hold = stack.enter_context(held(run.path, "resume")) if leading() else None
-        saved, config = _state(run, watcher.say)
+        saved, config = going_on.state(run, watcher.say, change)
         scalars.require(config)
         watcher.say(f"loading {config.model.source}")
         with joined() as team:
@@ -93,40 +94,12 @@ def resume(path: Path, watcher: Watcher) -> RunFolder | None:
             if hold is None or not team.leads:
                 _follow(training, first_step, stop)
                 return None
+            going_on.note(run, config, first_step)
             checkpoint.drop_old(run.checkpoints)
             for told in run.truncate_stats(first_step):
                 watcher.say(told)
             seconds = saved.seconds if saved else 0.0
             return _run(Begun(config, training, run, hold, stop, first_step, seconds), watcher)
-
-
-def _state(run: RunFolder, say: Callable[[str], None]) -> tuple[Checkpoint | None, Config]:
-    """The newest checkpoint, None before the first one, and the settings to go on with."""
-    asked = run.config()
-    if checkpoint.latest(run.checkpoints) is None:
-        if run.summary_file.is_file():
-            raise UserError(
-                f"{run.path} is finished and has no checkpoint any more, so there is nothing to "
-                "continue; make it anew with " + command("generate", "--config", run.config_file)
-            )
-        say("no checkpoint was written yet: the run starts over, with its own settings")
-        return None, build.with_threads(asked, say)
-    saved, config, passed = newest(run)
-    for damage in passed:
-        say(f"{damage}; going on from the one before")
-    if config.model_copy(update={"threads": asked.threads}) != asked:
-        raise UserError(
-            f"{run.config_file} was edited after the run began, and a resumed run cannot change "
-            "its settings; start a new one: " + command("generate", "--config", run.config_file)
-        )
-    now = build.with_threads(asked, say)
-    if config.threads != now.threads:
-        before = "an unknown number of" if config.threads is None else config.threads
-        say(
-            f"the run had {before} threads and goes on with {now.threads}: sums are added in "
-            "another order, and the last digits will differ from those of a run without a break"
-        )
-    return saved, now
 
 
 def _follow(training: Training, first_step: int, stop: Stopping) -> None:

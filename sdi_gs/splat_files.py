@@ -14,7 +14,7 @@ from representations.cameras import spherical_to_position
 from representations.cloud import SplatCloud
 from representations.framing import Frame, frame_of
 from representations.interface import Renderer
-from representations.reading import ENDINGS, Reading, SplatFileError, read_splats
+from representations.reading import ENDINGS, Reading, SplatFileError, holds_splats, read_splats
 
 from . import build
 from .config import Config
@@ -26,7 +26,8 @@ ELEVATION_DEG = 15.0
 MARGIN = 1.5
 """A camera is this much farther away than where the ball of :class:`Frame` touches its edges."""
 
-MESHES = (".glb", ".gltf", ".obj", ".stl", ".off", ".3mf", ".dae", ".fbx", ".usdz")
+MESHES = (".glb", ".gltf", ".obj", ".stl", ".off", ".3mf", ".dae", ".fbx")
+USD = (".usd", ".usda", ".usdc", ".usdz")
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,12 @@ def radius_in_view() -> float:
 def open_splats(path: Path, how: Reading | None = None) -> OpenedSplats:
     """Read a file of splats in any format. UserError for any other file, and for one that is
     damaged, or holds rows that cannot be drawn."""
-    if path.suffix.lower() in MESHES:
+    if path.suffix.lower() in USD and path.exists():
+        raise UserError(
+            f"{path} is a USD file, which is written here and not read: give a file that ends in "
+            f"{', '.join(ENDINGS)}"
+        )
+    if path.suffix.lower() in MESHES and path.exists() and not holds_splats(path):
         raise UserError(
             f"{path} is no splat file: give a file that ends in {', '.join(ENDINGS)}, or the "
             f"folder of a run; triangles ({path.suffix}) open in any mesh viewer"

@@ -48,7 +48,8 @@ class Training:
     batch: int  # views per step
     resolution: int  # pixels
     device: torch.device
-    cooldown: float = 0.0  # share of the run, at its end, over which every rate falls to zero
+    cooldown: float = 0.0  # share of the schedule, at its end, over which every rate falls to zero
+    schedule: int | None = None  # steps over which weights and rates move; None: all
     micro_batch: int | None = None  # views per forward and backward pass; None: the whole batch
     together: int = 1  # views that the diffusion model must see side by side
     team: Team = ALONE  # processes that share the views of a step
@@ -225,9 +226,13 @@ def train(training: Training, first_step: int = 0) -> Iterator[StepReport]:
 def rate_factor(training: Training, step: int) -> float:
     """What the learning rates of ``step`` are multiplied by: 1, then linearly down to zero, which
     would be reached one step after the last. Under a constant rate the shape never stops shaking
-    by about one rate in every direction, because each step sees other views and other noise."""
-    span = training.cooldown * training.steps
-    return 1.0 if span <= 0.0 else min(1.0, (training.steps - step) / span)
+    by about one rate in every direction, because each step sees other views and other noise. Steps
+    beyond the schedule are a run of their own: at full rates first."""
+    first, last = 0, min(training.schedule or training.steps, training.steps)
+    if step >= last:
+        first, last = last, training.steps
+    span = training.cooldown * (last - first)
+    return 1.0 if span <= 0.0 else min(1.0, (last - step) / span)
 
 
 @contextmanager
@@ -248,7 +253,7 @@ def rates_times(optimizers: Sequence[Optimizer], factor: float) -> Iterator[None
 def weigh(training: Training, step: int, trace: Trace) -> dict[str, Tensor]:
     """The regularisers that have a weight now, multiplied by it; no other is computed."""
     ramps = training.weights.items()
-    weights = {name: ramp.at(step, training.steps) for name, ramp in ramps}
+    weights = {name: ramp.at(step, training.schedule or training.steps) for name, ramp in ramps}
     active = {name: weight for name, weight in weights.items() if weight != 0.0}
     if not active:
         return {}

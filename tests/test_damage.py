@@ -16,12 +16,12 @@ import pytest
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 COUNTS = {"stats": 80, "summary": 60, "config": 50, "checkpoint": 40, "page": 12, "measure": 4,
-          "model": 8, "clip": 8, "init": 15}  # fmt: skip
+          "model": 8, "clip": 8, "init": 15, "splats": 40}  # fmt: skip
 
 
 @pytest.fixture(scope="module", name="damage")
 def _damage() -> Iterator[ModuleType]:
-    names = ("damage", "victims", "wounds")
+    names = ("damage", "victims", "splat_victims", "wounds")
     sys.path.insert(0, str(BENCHMARKS))
     try:
         yield importlib.import_module("damage")
@@ -39,7 +39,10 @@ def _victims(damage: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> di
 
 NAMES = ["stats", "summary", "config", "checkpoint", "page", "measure", "model", "clip",
          "init a.ply", "init a.splat", "init b.glb", "init b.obj", "init b.stl",
-         "init p.ply"]  # fmt: skip
+         "init p.ply", "splats a.ply", "splats text.ply", "splats mesh.ply",
+         "splats a.compressed.ply", "splats a.splat", "splats old.spz", "splats a.spz",
+         "splats v4.spz", "splats a.ksplat", "splats small.ksplat", "splats a.sog",
+         "splats a.splats.glb", "splats a.gltf"]  # fmt: skip
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -22,8 +22,9 @@ from ..framing import typical_radius
 from ..interface import Say, silent
 from .layout import DEFAULT, Layout, require_scales, tell_cut
 
+SPZ_VERSIONS = (3, 4)
 SPZ_VERSION = 3
-"""Version 4 is packed by zstd, which Spark does not read."""
+"""Unless asked for: version 4 is packed by zstd, which Spark and older programs do not read."""
 
 
 SPZ_STEPS = 2**23 - 1  # to each side of the origin
@@ -64,6 +65,16 @@ def _gsply(kind: str) -> Any:
     return gsply
 
 
+def _require_zstd() -> None:
+    try:
+        import zstandard  # noqa: F401
+    except ImportError as error:
+        raise MissingTool(
+            f"SPZ of version 4 is packed by the Python package zstandard, which cannot be imported "
+            f"here ({error}): {pip_install('zstandard')}, or write version 3"
+        ) from None
+
+
 def _columns(cloud: SplatCloud) -> dict[str, np.ndarray]:
     """As gsply names them, before activation."""
     return {
@@ -98,10 +109,10 @@ def write_compressed_ply(
     return len(cloud)
 
 
-def position_bits(cloud: SplatCloud) -> int:
-    """Bits after the point of an SPZ's positions: SPZ_USUAL_BITS, more where the shape is small,
-    fewer where it reaches far. ValueError where the steps would be seen."""
-    radius = typical_radius(cloud)
+def position_bits(cloud: SplatCloud, radius: float) -> int:
+    """Bits after the point of an SPZ's positions, for splats of the typical ``radius``:
+    SPZ_USUAL_BITS, more where the shape is small, fewer where it reaches far. ValueError where the
+    steps would be seen."""
     reach, row = (float(x) for x in cloud.means.abs().amax(-1).max(0))
     fine = math.ceil(math.log2(SPZ_FINE / radius))
     fits = math.floor(math.log2(SPZ_STEPS / max(reach, 1e-30)))
@@ -117,25 +128,34 @@ def position_bits(cloud: SplatCloud) -> int:
     return bits
 
 
-def _require_thickness(cloud: SplatCloud) -> None:
+def _require_thickness(cloud: SplatCloud, radius: float) -> None:
     """ValueError where the narrowest splat of the format would be seen and is not narrow enough."""
     least, most = SPZ_LOG_SCALES
     require_scales(cloud, -87.0, most, "an SPZ")
-    if math.exp(least) > SPZ_UNSEEN * typical_radius(cloud):
+    if math.exp(least) > SPZ_UNSEEN * radius:
         require_scales(cloud, least - 1 / 32, most, "an SPZ")
 
 
 def write_spz(
-    path: str | Path, cloud: SplatCloud, layout: Layout = DEFAULT, say: Say = silent
+    path: str | Path,
+    cloud: SplatCloud,
+    layout: Layout = DEFAULT,
+    say: Say = silent,
+    version: int = SPZ_VERSION,
 ) -> int:
-    """Write Niantic's SPZ, version 3; returns how many rows. How fine positions are follows from
-    the shape; harmonics are cut at +-1, of which ``say`` is told. Raises like
-    :func:`write_compressed_ply`.
+    """Write Niantic's SPZ of a version of SPZ_VERSIONS; returns how many rows. How fine positions
+    are follows from the shape; harmonics are cut at +-1, of which ``say`` is told. Raises like
+    :func:`write_compressed_ply`; version 4 needs the package zstandard too.
     """
     gsply = _gsply("SPZ")
+    if version not in SPZ_VERSIONS:
+        raise ValueError(f"spz_version={version}: written are 3 and 4")
+    if version == 4:
+        _require_zstd()
     cloud = layout.apply(cloud)
-    _require_thickness(cloud)
-    bits = position_bits(cloud)
+    radius = typical_radius(cloud)
+    _require_thickness(cloud, radius)
+    bits = position_bits(cloud, radius)
     tell_cut(say, cloud.sh_dc, SPZ_CONSTANT, "colours")
     tell_cut(say, cloud.sh_rest, SPZ_HIGHER, "harmonics")
     rest = cloud.sh_rest.numpy() if cloud.sh_degree else None  # [N, K - 1, 3]
@@ -143,7 +163,7 @@ def write_spz(
     # gsply writes to a path of its own; the bytes go into place in one step.
     with tempfile.TemporaryDirectory() as folder:
         draft = Path(folder) / "draft.spz"
-        gsply.write_spz(draft, data, version=SPZ_VERSION, fractional_bits=bits)
+        gsply.write_spz(draft, data, version=version, fractional_bits=bits)
         raw = draft.read_bytes()
     write_bytes(path, raw)
     return len(cloud)

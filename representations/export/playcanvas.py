@@ -37,6 +37,11 @@ PAGE_BACKGROUND = (0.35, 0.35, 0.35)
 """Neither dark nor bright things are lost on it, nor the white buttons of the page."""
 
 
+def found() -> bool:
+    """Whether splat-transform can be started, by itself or by npx."""
+    return bool(shutil.which("splat-transform") or shutil.which("npx"))
+
+
 def find_tool() -> list[str]:
     """The beginning of a command line: splat-transform itself, or npx, which fetches it.
 
@@ -51,8 +56,8 @@ def find_tool() -> list[str]:
     raise MissingTool(
         f"sog and html are written by {PACKAGE}, which needs Node.js, and neither splat-transform "
         "nor npx is on the PATH: install Node.js 20 or newer from https://nodejs.org (npx comes "
-        f"with it and fetches the rest), or 'npm install -g {PACKAGE}'; ply, ply-compressed, "
-        "splat and spz do without"
+        f"with it and fetches the rest), or 'npm install -g {PACKAGE}'; the Python package "
+        "gaussforge writes sog too, and ply, splat, spz and gltf-splats do without"
     )
 
 

@@ -59,7 +59,7 @@ def write_ply(path: str | Path, cloud: SplatCloud, layout: Layout = DEFAULT) -> 
         [(name, "<f4") for name in names]
     )
     # Viewers' frame is what every program expects of a file that says nothing.
-    axis = [] if layout.up == VIEWER else [f"Vertical Axis: {layout.up}"]
+    axis = [] if layout.up in (None, VIEWER) else [f"Vertical Axis: {layout.up}"]
     vertex = PlyElement.describe(rows[:, 0], "vertex")
     data = PlyData([vertex], text=False, byte_order="<", comments=axis)
     write_atomically(path, data.write)

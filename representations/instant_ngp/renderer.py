@@ -114,6 +114,15 @@ class InstantNGPRenderer:
         self.term_names = tuple(TERMS)
         self.step = 0
 
+    def starting_from(self, fitted: InstantNGPRenderer) -> InstantNGPRenderer:
+        """The field, environment and occupancy of ``fitted``, at step 0 and with an optimiser that
+        has done nothing; returns self."""
+        with torch.no_grad():
+            self.field.load_state_dict(fitted.field.state_dict())
+            self.environment.load_state_dict(fitted.environment.state_dict())
+            self.occupancy.load_state_dict(fitted.occupancy.state_dict())
+        return self
+
     @property
     def radius(self) -> float:
         """Half the side of the cube that holds the field, world units."""

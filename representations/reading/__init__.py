@@ -19,16 +19,24 @@ from torch import Tensor
 
 from ..axes import VIEWER, rotate_from_file
 from ..cloud import SplatCloud
+from ..transfer import displayed
 from .base import OPACITY_EDGE, Reading, Source, SplatFileError
+from .gltf import has_splats, open_gltf
+from .gltf_file import is_gltf
 from .ksplat import open_ksplat
 from .ply import open_ply
 from .sog import is_sog, open_sog
 from .splat import open_splat
 from .spz import is_spz, open_spz
 
-ENDINGS = (".ply", ".splat", ".spz", ".ksplat", ".sog")
+ENDINGS = (".ply", ".splat", ".spz", ".ksplat", ".sog", ".glb", ".gltf")
+GLTF = (".glb", ".gltf")
 NAMED_ROWS = 5  # of the bad ones
 
+LINEAR = (
+    "its colours are linear light: read as values for a screen, those that depend on the side in "
+    "first order; where splats lie over each other they mix a little differently"
+)
 ACTIVATED = (
     "every scale in it is above 0 and every opacity between 0 and 1, so it may hold them as they "
     "are and not as logarithms and logits, as which they were read: --activated reads them right"
@@ -89,6 +97,8 @@ def _opened(path: Path, opener: Callable[[Path], Source] | None, how: Reading) -
 
 def holds_splats(path: Path) -> bool:
     """Whether a file looks like splats rather than a mesh or points; it need not be whole."""
+    if path.suffix.lower() in GLTF:
+        return has_splats(path)
     if path.suffix.lower() != ".ply":
         return path.suffix.lower() in ENDINGS or path.name == "meta.json"
     try:
@@ -106,7 +116,8 @@ def _opener(path: Path) -> tuple[Callable[[Path], Source], tuple[str, ...]]:
         first = stream.read(16)
     ending = path.suffix.lower()
     by_name = {".ply": open_ply, ".splat": open_splat, ".ksplat": open_ksplat,
-               ".spz": open_spz, ".sog": open_sog}.get(ending)  # fmt: skip
+               ".spz": open_spz, ".sog": open_sog, ".glb": open_gltf,
+               ".gltf": open_gltf}.get(ending)  # fmt: skip
     found, kind = by_name, ending.lstrip(".")
     if first[:4] in (b"ply\n", b"ply\r"):
         found, kind = open_ply, "ply"
@@ -114,6 +125,8 @@ def _opener(path: Path) -> tuple[Callable[[Path], Source], tuple[str, ...]]:
         found, kind = open_spz, "spz"
     elif is_sog(path, first):
         found, kind = open_sog, "sog"
+    elif is_gltf(path, first):
+        found, kind = open_gltf, "glTF"
     if found is None:
         raise SplatFileError(f"{path}: is no file of splats: known are {', '.join(ENDINGS)}")
     if by_name is not None and found is not by_name:
@@ -140,7 +153,7 @@ def _assemble(path: Path, source: Source, how: Reading) -> Found:
             "leave it out"
         )
     up = how.up or source.up or VIEWER
-    n, signs = source.splats, _Signs()
+    n, signs, linear = source.splats, _Signs(), how.linear_colours or source.linear
     out = SplatCloud(
         *(torch.empty(n, *shape) for shape in ((3,), (3,), (4,), (), (3,), (source.rest, 3)))
     )
@@ -158,7 +171,7 @@ def _assemble(path: Path, source: Source, how: Reading) -> Found:
             bad += here
             block = block.map(lambda tensor, fine=fine: tensor[fine])  # type: ignore[misc]
         row += len(fine)
-        turned = rotate_from_file(block, up)
+        turned = rotate_from_file(displayed(block) if linear else block, up)
         for (_, to), (_, given) in zip(out.items(), turned.items(), strict=True):
             to[kept : kept + len(given)] = given
         kept += len(block)
@@ -168,7 +181,13 @@ def _assemble(path: Path, source: Source, how: Reading) -> Found:
         notes.append(f"{bad:,} of {row:,} splats were left out: {_faults(bad_rows, bad)}")
     if source.activatable and not how.activated and signs.activated:
         notes.append(ACTIVATED)
-    return Found(out.map(lambda tensor: tensor[:kept]), tuple(notes))
+    notes += [LINEAR] if linear else []
+    cloud = out.map(lambda tensor: tensor[:kept])
+    try:
+        cloud = how.cut.apply(cloud, notes.append)
+    except ValueError as error:
+        raise SplatFileError(f"{path}: {error}") from error
+    return Found(cloud, tuple(notes))
 
 
 def _faults(rows: list[int], bad: int) -> str:

@@ -14,6 +14,7 @@ from torch import Tensor
 from ..axes import FRAMES
 from ..checks import one_of
 from ..cloud import SplatCloud
+from ..cutting import WHOLE, Cut
 
 ROWS = 2**14
 """Splats decoded at once: what is in work stays in the cache, and memory at the result's size."""
@@ -39,6 +40,8 @@ class Reading:
     up: str | None = None  # a name in :data:`axes.FRAMES`; None: what the file says, else "viewer"
     activated: bool = False  # a PLY that holds scales and opacities, not their logs and logits
     drop_bad: bool = False  # leave out rows that cannot be drawn, instead of refusing the file
+    linear_colours: bool = False  # colours are linear light, not the values that a screen is sent
+    cut: Cut = WHOLE  # what is left out of what was read
 
     def __post_init__(self) -> None:
         if self.up is not None:
@@ -54,6 +57,7 @@ class Source(NamedTuple):
     notes: tuple[str, ...] = ()  # what a user should know of the reading
     up: str | None = None  # the frame that the file names
     activatable: bool = False  # whether such files exist with activated values too
+    linear: bool = False  # the file says that its colours are linear light
 
 
 def require_room(path: object, claimed: int, size: int) -> None:

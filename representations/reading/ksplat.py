@@ -93,8 +93,10 @@ def _sections(path: Path, file: File, most: int, size: int) -> list[Section]:
         if degree > 3 or end > size or count > room or (buckets and stored not in (0, 12)):
             raise SplatFileError(f"{path}: broken or truncated .ksplat file: its section {i}")
         reach = reach or REACH
+        # Without centres a count of buckets says nothing, and may be anything.
+        held = min(full, buckets) if stored else 0
         lengths = file.raw[at:centres_at].view("<u4").astype(np.int64)
-        ends = np.cumsum([*np.full(min(full, buckets), capacity, np.int64), *lengths])
+        ends = np.cumsum(np.concatenate([np.full(held, capacity, np.int64), lengths]))
         centres = file.raw[centres_at:splats_at].view("<f4").reshape(-1, 3).astype("f8")
         if file.level and count and (len(ends) > len(centres) or not len(ends) or ends[-1] < count):
             raise SplatFileError(f"{path}: broken .ksplat file: the buckets of section {i}")

@@ -18,6 +18,11 @@ RANGES = [f"{end}_{name}" for kind in (("x", "y", "z"), ("scale_x", "scale_y", "
           for end in ("min", "max") for name in kind]  # fmt: skip
 COLOURS = [f"{end}_{name}" for end in ("min", "max") for name in "rgb"]
 
+_LEVELS = (np.arange(256) + 0.5) / 256
+_LEVELS[[0, 255]] = 0.0, 1.0
+HARMONIC = ((_LEVELS - 0.5) * 8.0).astype(np.float32)
+"""By its level, 0 to 255."""
+
 
 def is_packed(header: Header) -> bool:
     vertex = header.tables["vertex"]
@@ -68,9 +73,8 @@ def _blocks(header: Header, size: int, limits: np.ndarray, rest: int) -> Iterato
         first += n
         shs: np.ndarray = np.zeros((n, 0, 3), np.float32)
         if higher is not None:
-            levels = next(higher).view("u1").reshape(n, 3, rest).transpose(0, 2, 1).astype("f4")
-            middle = np.where(levels == 0, 0.0, np.where(levels == 255, 1.0, (levels + 0.5) / 256))
-            shs = ((middle - 0.5) * 8.0).astype(np.float32)
+            levels = next(higher).view("u1").reshape(n, 3, rest).transpose(0, 2, 1)
+            shs = HARMONIC[levels]
         yield _decode(rows, share, shs)
 
 

@@ -13,6 +13,7 @@ Mip-Splatting             filter_3D (Yu et al. 2024, eq. 9): applied to scales a
 float16, float64          positions in float64 that float32 would blur are recentred
 interleaved harmonics     a comment says so: f_rest runs over channels first
 vertical axis             a comment "Vertical Axis: z" (Nerfstudio; ours): the frame
+linear colours            a comment "color space: linear": converted for a screen
 ========================  ====================================================================
 
 What is missing otherwise makes it a point cloud or a mesh, and is refused.
@@ -42,6 +43,8 @@ DEGREE_4 = 24  # harmonics of degree 1 to 4
 VERTICAL = re.compile(r"vertical axis\s*[:=]?\s*([xyz])\b", re.IGNORECASE)
 INTERLEAVED = re.compile(r"(f_rest|sh|harmonics)\b.*\b(interleaved|coefficient[- _]major|rgbrgb)",
                          re.IGNORECASE)  # fmt: skip
+LINEAR = re.compile(r"colou?r[ _-]?space\s*[:=]?\s*(lin\b|lin_|linear)|\blinear colou?rs?\b",
+                    re.IGNORECASE)  # fmt: skip
 BLUR = 1e-6  # of the extent: rounding of positions that is worth a recentring
 
 Rows = Callable[[], Iterator[np.ndarray]]
@@ -94,7 +97,10 @@ def open_ply(path: Path) -> Source:
             )
     blocks = (_decode(block, dialect) for block in rows())
     up = _up(header.comments, notes)
-    return Source(vertex.rows, dialect.rest, blocks, tuple(notes), up, activatable=True)
+    linear = any(LINEAR.search(line) for line in header.comments)
+    return Source(
+        vertex.rows, dialect.rest, blocks, tuple(notes), up, activatable=True, linear=linear
+    )
 
 
 def _dialect(header: Header, vertex: Table) -> tuple[Dialect, list[str]]:

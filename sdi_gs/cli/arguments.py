@@ -5,16 +5,11 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from ..errors import UserError, command, nearest
-
-if TYPE_CHECKING:
-    from representations.reading import Reading
-
-UPS = ("viewer", "y", "z")
+from ..errors import UserError, command
 
 DEFAULT_PRESET = "mini"  # the one that works everywhere, without a download
 
@@ -30,8 +25,8 @@ FormatOption = Annotated[
     str | None,
     typer.Option(
         "--format",
-        help="splats: ply, ply-compressed, splat, spz, sog, html (a page that shows them); "
-        "triangles: glb, obj, mesh-ply",
+        help="splats: ply, ply-compressed, splat, spz, sog, ksplat, gltf-splats, usdz, usdc, usda, "
+        "html (a page that shows them); triangles: glb, obj, mesh-ply",
     ),
 ]
 DegreeOption = Annotated[
@@ -50,30 +45,16 @@ OpacityOption = Annotated[
 ]
 
 
-# How a file is understood where it does not say so itself.
-InUpOption = Annotated[
-    str | None,
-    typer.Option(
-        "--in-up",
-        help="a file's axis up: viewer (y down), y (y up, front +z) or z (z up, front +x); default "
-        "what the file or its format says",
-    ),
-]
-ActivatedOption = Annotated[
-    bool,
-    typer.Option("--activated", help="a .ply file holds scales and opacities, not logs and logits"),
-]
-DropBadOption = Annotated[
-    bool,
-    typer.Option("--drop-bad", help="leave out a file's splats with NaN, infinity, no rotation"),
-]
-
-
 ScaleOption = Annotated[
     float | None, typer.Option("--scale", help="splats: multiplies every length, e.g. 0.1")
 ]
 RecentreOption = Annotated[
     bool, typer.Option("--recentre", help="splats: move the middle of the shape to the origin")
+]
+
+
+SpzOption = Annotated[
+    int | None, typer.Option("--spz-version", help="spz: 3 (the default) or 4, which is smaller")
 ]
 
 
@@ -101,54 +82,3 @@ def split_words(words: list[str]) -> tuple[str | None, list[str]]:
                 f"as in {command('generate', told)}, and write settings as key=value"
             )
     return prompt, list(rest)
-
-
-def typed(in_up: str | None, activated: bool, drop_bad: bool) -> list[str]:
-    """The options about reading that were given, as they are typed."""
-    if in_up is not None and in_up not in UPS:
-        raise UserError(f"--in-up {in_up}: {nearest(in_up, UPS)}")
-    flags = {"--activated": activated, "--drop-bad": drop_bad}
-    up = [] if in_up is None else [f"--in-up {in_up}"]
-    return up + [flag for flag, given in flags.items() if given]
-
-
-def reading(path: Path, in_up: str | None, activated: bool, drop_bad: bool) -> Reading | None:
-    """How a file of splats is read; None for the folder of a run, which needs no telling."""
-    given = typed(in_up, activated, drop_bad)
-    if path.is_dir():
-        if given:
-            raise UserError(f"{given[0]} is for a file, and {path} is a folder: leave it out")
-        return None
-    from representations.reading import Reading
-
-    return Reading(up=in_up, activated=activated, drop_bad=drop_bad)
-
-
-def init_settings(
-    path: Path | None, in_up: str | None = None, activated: bool = False, drop_bad: bool = False
-) -> list[str]:
-    """What --init FILE stands for, with the options about reading. The path is made absolute, so
-    that the run's config replays from anywhere."""
-    given = typed(in_up, activated, drop_bad)
-    if path is None:
-        if given:
-            raise UserError(f"{given[0]} is for the file of --init: add --init FILE")
-        return []
-    if not path.exists():
-        raise UserError(f"--init {path} does not exist")
-    if not path.is_file():
-        raise UserError(f"--init {path} is not a file")
-    from representations.reading import holds_splats
-
-    splats = holds_splats(path)
-    if not splats and (activated or drop_bad):
-        raise UserError(
-            f"{given[-1]} is for a file of splats, and --init {path} is read as a mesh or points"
-        )
-    settings = [
-        f"representation.init.kind={'splats' if splats else 'points'}",
-        f"representation.init.path={path.resolve()}",
-    ]
-    settings += [] if in_up is None else [f"representation.init.up={in_up}"]
-    flags = {"activated": activated, "drop_bad": drop_bad}
-    return settings + [f"representation.init.{n}=true" for n, given in flags.items() if given]

@@ -17,22 +17,30 @@ from ..stopping import stopping
 from . import evaluate, known, studies, sweep, watch
 from .arguments import (
     DEFAULT_PRESET,
-    ActivatedOption,
     DegreeOption,
-    DropBadOption,
     FormatOption,
-    InUpOption,
     OpacityOption,
     RecentreOption,
     ScaleOption,
+    SpzOption,
     UpOption,
-    init_settings,
-    reading,
     split_words,
 )
 from .codes import STOPPED, for_parent, unexpected
+from .files import (
+    ActivatedOption,
+    Asked,
+    CropOption,
+    DropBadOption,
+    FloatersOption,
+    InUpOption,
+    LinearOption,
+    MostOption,
+)
 
 if TYPE_CHECKING:
+    from representations.reading import Reading
+
     from ..api import Asset
 
 app = typer.Typer(
@@ -97,6 +105,10 @@ def generate(
     in_up: InUpOption = None,
     activated: ActivatedOption = False,
     drop_bad: DropBadOption = False,
+    linear_colours: LinearOption = False,
+    crop: CropOption = None,
+    drop_floaters: FloatersOption = False,
+    max_splats: MostOption = None,
     view: Annotated[
         bool, typer.Option("--view", help="show the run on a page in the browser (extra 'viewer')")
     ] = False,
@@ -109,7 +121,8 @@ def generate(
     prompt, settings = split_words(words or [])
     if tensorboard:
         settings.append("output.tensorboard=true")
-    settings = [*init_settings(init, in_up, activated, drop_bad), *settings]
+    asked = Asked(in_up, activated, drop_bad, linear_colours, crop, drop_floaters, max_splats)
+    settings = [*asked.init_settings(init), *settings]
     watch.check_port(view, port)
 
     from ..api import configure
@@ -132,14 +145,28 @@ def generate(
 
 
 @app.command()
-def resume(run: RunArgument) -> None:
-    """Continue a run that was stopped, to the same result as without the stop."""
+def resume(
+    run: RunArgument,
+    settings: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]...", help="of output, device and threads"),
+    ] = None,
+    steps: Annotated[
+        int | None,
+        typer.Option(help="of the whole run, more than it has: go on beyond its end"),
+    ] = None,
+) -> None:
+    """Continue a stopped run, to the same result as without the stop; or make one longer."""
+    for word in settings or []:
+        if "=" not in word:
+            raise UserError(f"{word!r} is no setting: write key=value, such as device=cpu")
     from .. import run as runs
+    from ..going_on import Change
     from . import results
 
     view = watch.watcher(False, None)
     try:
-        finished = runs.resume(run, view)
+        finished = runs.resume(run, view, Change(steps, settings or ()))
     finally:
         view.end()
     if finished is not None:
@@ -163,22 +190,26 @@ def render(
     in_up: InUpOption = None,
     activated: ActivatedOption = False,
     drop_bad: DropBadOption = False,
+    linear_colours: LinearOption = False,
+    crop: CropOption = None,
+    drop_floaters: FloatersOption = False,
+    max_splats: MostOption = None,
 ) -> None:
     """Draw the shape of a run or of a file: a turntable film, a contact sheet, stills."""
     given = {"format": film, "frames": frames, "size": size, "elevation_deg": elevation}
+    asked = Asked(in_up, activated, drop_bad, linear_colours, crop, drop_floaters, max_splats)
 
     from ..look import redraw
 
-    asset = _opened(run, in_up, activated, drop_bad)
+    asset = _opened(run, asked.reading(run))
     target = out or (run if run.is_dir() else run.with_name(f"{run.stem}-pictures"))
-    asked: dict[str, object] = {n: value for n, value in given.items() if value is not None}
-    for path in redraw(asset.config, asset.stage, target, asked, stills):
+    chosen: dict[str, object] = {n: value for n, value in given.items() if value is not None}
+    for path in redraw(asset.config, asset.stage, target, chosen, stills):
         typer.echo(path)
 
 
-def _opened(path: Path, in_up: str | None, activated: bool, drop_bad: bool) -> Asset:
+def _opened(path: Path, how: Reading | None) -> Asset:
     """A run or a file of splats; what is noticed while reading is said."""
-    how = reading(path, in_up, activated, drop_bad)
     from ..api import open_asset
 
     asset = open_asset(path, how)
@@ -206,6 +237,7 @@ def export(
     min_opacity: OpacityOption = None,
     scale: ScaleOption = None,
     recentre: RecentreOption = False,
+    spz_version: SpzOption = None,
     resolution: Annotated[int, typer.Option(help="triangles: lattice points along an axis")] = 128,
     threshold: Annotated[
         float | None,
@@ -217,6 +249,10 @@ def export(
     in_up: InUpOption = None,
     activated: ActivatedOption = False,
     drop_bad: DropBadOption = False,
+    linear_colours: LinearOption = False,
+    crop: CropOption = None,
+    drop_floaters: FloatersOption = False,
+    max_splats: MostOption = None,
 ) -> None:
     """Write the shape of a run, or the splats of a file, for other programs."""
     from .. import assets
@@ -225,7 +261,13 @@ def export(
     if kind is not None and kind not in assets.FORMATS:
         raise UserError(f"kind={kind}: {nearest(kind, assets.FORMATS)}")
     options = assets.MeshOptions(resolution, threshold, mesher)
-    splats = assets.SplatOptions(up, sh_degree, min_opacity, scale, recentre)
+    asked = Asked(in_up, activated, drop_bad, linear_colours, crop, drop_floaters, max_splats)
+    how = asked.reading(run, cuts=True)
+    cuts = asked.of_cutting() if how is None else []  # a file's splats are cut as they are read
+    splats = assets.SplatOptions(
+        up, sh_degree, min_opacity, scale, recentre, spz_version,
+        asked.cut() if cuts else None, tuple(cuts),
+    )  # fmt: skip
     if kind is not None:
         splats.check(kind)
     if out is not None and out.exists() and (out.is_dir() or not force):
@@ -234,7 +276,7 @@ def export(
         raise UserError(f"{run} is a file: say what to make of it, for example --format spz")
     if kind is not None and out is not None:
         assets.require_ending(out, kind)
-    asset = _opened(run, in_up, activated, drop_bad)
+    asset = _opened(run, how)
     kind = kind or assets.final_format(asset.renderer)
     splats.check(kind)
     path = out if out is not None else assets.default_path(run, kind, splats)

@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..errors import UserError, leading
-from .arguments import ActivatedOption, DropBadOption, InUpOption, reading
+from .files import (
+    ActivatedOption,
+    Asked,
+    CropOption,
+    DropBadOption,
+    FloatersOption,
+    InUpOption,
+    LinearOption,
+    MostOption,
+)
 
 if TYPE_CHECKING:
     from ..watch.progress import Terminal
@@ -66,11 +75,16 @@ def view(
     in_up: InUpOption = None,
     activated: ActivatedOption = False,
     drop_bad: DropBadOption = False,
+    linear_colours: LinearOption = False,
+    crop: CropOption = None,
+    drop_floaters: FloatersOption = False,
+    max_splats: MostOption = None,
 ) -> None:
     """Show a shape on a page in the browser, from wherever you stand (extra 'viewer')."""
     from ..watch.viewer import view as show
 
-    show(shown, port or PORT, typer.echo, reading(shown, in_up, activated, drop_bad))
+    asked = Asked(in_up, activated, drop_bad, linear_colours, crop, drop_floaters, max_splats)
+    show(shown, port or PORT, typer.echo, asked.reading(shown))
 
 
 def register(app: typer.Typer) -> None:

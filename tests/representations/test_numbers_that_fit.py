@@ -12,6 +12,7 @@ import torch
 from representations.cloud import SplatCloud
 from representations.export import packed, playcanvas, read_ply, read_splat, write_ply, write_splat
 from representations.export.mesh import Mesh, MeshError
+from representations.framing import typical_radius
 
 WRITERS = {
     "ply": write_ply,
@@ -67,7 +68,8 @@ def test_a_splat_file_at_the_ends_of_its_range_is_read_back(tmp_path: Path) -> N
 
 
 def test_an_spz_reaches_so_far(tmp_path: Path) -> None:
-    assert packed.position_bits(with_row("means", 2048.0)) == 11  # one fewer than the usual
+    far = with_row("means", 2048.0)
+    assert packed.position_bits(far, typical_radius(far)) == 11  # one fewer than the usual
     with pytest.raises(ValueError, match=r"reach to 1e\+06 world units \(row 4\)"):
         packed.write_spz(tmp_path / "a.spz", with_row("means", 1e6))
 

@@ -597,6 +597,22 @@ def test_a_lie_is_refused_before_it_is_believed(tmp_path: Path, name: str) -> No
     tracemalloc.stop()
 
 
+def test_buckets_without_centres_are_no_bomb(tmp_path: Path) -> None:
+    """A .ksplat of 6 kB whose section claims four billion of them."""
+    raw = bytearray(ksplat(cloud(9), 1, 0, capacity=5))
+    raw[4096 + 12 : 4096 + 16] = (2**32 - 1).to_bytes(4, "little")  # buckets
+    raw[4096 + 20 : 4096 + 22] = bytes(2)  # bytes of a centre
+    raw[4096 + 32 : 4096 + 36] = (2**26).to_bytes(4, "little")  # of them full
+    (tmp_path / "a.ksplat").write_bytes(raw)
+    tracemalloc.start()
+    try:
+        with pytest.raises(SplatFileError, match=r"\.ksplat"):
+            read_splats(tmp_path / "a.ksplat")
+        assert tracemalloc.get_traced_memory()[1] < 2**24
+    finally:
+        tracemalloc.stop()
+
+
 def test_a_sog_whose_picture_is_a_bomb(tmp_path: Path) -> None:
     files = sog(cloud(17, 2), 2)
     out = io.BytesIO()

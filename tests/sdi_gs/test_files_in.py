@@ -18,7 +18,7 @@ from representations.cloud import SplatCloud
 from representations.export import Layout, read_ply, write_ply, write_splat
 from representations.framing import Frame, frame_of
 from representations.reading import ENDINGS
-from sdi_gs.cli import arguments
+from sdi_gs.cli import files
 from sdi_gs.splat_files import open_splats
 
 from ..representations.test_reading import activated, columns, ksplat, write
@@ -125,7 +125,7 @@ def test_bringing_and_going_back() -> None:
 def test_the_words_are_those_of_the_library() -> None:
     from representations.axes import FRAMES
 
-    assert tuple(FRAMES) == arguments.UPS
+    assert tuple(FRAMES) == files.UPS
 
 
 def test_what_is_noticed_is_said_and_works_when_typed(sdi_gs: Run, tmp_path: Path) -> None:
@@ -254,3 +254,111 @@ def test_a_compressed_ply_may_be_called_a_ply(sdi_gs: Run, tmp_path: Path) -> No
                   tmp_path / "b.ply")  # fmt: skip
     assert said.code == 0, said.err
     assert len(read_ply(tmp_path / "b.ply")) == 20
+
+
+CUTS = ("--crop=0,0,0,0.6", "--drop-floaters", "--max-splats", "100")
+
+
+def scattered() -> SplatCloud:
+    """A ball of 400 with one splat nearby and one far away."""
+    whole = ball()
+    strays = whole.map(lambda tensor: tensor[:2])
+    strays = strays.replace(means=torch.tensor([[0.0, 0.0, 40.0], [0.0, 0.0, 0.0]]),
+                            log_scale=torch.full((2, 3), math.log(1e-3)))  # fmt: skip
+    pairs = zip(whole.items(), strays.items(), strict=True)
+    return SplatCloud(*(torch.cat([a, b]) for (_, a), (_, b) in pairs))
+
+
+def test_what_is_cut_off_is_counted(sdi_gs: Run, fast: Path, tmp_path: Path) -> None:
+    """Of a file as it is read, for every verb; of a run in the line of its export."""
+    write_ply(tmp_path / "a.ply", scattered())
+    counts = ("1 of 402 splats are left out: outside", "1 of 401 splats are left out: floaters",
+              "300 of 400 splats are left out: the least")  # fmt: skip
+    said = sdi_gs("export", tmp_path / "a.ply", "--format", "spz", *CUTS)
+    assert (said.code, [count in said.err for count in counts]) == (0, [True] * 3), said.err
+    assert "(100 splats," in said.out
+    said = sdi_gs(
+        "render", tmp_path / "a.ply", "--frames", 2, "--size", 32, "--format", "gif", *CUTS
+    )
+    assert (said.code, [count in said.err for count in counts]) == (0, [True] * 3), said.err
+    out = tmp_path / "run"
+    said = sdi_gs("generate", "a red mug", "--config", fast, "--init", tmp_path / "a.ply",
+                  "--steps", 1, "--out", out, *CUTS, "representation.max_count=120")  # fmt: skip
+    assert (said.code, [count in said.out for count in counts]) == (0, [True] * 3), said.err
+    most = len(read_ply(out / "final.ply")) - 10
+    said = sdi_gs("export", out, "--format", "ply", "--max-splats", most)
+    assert (said.code, "splats are left out: the least" in said.out) == (0, True), said.err
+    assert len(read_ply(out / "export.ply")) == most
+    said = sdi_gs("export", out, "--format", "glb", "--crop=1")
+    assert (said.code, "--crop=1: for splats" in said.err) == (2, True)
+    said = sdi_gs("render", out, "--max-splats", 5)
+    assert (said.code, "--max-splats 5 is for a file" in said.err) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("--crop=a",), "--crop=-1,-1,0,1,1,2"),
+        (("--crop=1,2",), "a radius around the middle"),
+        (("--max-splats", "0"), "--max-splats 0: allowed is 1 or more"),
+        (("--crop=99,0,0,1",), "nothing is left"),
+        (("--spz-version", "5"), "--spz-version 5: written are 3"),
+    ],
+)
+def test_cuts_that_cannot_be(
+    sdi_gs: Run, tmp_path: Path, words: tuple[str, ...], told: str
+) -> None:
+    write_ply(tmp_path / "a.ply", ball(20))
+    said = sdi_gs("export", tmp_path / "a.ply", "--format", "spz", *words)
+    assert (said.code, told in said.err) == (2, True), said.err
+    assert [path.name for path in tmp_path.iterdir()] == ["a.ply"]
+
+
+def test_a_gltf_of_splats_is_as_good_as_a_ply(sdi_gs: Run, fast: Path, tmp_path: Path) -> None:
+    before = ball(60)
+    write_ply(tmp_path / "a.ply", before)
+    said = sdi_gs("export", tmp_path / "a.ply", "--format", "gltf-splats")
+    assert said.code == 0, said.err
+    file = tmp_path / "a.splats.glb"
+    said = sdi_gs("export", file, "--format", "ply", "--out", tmp_path / "b.ply")
+    assert said.code == 0, said.err
+    torch.testing.assert_close(read_ply(tmp_path / "b.ply").means, before.means)
+    said = sdi_gs("generate", "a red mug", "--config", fast, "--init", file, "--steps", 1,
+                  "--out", tmp_path / "run")  # fmt: skip
+    assert said.code == 0, said.err
+    assert "kind: splats" in (tmp_path / "run" / "config.yaml").read_text()
+    # A mesh stays one.
+    trimesh.creation.box().export(tmp_path / "box.glb")
+    said = sdi_gs("export", tmp_path / "box.glb", "--format", "ply", "--out", tmp_path / "c.ply")
+    assert (said.code, "triangles (.glb) open in any mesh viewer" in said.err) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("--format", "gltf-splats", "--up", "z"), "--up z: a glTF file has y up"),
+        (("--format", "usdz", "--up", "viewer"), "write --up y, --up z, or leave it out"),
+        (("--format", "ply", "--spz-version", "4"), "--spz-version 4: is of --format spz"),
+        (("--format", "gltf-splats", "--out", "b.ply"), "write --out b.splats.glb"),
+        (("--format", "usdc", "--out", "b.usda"), "write --out b.usdc"),
+    ],
+)
+def test_formats_that_cannot_be_so(
+    sdi_gs: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], told: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_ply(tmp_path / "a.ply", ball(20))
+    said = sdi_gs("export", "a.ply", *words)
+    assert (said.code, told in said.err) == (2, True), said.err
+    assert [path.name for path in tmp_path.iterdir()] == ["a.ply"]
+
+
+def test_sog_without_node_is_written_by_gaussforge(
+    sdi_gs: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("gaussforge", reason="gaussforge is not installed (extra 'formats')")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    write_ply(tmp_path / "a.ply", ball(60))
+    for kind in ("sog", "ksplat"):
+        said = sdi_gs("export", tmp_path / "a.ply", "--format", kind)
+        assert (said.code, "written by gaussforge" in said.out) == (0, True), said.err

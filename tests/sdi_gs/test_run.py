@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import shlex
+import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -338,6 +339,81 @@ def test_resume_refuses_an_edited_config(sdi_gs: Run, whole: Path) -> None:
     said = sdi_gs("resume", whole)
     assert said.code == 2
     assert "was edited" in said.err
+
+
+def test_a_longer_run_is_the_run_that_was_so_long_from_the_start(
+    sdi_gs: Run, whole: Path, fast: Path, tmp_path: Path
+) -> None:
+    """Bit for bit, with the schedule of the shorter one: its config.yaml replays it."""
+    short = state(whole)
+    said = sdi_gs("resume", whole, "--steps", 9)
+    assert said.code == 0, said.err
+    assert "3 steps are added" in said.out
+    assert "stays as at step 6" in said.out
+    longer = state(whole)
+    assert longer["step"] == 9
+    assert not same(longer["renderer"], short["renderer"])
+    lines = [json.loads(line) for line in (whole / "stats.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == list(range(9))
+    assert json.loads((whole / "summary.json").read_text())["steps"] == 9
+    other = tmp_path / "other"
+    said = sdi_gs("generate", "--config", whole / "config.yaml", "--out", other)
+    assert said.code == 0, said.err
+    assert "schedule_steps: 6" in (other / "config.yaml").read_text()
+    assert same(state(other), longer)
+    assert (other / "final.ply").read_bytes() == (whole / "final.ply").read_bytes()
+    # And once more, from where it is.
+    said = sdi_gs("resume", whole, "--steps", 10)
+    assert (said.code, "stays as at step 6" in said.out) == (0, True), said.err
+
+
+def test_a_longer_run_that_is_stopped_goes_on(
+    sdi_gs: Run, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(whole, tmp_path / "broken")
+    assert sdi_gs("resume", whole, "--steps", 9).code == 0
+    with monkeypatch.context() as patch:
+        stop_at(patch, 7, interrupt)
+        said = sdi_gs("resume", tmp_path / "broken", "--steps", 9)
+    assert said.code == 130, said.err
+    assert not (tmp_path / "broken" / "summary.json").exists()  # finished no more
+    assert sdi_gs("resume", tmp_path / "broken").code == 0
+    assert same(state(tmp_path / "broken"), state(whole))
+
+
+def test_what_may_change_on_resume_and_what_may_not(sdi_gs: Run, whole: Path) -> None:
+    before = (whole / "config.yaml").read_bytes()
+    for words, told in (
+        (("seed=4",), "cannot change seed, only steps (--steps N) and settings of output, device"),
+        (("guidance.cfg_scale=5",), "cannot change guidance.cfg_scale"),
+        (("steps=9",), "--steps 9"),
+        (("--steps", 6), "--steps 6: the run has 6 steps, and is made longer only"),
+        (("--steps", 3), "--steps 12"),
+        (("output.previews=3",), "output.previews"),
+        (("nine",), "write key=value"),
+    ):
+        said = sdi_gs("resume", whole, *words)
+        assert (said.code, told in said.err) == (2, True), said.err
+        assert (whole / "config.yaml").read_bytes() == before
+    said = sdi_gs("resume", whole, "output.checkpoint_every=2", "device=auto", "--steps", 8)
+    assert said.code == 0, said.err
+    text = (whole / "config.yaml").read_text()
+    assert "checkpoint_every: 2" in text
+    assert "device: auto" in text
+
+
+def test_a_file_that_was_edited_names_what_differs_and_what_to_type(
+    sdi_gs: Run, whole: Path
+) -> None:
+    path = whole / "config.yaml"
+    before = path.read_text()
+    path.write_text(before.replace("seed: 3", "seed: 4", 1))
+    assert "seed is 3 in the run" in sdi_gs("resume", whole).err
+    path.write_text(before.replace("\nsteps: 6", "\nsteps: 8", 1))
+    said = sdi_gs("resume", whole)
+    assert (said.code, "--steps 8" in said.err) == (2, True), said.err
+    path.write_text(before.replace("preview_every: 3", "preview_every: 2", 1))
+    assert sdi_gs("resume", whole).code == 0  # what a run leaves may be edited
 
 
 def test_render_and_export(sdi_gs: Run, whole: Path, tmp_path: Path) -> None:

@@ -183,6 +183,16 @@ def test_rates_cool_linearly_at_the_end_of_a_run() -> None:
     assert rate_factor(dataclasses.replace(run, cooldown=1.0), 5) == 0.5
 
 
+def test_steps_beyond_the_schedule_have_its_last_values_and_cool_by_themselves() -> None:
+    run = dataclasses.replace(training(steps=20), cooldown=0.4, schedule=10)
+    factors = [rate_factor(run, step) for step in range(20)]
+    once = [1, 1, 1, 1, 1, 1, 1, 0.75, 0.5, 0.25]
+    assert factors == once * 2
+    whole = dataclasses.replace(run, schedule=None)
+    assert rate_factor(whole, 9) == 1.0
+    assert rate_factor(dataclasses.replace(run, schedule=50), 19) == rate_factor(whole, 19)
+
+
 def test_a_cooled_step_is_shorter_and_leaves_the_rates_alone() -> None:
     value, other = (torch.nn.Parameter(torch.zeros(2)) for _ in range(2))
     optimizers = [

@@ -70,7 +70,7 @@ def all_scenes(pictures: Path) -> dict[str, Scene]:
 def export(all_scenes: dict[str, Scene], tmp_path_factory: pytest.TempPathFactory) -> Export:
     """``export(scene, kind, *options)``: the file that 'sdi-gs export' writes, made once."""
     from sdi_gs.assets import ending
-    from sdi_gs.cli import main
+    from sdi_gs.cli.main import main
 
     folder = tmp_path_factory.mktemp("exported")
     for name, scene in all_scenes.items():
