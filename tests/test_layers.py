@@ -25,6 +25,7 @@ FLOORS = (
     ("sdi_gs.evaluation", "sdi_gs.convert"),
     ("sdi_gs.child", "sdi_gs.run"),
     ("sdi_gs.assets", "sdi_gs.look", "sdi_gs.splat_files", "sdi_gs.doctor"),
+    ("sdi_gs.meshes",),
     ("sdi_gs.build", "sdi_gs.pages"),
     ("sdi_gs.artefacts", "sdi_gs.budget", "sdi_gs.differences", "sdi_gs.families"),
     ("sdi_gs.config",),
@@ -51,9 +52,12 @@ WALLS = {
     "representations.interface": ("representations.cameras", "representations.ops"),
     "representations.gaussians": ("representations.instant_ngp",),
     "representations.instant_ngp": ("representations.gaussians", "representations.export"),
+    "representations.textured": (
+        "representations.gaussians", "representations.instant_ngp", "representations.export",
+    ),
     "representations.ops": (
         "representations.gaussians", "representations.instant_ngp", "representations.export",
-        "representations.environment",
+        "representations.textured", "representations.environment",
     ),
     "sdi_gs.diffusion": ("representations",),
     "sdi_gs.guidance.distillation": (
@@ -88,6 +92,9 @@ RESERVED = {
     "viser": ("sdi_gs.watch.viewer",),
     "tensorboardX": ("sdi_gs.artefacts.scalars",),
     "open3d": ("representations.export.fuse_open3d",),
+    "fast_simplification": ("representations.export.simplify",),
+    "xatlas": ("representations.atlas.unwrap",),
+    "embreex": ("representations.ops.meshes.cast", "sdi_gs.mini.render"),
     "gsply": ("representations.export.packed",),
     "numba": ("representations.ops", "sdi_gs.build", "sdi_gs.doctor"),
     "typer": ("sdi_gs.cli",),

@@ -20,11 +20,18 @@ from .arguments import (
     ActivatedOption,
     DegreeOption,
     DropBadOption,
+    FacesOption,
     FormatOption,
+    HeightOption,
     InUpOption,
+    MesherOption,
     OpacityOption,
+    PivotOption,
     RecentreOption,
+    ResolutionOption,
     ScaleOption,
+    TextureOption,
+    ThresholdOption,
     UpOption,
     init_settings,
     reading,
@@ -204,14 +211,13 @@ def export(
     min_opacity: OpacityOption = None,
     scale: ScaleOption = None,
     recentre: RecentreOption = False,
-    resolution: Annotated[int, typer.Option(help="triangles: lattice points along an axis")] = 128,
-    threshold: Annotated[
-        float | None,
-        typer.Option(help="triangles of a field: density of the surface; default measured"),
-    ] = None,
-    mesher: Annotated[
-        str, typer.Option(help="triangles: default, or open3d (extra 'mesh') for depth fusion")
-    ] = "default",
+    resolution: ResolutionOption = 128,
+    threshold: ThresholdOption = None,
+    mesher: MesherOption = "default",
+    texture: TextureOption = None,
+    faces: FacesOption = None,
+    height: HeightOption = None,
+    pivot: PivotOption = None,
     in_up: InUpOption = None,
     activated: ActivatedOption = False,
     drop_bad: DropBadOption = False,
@@ -222,7 +228,7 @@ def export(
 
     if kind is not None and kind not in assets.FORMATS:
         raise UserError(f"kind={kind}: {nearest(kind, assets.FORMATS)}")
-    options = assets.MeshOptions(resolution, threshold, mesher)
+    options = assets.MeshOptions(resolution, threshold, mesher, "", texture, faces, height, pivot)
     splats = assets.SplatOptions(up, sh_degree, min_opacity, scale, recentre)
     if kind is not None:
         splats.check(kind)
