@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 SPLAT_FORMATS = ("ply", "ply-compressed", "splat", "spz", "sog", "html")
 MESH_FORMATS = ("glb", "obj", "mesh-ply")
+TEXTURE_FORMATS = ("glb", "obj")
 FORMATS = (*SPLAT_FORMATS, *MESH_FORMATS)
 UPS = ("viewer", "y", "z")
 ENDINGS = {"mesh-ply": "ply", "ply-compressed": "compressed.ply"}
@@ -154,6 +155,15 @@ def require_ending(path: Path, kind: str) -> None:
         raise UserError(
             f"kind={kind}: {path} ends like another format; write --out {right}, or leave kind out "
             "for what the ending says"
+        )
+
+
+def check_refine(refine: int, kind: str) -> None:
+    """UserError for a format that holds no texture."""
+    if kind not in TEXTURE_FORMATS:
+        raise UserError(
+            f"refine={refine}: trains a texture, and kind={kind} holds none; write kind="
+            + " or ".join(TEXTURE_FORMATS)
         )
 
 

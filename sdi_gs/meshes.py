@@ -160,11 +160,12 @@ def _own_mesh(shape: HasMesh) -> Extracted:
 
     surface = shape.mesh()
     mesh = Mesh(surface.vertices.numpy(), surface.faces.numpy(), surface.colours.numpy())
-    parts = keep_large_parts(mesh)[1]
     if isinstance(shape, HasTexture):
         uv, texture = shape.texture_map()
         mesh = replace(mesh, skin=Skin(uv.double().numpy(), texture.numpy()))
-    return Extracted(mesh.check(), 0.0, parts)
+    places, faces, _ = mesh.check().sewn()
+    whole = Mesh(places, faces, np.zeros(places.shape, np.float32))
+    return Extracted(mesh, 0.0, keep_large_parts(whole)[1])
 
 
 def look(views: ViewPolicy, pixels: int) -> tuple[int, float, float]:
@@ -246,6 +247,6 @@ def _painted(mesh: Mesh, seen: Renderer, views: ViewPolicy, size: int) -> Baked:
     from representations.export import bake
 
     cameras = bake.views_for_texture(*look(views, int(np.clip(size // 2, 128, 1024))))
-    picture = bake.picture_by_picture(seen.render, device_of(seen))
+    renders = bake.one_by_one(seen, cameras, device_of(seen))
     albedo = seen.albedo if isinstance(seen, HasDensity) else None
-    return bake.bake(bake.skinned(mesh, size), picture, cameras, albedo)
+    return bake.bake(bake.skinned(mesh, size), renders, cameras, albedo)

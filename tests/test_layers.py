@@ -22,7 +22,7 @@ FLOORS = (
     ("sdi_gs.api",),
     ("sdi_gs.sweep",),
     ("sdi_gs.experiments", "sdi_gs.watch"),
-    ("sdi_gs.evaluation", "sdi_gs.convert"),
+    ("sdi_gs.evaluation", "sdi_gs.convert", "sdi_gs.texture_stage"),
     ("sdi_gs.child", "sdi_gs.run"),
     ("sdi_gs.assets", "sdi_gs.look", "sdi_gs.splat_files", "sdi_gs.doctor"),
     ("sdi_gs.meshes",),

@@ -23,6 +23,18 @@ class Texels(NamedTuple):
         mixed: np.ndarray = np.einsum("mk,mkc->mc", self.weight, values[faces[self.face]])
         return mixed
 
+    def picture(self, colours: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+        """[H, W, 3] float32 of their colours [M, 3]; black elsewhere."""
+        flat = np.zeros((size[0] * size[1], 3), np.float32)
+        flat[self.place] = colours
+        return flat.reshape(*size, 3)
+
+    def covered(self, size: tuple[int, int]) -> np.ndarray:
+        """[H, W] whether a texel is one of them."""
+        flat = np.zeros(size[0] * size[1], bool)
+        flat[self.place] = True
+        return flat.reshape(size)
+
 
 def texels_of(uv: np.ndarray, faces: np.ndarray, size: tuple[int, int]) -> Texels:
     """The texels of a picture of ``size`` (height, width) under triangles with corners ``uv``

@@ -16,7 +16,8 @@ import numpy as np
 from ..checks import pip_install
 from ..interface import Cameras, Render
 from .mesh import Mesh, MeshError, keep_large_parts
-from .surface import NOTHING_SOLID, SURFACE_ALPHA, TRUNCATION_VOXELS, Extracted
+from .painting import SURFACE_ALPHA
+from .surface import NOTHING_SOLID, TRUNCATION_VOXELS, Extracted
 
 
 def _open3d() -> Any:

@@ -84,7 +84,20 @@ class Mesh:
 
     def normals_or_smooth(self) -> np.ndarray:
         """Unit normals [V, 3]: its own, or those of the faces around each vertex."""
-        return smooth_normals(self.vertices, self.faces) if self.normals is None else self.normals
+        if self.normals is not None:
+            return self.normals
+        vertices, faces, copies = self.sewn()
+        unit: np.ndarray = smooth_normals(vertices, faces)[copies]
+        return unit
+
+    def sewn(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The surface without its seams: vertices in one place are one. Vertices [V', 3], faces
+        [F, 3] of them, and which of them each vertex [V] is."""
+        if self.skin is None:
+            return self.vertices, self.faces, np.arange(len(self.vertices))
+        places, copies = np.unique(self.vertices, axis=0, return_inverse=True)
+        copies = copies.reshape(-1)
+        return places, copies[self.faces], copies
 
 
 def placed(mesh: Mesh, height: float | None = None, pivot: str | None = None) -> Mesh:

@@ -2,7 +2,7 @@
 """A surface that stays as it is, and a texture on it that is trained."""
 
 from .config import MeshInit, TexturedConfig, TextureRates
-from .reading import SkinnedSurface, read_surface
+from .reading import SkinnedSurface, placeholder, read_surface
 from .renderer import TexturedRenderer
 
 __all__ = [
@@ -11,5 +11,6 @@ __all__ = [
     "TextureRates",
     "TexturedConfig",
     "TexturedRenderer",
+    "placeholder",
     "read_surface",
 ]

@@ -28,6 +28,13 @@ class SkinnedSurface(NamedTuple):
     texture: np.ndarray  # [H, W, 3] float32 in [0, 1], as displayed
 
 
+def placeholder() -> SkinnedSurface:
+    """A triangle, to be replaced by the state of a checkpoint."""
+    corner = np.eye(3, dtype=np.float32)
+    grey = np.full((4, 4, 3), GREY, np.float32)
+    return SkinnedSurface(corner, np.array([[0, 1, 2]]), corner[:, :2].copy(), grey)
+
+
 def read_surface(init: MeshInit, size: int, say: Say) -> SkinnedSurface:
     """What the file of ``init`` holds. The texture of a single part is kept as it is; several
     parts, or one without a texture, are laid out anew on ``size`` x ``size`` texels in the colours
@@ -116,10 +123,8 @@ def _laid_out(path: Path, parts: list[Surface], size: int) -> SkinnedSurface:
         found = shaded(path, part, Shade(own, part.faces[own], texels.weight[here]))
         if found is not None:
             colours[here] = found
-    texture = np.zeros((size * size, 3), np.float32)
-    known = np.zeros(size * size, bool)
-    texture[texels.place], known[texels.place] = colours.clip(0.0, 1.0), True
-    picture = filled(texture.reshape(size, size, 3), known.reshape(size, size))
+    square = (size, size)
+    picture = filled(texels.picture(colours.clip(0.0, 1.0), square), texels.covered(square))
     return SkinnedSurface(
         vertices[flat.source].astype(np.float32), flat.faces, flat.uv.astype(np.float32), picture
     )

@@ -77,7 +77,7 @@ class TexturedRenderer:
         self.caster = Caster(surface.vertices, surface.faces)
         size = surface.texture.shape[:2]
         self._texels = texels_of(surface.uv.astype(np.float64), surface.faces, size)
-        self._near = _dilated(self._texels.place, size)
+        self._near = _dilated(self._texels.covered(size))
         weight = np.where(self._near, 1.0, OUTSIDE).astype(np.float32)
         there = (surface.vertices, surface.faces, surface.uv, weight, _normals(surface),
                  _density(surface))  # fmt: skip
@@ -253,13 +253,11 @@ def _finer(cameras: Cameras, samples: int) -> Cameras:
     )
 
 
-def _dilated(index: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """The texels of ``index`` and those near them, [H, W] bool."""
+def _dilated(covered: np.ndarray) -> np.ndarray:
+    """The texels that are covered and those near them, [H, W] bool."""
     from scipy.ndimage import maximum_filter
 
-    on = np.zeros(size[0] * size[1], bool)
-    on[index] = True
-    near: np.ndarray = maximum_filter(on.reshape(size), size=2 * BORDER + 1)
+    near: np.ndarray = maximum_filter(covered, size=2 * BORDER + 1)
     return near
 
 

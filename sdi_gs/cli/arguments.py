@@ -18,6 +18,8 @@ UPS = ("viewer", "y", "z")
 
 DEFAULT_PRESET = "mini"  # the one that works everywhere, without a download
 
+TEXTURED_WORDS = frozenset({"representation=textured", "representation.kind=textured"})
+
 ASSIGNMENT = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z0-9_]+)*=")
 
 Settings = Annotated[
@@ -109,6 +111,13 @@ PivotOption = Annotated[
     typer.Option(help="triangles: origin at ground (y=0 below the lowest) or centre"),
 ]
 
+RefineOption = Annotated[
+    int | None,
+    typer.Option(
+        help="triangles: train the texture for so many steps with the run's own model and prompt"
+    ),
+]
+
 
 # What studies of many runs take.
 StudyOut = Annotated[
@@ -157,11 +166,22 @@ def reading(path: Path, in_up: str | None, activated: bool, drop_bad: bool) -> R
     return Reading(up=in_up, activated=activated, drop_bad=drop_bad)
 
 
+def with_init(settings: list[str], init: list[str]) -> list[str]:
+    """What --init stands for, ahead of the settings that were typed. Where it names the
+    representation itself, the word for that is not given twice: the second would undo the first."""
+    named = TEXTURED_WORDS.intersection(init)
+    return [*init, *(word for word in settings if not (named and word in TEXTURED_WORDS))]
+
+
 def init_settings(
-    path: Path | None, in_up: str | None = None, activated: bool = False, drop_bad: bool = False
+    path: Path | None,
+    in_up: str | None = None,
+    activated: bool = False,
+    drop_bad: bool = False,
+    settings: list[str] | None = None,
 ) -> list[str]:
-    """What --init FILE stands for, with the options about reading. The path is made absolute, so
-    that the run's config replays from anywhere."""
+    """What --init FILE stands for, with the options about reading, ahead of ``settings``. The path
+    is made absolute, so that the run's config replays from anywhere."""
     given = typed(in_up, activated, drop_bad)
     if path is None:
         if given:
@@ -169,11 +189,26 @@ def init_settings(
         return []
     if not path.exists():
         raise UserError(f"--init {path} does not exist")
+    textured = TEXTURED_WORDS.intersection(settings or [])
+    if path.is_dir() and textured:
+        mesh = command("export", path, "--format", "glb", "--texture", "1024")
+        raise UserError(
+            f"--init {path} is a folder, and a texture needs a mesh: make one with {mesh}, and "
+            f"write --init {path / 'final.glb'}"
+        )
     if not path.is_file():
         raise UserError(f"--init {path} is not a file")
     from representations.reading import holds_splats
 
     splats = holds_splats(path)
+    if textured:
+        if splats or activated or drop_bad:
+            raise UserError(
+                f"--init {path} with representation=textured is read as a mesh: give "
+                "one, without options about splats"
+            )
+        given_up = [] if in_up is None else [f"representation.init.up={in_up}"]
+        return ["representation=textured", f"representation.init.path={path.resolve()}", *given_up]
     if not splats and (activated or drop_bad):
         raise UserError(
             f"{given[-1]} is for a file of splats, and --init {path} is read as a mesh or points"

@@ -28,6 +28,7 @@ from .arguments import (
     OpacityOption,
     PivotOption,
     RecentreOption,
+    RefineOption,
     ResolutionOption,
     ScaleOption,
     TextureOption,
@@ -36,6 +37,7 @@ from .arguments import (
     init_settings,
     reading,
     split_words,
+    with_init,
 )
 from .codes import STOPPED, for_parent, unexpected
 
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
     from ..api import Asset
     from ..artefacts.run_folder import RunFolder
     from ..config import Config
+    from ..meshes import MeshOptions
 
 app = typer.Typer(
     name="sdi-gs",
@@ -101,7 +104,10 @@ def generate(
     ] = None,
     init: Annotated[
         Path | None,
-        typer.Option(help="start from a file of splats, or from a mesh (.obj .glb .stl .off)"),
+        typer.Option(
+            help="start from a file of splats, or from a mesh (.obj .glb .stl .off); with "
+            "representation=textured train the texture of that mesh"
+        ),
     ] = None,
     in_up: InUpOption = None,
     activated: ActivatedOption = False,
@@ -118,7 +124,7 @@ def generate(
     prompt, settings = split_words(words or [])
     if tensorboard:
         settings.append("output.tensorboard=true")
-    settings = [*init_settings(init, in_up, activated, drop_bad), *settings]
+    settings = with_init(settings, init_settings(init, in_up, activated, drop_bad, settings))
     watch.check_port(view, port)
 
     from ..api import configure
@@ -218,6 +224,7 @@ def export(
     faces: FacesOption = None,
     height: HeightOption = None,
     pivot: PivotOption = None,
+    refine: RefineOption = None,
     in_up: InUpOption = None,
     activated: ActivatedOption = False,
     drop_bad: DropBadOption = False,
@@ -242,8 +249,28 @@ def export(
     kind = kind or assets.final_format(asset.renderer)
     splats.check(kind)
     path = out if out is not None else assets.default_path(run, kind, splats)
+    if refine is not None:
+        assets.check_refine(refine, kind)
+        asset, options = _refined(run, refine, options)
     holds = asset.save(path, kind, mesh=options, splats=splats)
     typer.echo(f"{path}  ({holds}, {path.stat().st_size:,} bytes)")
+
+
+def _refined(run: Path, steps: int, options: MeshOptions) -> tuple[Asset, MeshOptions]:
+    """The shape of ``run`` as a mesh with a trained texture, and how it is written."""
+    from dataclasses import replace
+
+    from ..api import open_asset
+    from ..texture_stage import refine
+
+    view = watch.watcher(False, None)
+    try:
+        made = refine(run, steps, options, view)
+    finally:
+        view.end()
+    if made is None:
+        raise typer.Exit()  # another process has the run
+    return open_asset(made.path), replace(options, texture=None, faces=None)
 
 
 @app.command()
