@@ -158,6 +158,18 @@ def require_ending(path: Path, kind: str) -> None:
         )
 
 
+def require_room(path: Path, kind: str, textured: bool) -> None:
+    """UserError where a textured .obj would replace a file beside it that nobody named."""
+    from representations.export.mesh import companions
+
+    taken = [other for other in companions(path) if other.exists()]
+    if kind == "obj" and textured and taken:
+        raise UserError(
+            f"{taken[0]} exists, and an .obj with a texture has a file of that name beside it; "
+            "name another --out, or replace both with --force"
+        )
+
+
 def check_refine(refine: int, kind: str) -> None:
     """UserError for a format that holds no texture."""
     if kind not in TEXTURE_FORMATS:

@@ -249,6 +249,8 @@ def export(
     kind = kind or assets.final_format(asset.renderer)
     splats.check(kind)
     path = out if out is not None else assets.default_path(run, kind, splats)
+    if not force and (out is not None or run.is_file()):
+        assets.require_room(path, kind, texture is not None or refine is not None)
     if refine is not None:
         assets.check_refine(refine, kind)
         asset, options = _refined(run, refine, options)
