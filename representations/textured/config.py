@@ -31,8 +31,8 @@ class MeshInit:
 class TextureRates:
     """Adam's learning rates."""
 
-    texture: float = 1e-2  # of a texel; falls exponentially ...
-    texture_final: float = 1e-3  # ... to this at the last step
+    texture: float = 5e-3  # of a texel; falls exponentially ...
+    texture_final: float = 5e-4  # ... to this at the last step
     environment: float = 1e-2  # constant; the learned background
 
     def __post_init__(self) -> None:

@@ -157,14 +157,22 @@ def test_a_texel_is_where_its_coordinates_say() -> None:
 
 
 def test_a_coarse_look_up_is_a_mean_and_teaches_every_texel_in_it() -> None:
-    texture = torch.rand(16, 16, 3, generator=seeded(0), requires_grad=True)
-    levels = pyramid(texture, torch.ones(16, 16))
-    middle = torch.tensor([[0.25, 0.25]])  # the corner of four texels of the level of two by two
-    found = look_up(levels, middle, torch.tensor([64.0]))  # 8 x 8 texels: level 3, two by two
-    torch.testing.assert_close(found[0], texture[:8, :8].mean((0, 1)))
-    found.sum().backward()
+    """A ramp stays the ramp that it is, and the gradient falls off in steps of less than a third:
+    no squares."""
+    at = (torch.arange(64) + 0.5) / 64
+    texture = torch.stack([at.expand(64, 64), at[:, None].expand(64, 64), torch.rand(64, 64)], -1)
+    texture.requires_grad_(True)
+    levels = pyramid(texture, torch.ones(64, 64))
+    where = torch.tensor([[0.45, 0.52]])
+    found = look_up(levels, where, torch.tensor([16.0]))  # 4 x 4 texels: level 2
+    torch.testing.assert_close(found[0, :2], where[0], atol=1e-5, rtol=0)
+    found[0, 2].backward()
     assert texture.grad is not None
-    assert int((texture.grad[..., 0] > 0).sum()) == 64
+    taught = texture.grad[..., 2]
+    assert float(taught.sum()) == pytest.approx(1.0, abs=1e-5)
+    assert int((taught > 0).sum()) > 100
+    step = torch.maximum(taught.diff(dim=0).abs().max(), taught.diff(dim=1).abs().max())
+    assert float(step) < 0.34 * float(taught.max())
 
 
 def test_what_is_between_charts_hardly_counts_in_a_coarse_copy() -> None:

@@ -53,8 +53,8 @@ def test_the_textured_glb_is_valid_and_is_the_mug(
     print("\n", json.dumps(report["issues"]))
     assert report["issues"]["numErrors"] == 0, report["issues"]["messages"]
     assert report["issues"]["numWarnings"] == 0, report["issues"]["messages"]
-    (image,) = report["info"]["resources"][1:] or report["info"]["resources"]
-    assert image["image"]["width"] == image["image"]["height"] == 256
+    image = report["info"]["resources"][1]["image"]
+    assert (image["width"], image["height"], image["transfer"]) == (256, 256, "srgb")
     (mesh,) = trimesh.load_scene(path).geometry.values()
     assert report["info"]["totalTriangleCount"] == len(mesh.faces) > 100
     cloud = all_scenes["mug"].cloud
