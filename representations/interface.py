@@ -249,3 +249,13 @@ class HasMesh(Protocol):
     def mesh(self) -> Surface:
         """A detached copy on the CPU."""
         ...
+
+
+@runtime_checkable
+class HasTexture(Protocol):
+    """A shape that is a surface with a picture on it; it has a :class:`HasMesh` too."""
+
+    def texture_map(self) -> tuple[Tensor, Tensor]:
+        """Coordinates [V, 2] in [0, 1] of the vertices of the mesh, (0, 0) the upper left corner,
+        and the picture [H, W, 3] in [0, 1] as displayed; detached copies on the CPU."""
+        ...

@@ -83,11 +83,11 @@ def file_points(
         raise ValueError(f"init.path={str(path)!r} is not a file: give a mesh or a point cloud")
     require_honest(path)
     try:
-        surfaces, clouds = _parts(path)
+        surfaces, clouds = parts_of(path)
         for part in surfaces:
-            _require_sound(part.vertices, part.faces)
+            require_sound(part.vertices, part.faces)
         for cloud in clouds:
-            _require_sound(cloud.vertices)
+            require_sound(cloud.vertices)
         if surfaces:
             points, colours = _on_surfaces(path, surfaces, count, grey, generator)
         elif clouds:
@@ -108,7 +108,7 @@ def file_points(
     return points.float(), colours.clamp(0.0, 1.0).float()
 
 
-def _parts(path: Path) -> tuple[list[Surface], list[Cloud]]:
+def parts_of(path: Path) -> tuple[list[Surface], list[Cloud]]:
     """Everything in the file, where its scene places it."""
     import trimesh
 
@@ -138,7 +138,7 @@ def _placed(loaded: Any) -> Iterator[tuple[Any, np.ndarray]]:
         yield loaded.geometry[name], np.asarray(matrix, np.float64)
 
 
-def _require_sound(vertices: np.ndarray, faces: np.ndarray | None = None) -> None:
+def require_sound(vertices: np.ndarray, faces: np.ndarray | None = None) -> None:
     """ValueError with the row where a vertex is no number, or a face names one that is not
     there."""
     if vertices.ndim != 2 or vertices.shape[1] != 3:
@@ -173,13 +173,13 @@ def _on_surfaces(
         own = face.numpy()[here] - first
         first += len(part.faces)
         shade = Shade(own, part.faces[own], weight.numpy()[here])
-        found = _shaded(path, part, shade)
+        found = shaded(path, part, shade)
         if found is not None:
             colours[here] = found
     return points, torch.from_numpy(colours)
 
 
-def _shaded(path: Path, part: Surface, at: Shade) -> np.ndarray | None:
+def shaded(path: Path, part: Surface, at: Shade) -> np.ndarray | None:
     """Displayed colours [N, 3] of points of a surface; None where it has none."""
     visual = part.visual
     if visual is None or not visual.defined:

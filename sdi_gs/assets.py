@@ -3,37 +3,34 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
-from representations.interface import HasDensity, HasMesh, HasSplats, Renderer, Say
+from representations.interface import HasSplats, Renderer, Say
 
-from .build import below, device, splat_renderer
+from .build import below, device
 from .config import Config
 from .errors import UserError, command, nearest
+from .meshes import MeshOptions as MeshOptions
+from .meshes import look, make
 from .views import ViewPolicy
 
 if TYPE_CHECKING:
     from representations.cloud import SplatCloud
     from representations.cutting import Cut
     from representations.export import Layout
-    from representations.export.surface import Extracted
 
 USD_FORMATS = ("usdz", "usdc", "usda")
 SPLAT_FORMATS = (
     "ply", "ply-compressed", "splat", "spz", "sog", "ksplat", "gltf-splats", *USD_FORMATS, "html",
 )  # fmt: skip
 MESH_FORMATS = ("glb", "obj", "mesh-ply")
+TEXTURE_FORMATS = ("glb", "obj")
 FORMATS = (*SPLAT_FORMATS, *MESH_FORMATS)
-MESHERS = ("default", "open3d")
 UPS = ("viewer", "y", "z")
-IN_VIEW = 0.85
-"""Of what a camera sees whole: the ball of nearly all splats, when they become triangles."""
-
 ENDINGS = {"mesh-ply": "ply", "ply-compressed": "compressed.ply", "gltf-splats": "splats.glb"}
 
 
@@ -135,35 +132,6 @@ class SplatOptions:
 
 
 @dataclass(frozen=True)
-class MeshOptions:
-    """How triangles are made."""
-
-    resolution: int = 128  # lattice points along an axis of the cube
-    threshold: float | None = None  # density of a field's surface, 1 / world unit; None: measured
-    mesher: str = "default"  # marching cubes of a field, our fusion of splats; or open3d's of both
-    name: str = ""  # of the object inside a .glb; default that of the file
-
-    def __post_init__(self) -> None:
-        if not 8 <= self.resolution <= 1024:
-            raise UserError(
-                f"resolution={self.resolution}: allowed are 8 to 1024 lattice points along an "
-                "axis; write resolution=128"
-            )
-        if self.threshold is not None and not self.threshold > 0.0:
-            raise UserError(
-                f"threshold={self.threshold}: a density is above 0; leave it out to have it "
-                "measured"
-            )
-        if self.mesher not in MESHERS:
-            raise UserError(f"mesher={self.mesher}: {nearest(self.mesher, MESHERS)}")
-        if self.mesher == "open3d" and self.threshold is not None:
-            raise UserError(
-                "threshold is the density of a field's surface, and mesher=open3d fuses depth "
-                "pictures, which have none: leave one of the two out"
-            )
-
-
-@dataclass(frozen=True)
 class Exported:
     """A file that was written; as text it says what the file holds."""
 
@@ -217,6 +185,27 @@ def require_ending(path: Path, kind: str) -> None:
         )
 
 
+def require_room(path: Path, kind: str, textured: bool) -> None:
+    """UserError where a textured .obj would replace a file beside it that nobody named."""
+    from representations.export.mesh import companions
+
+    taken = [other for other in companions(path) if other.exists()]
+    if kind == "obj" and textured and taken:
+        raise UserError(
+            f"{taken[0]} exists, and an .obj with a texture has a file of that name beside it; "
+            "name another --out, or replace both with --force"
+        )
+
+
+def check_refine(refine: int, kind: str) -> None:
+    """UserError for a format that holds no texture."""
+    if kind not in TEXTURE_FORMATS:
+        raise UserError(
+            f"refine={refine}: trains a texture, and kind={kind} holds none; write kind="
+            + " or ".join(TEXTURE_FORMATS)
+        )
+
+
 def default_path(source: Path, kind: str, splats: SplatOptions) -> Path:
     """Where an export of a run's folder or of a splat file goes when nothing else is said.
 
@@ -246,6 +235,12 @@ def export(
         raise UserError(f"kind={kind}: {nearest(kind, FORMATS)}")
     splats.check(kind)
     require_ending(path, kind)
+    given = options.given() if options is not None else []
+    if kind in SPLAT_FORMATS and given:
+        raise UserError(
+            f"{', '.join(given)}: for triangles, and kind={kind} writes splats; leave it out, or "
+            f"choose one of {', '.join(MESH_FORMATS)}"
+        )
     if kind in SPLAT_FORMATS:
         if not isinstance(shape, HasSplats):
             raise UserError(
@@ -298,98 +293,17 @@ def _export_mesh(
 ) -> Exported:
     from representations.export.mesh import write_mesh
 
+    plain = kind == "mesh-ply"
+    if plain and options.texture is not None:
+        raise UserError(
+            f"texture={options.texture}: a .ply holds no texture; write kind=glb or obj"
+        )
     with below("export"):
-        if isinstance(shape, HasMesh):
-            made, how = _own_mesh(shape), "as trained"
-        elif isinstance(shape, HasDensity) and options.mesher != "open3d":
-            made = _extracted(shape, views, options)
-            chosen = "measured" if options.threshold is None else "given"
-            how = f"at density {made.level:.3g} ({chosen})"
-        else:
-            made, how = _fused(shape, views, options), "fused from depth pictures"
-            how += " by open3d" if options.mesher == "open3d" else ""
-        faces = write_mesh(path, made.mesh, "ply" if kind == "mesh-ply" else kind, options.name)
-    note = f" in {made.parts} connected part(s), {how}"
-    return Exported(path, kind, faces, "faces", note)
-
-
-def _own_mesh(shape: HasMesh) -> Extracted:
-    """The triangles that a shape is made of already."""
-    from representations.export.mesh import Mesh, keep_large_parts
-    from representations.export.surface import Extracted
-
-    surface = shape.mesh()
-    mesh = Mesh(surface.vertices.numpy(), surface.faces.numpy(), surface.colours.numpy())
-    return Extracted(mesh.check(), 0.0, keep_large_parts(mesh)[1])
-
-
-def _look(views: ViewPolicy, pixels: int) -> tuple[int, float, float]:
-    """Resolution, distance and field of view of the pictures that a surface is found with."""
-    return pixels, sum(views.distance) / 2, sum(views.fov_y_deg) / 2
-
-
-def _extracted(shape: Any, views: ViewPolicy, options: MeshOptions) -> Extracted:
-    """The surface of a renderer that has a density."""
-    from representations.export import surface
-
-    level = options.threshold
-    if level is None:
-        cameras = surface.views_around(*_look(views, 64))
-        renders = surface.pictures(shape, cameras, _device_of(shape))
-        level = surface.surface_level(shape.density, renders, cameras)
-    return surface.from_density(
-        shape.density,
-        shape.albedo,
-        level,
-        radius=shape.radius,
-        resolution=options.resolution,
-    )
-
-
-def _device_of(shape: Renderer) -> torch.device:
-    """Where a renderer's parameters live."""
-    for optimizer in shape.optimizers:
-        for group in optimizer.param_groups:
-            for parameter in group["params"]:
-                return torch.device(parameter.device)
-    return torch.device("cpu")
-
-
-def _reach(shape: Renderer, views: ViewPolicy) -> float:
-    """Half the side of the cube that holds the shape, world units: its own, that of its splats, or
-    what the cameras of its policy can see whole."""
-    if isinstance(shape, HasDensity):
-        return shape.radius
-    if isinstance(shape, HasSplats):
-        distance = shape.cloud().means.norm(dim=-1).cpu()
-        return 1.1 * float(distance.sort().values[int(0.99 * (len(distance) - 1))])
-    return _look(views, 1)[1] * _half_sine(views)
-
-
-def _fused(shape: Renderer, views: ViewPolicy, options: MeshOptions) -> Extracted:
-    from representations.export import fuse_open3d, surface
-    from representations.framing import frame_of
-
-    seen, frame, size = shape, None, 1.0
-    if isinstance(shape, HasSplats):
-        # Whatever the size and place of the splats, they are looked at as a shape of ours is.
-        cloud = shape.cloud()
-        frame, size = frame_of(cloud), IN_VIEW * _look(views, 1)[1] * _half_sine(views)
-        seen = splat_renderer(frame.bring(cloud, size), Config())
-    # Two pixels per lattice cell: depth is looked up, not interpolated.
-    cameras = surface.views_around(*_look(views, 2 * options.resolution))
-    renders = surface.pictures(seen, cameras, _device_of(seen))
-    fuse = fuse_open3d.fuse if options.mesher == "open3d" else surface.fuse
-    made = fuse(renders, cameras, radius=_reach(seen, views), resolution=options.resolution)
-    if frame is None:
-        return made
-    where = frame.back(torch.from_numpy(made.mesh.vertices), size).float().numpy()
-    return made._replace(mesh=replace(made.mesh, vertices=where))
-
-
-def _half_sine(views: ViewPolicy) -> float:
-    """How large a ball a camera of the policy's middle sees whole, over its distance."""
-    return math.sin(math.radians(_look(views, 1)[2] / 2))
+        made = make(shape, views, options)
+        # Of a shape with a texture of its own a .ply has the colours at the vertices.
+        mesh = replace(made.mesh, skin=None) if plain else made.mesh
+        faces = write_mesh(path, mesh, "ply" if plain else kind, options.name)
+    return Exported(path, kind, faces, "faces", made.note)
 
 
 def splats_on_surface(shape: Renderer, config: Config, count: int, steps: int) -> Renderer:
@@ -399,7 +313,7 @@ def splats_on_surface(shape: Renderer, config: Config, count: int, steps: int) -
     from representations.gaussians.initialise import from_points
 
     target = device(config.device)
-    cameras = surface.views_around(*_look(config.views, 128))
+    cameras = surface.views_around(*look(config.views, 128))
     with below("convert"):
         seen = [
             surface.seen_points(render, cameras[i : i + 1])

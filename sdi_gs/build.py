@@ -21,6 +21,7 @@ from representations.instant_ngp.config import InstantNGPConfig
 from representations.interface import Renderer, Run, Say, silent
 from representations.memory import available_bytes
 from representations.ops import MissingBackend, card
+from representations.textured.config import TexturedConfig
 
 from . import methods, starting
 from .config import PRIORS, REPRESENTATIONS, Config, ModelConfig
@@ -188,6 +189,8 @@ def renderer(
                 shape = _gaussians(chosen, run)
             case InstantNGPConfig():
                 shape = _instant_ngp(chosen, run, config.views)
+            case TexturedConfig():
+                shape = _textured(chosen, run)
             case _:
                 shape = REPRESENTATIONS.makers[type(chosen)](chosen, run)
     for name in config.terms:
@@ -221,6 +224,14 @@ def _instant_ngp(chosen: InstantNGPConfig, run: Run, views: ViewPolicy) -> Rende
     student = InstantNGPRenderer(config, run.device, seed=run.seed)
     starting.fit_field(student, chosen.init, cloud, Start(run.device, run.seed, run.say), views)
     return shape.starting_from(student)
+
+
+def _textured(chosen: TexturedConfig, run: Run) -> Renderer:
+    from representations.textured import TexturedRenderer, placeholder, read_surface
+
+    # The mesh of a saved state is in it.
+    surface = placeholder() if run.restored else read_surface(chosen.init, chosen.size, run.say)
+    return TexturedRenderer(chosen, run.device, surface, steps=run.steps, seed=run.seed)
 
 
 def _gaussians(chosen: GaussianConfig, run: Run) -> Renderer:

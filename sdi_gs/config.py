@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from representations.gaussians.config import GaussianConfig
 from representations.instant_ngp.config import InstantNGPConfig
 from representations.interface import RepresentationSettings
+from representations.textured.config import TexturedConfig
 
 from . import plugins
 from .backgrounds import Background, EnvironmentBackground, RandomBackground, SolidBackground
@@ -130,7 +131,7 @@ UPDATES = Kinds(
     SteinConfig,
 )
 BACKGROUNDS = Kinds("background", SolidBackground, RandomBackground, EnvironmentBackground)
-REPRESENTATIONS = Kinds("representation", GaussianConfig, InstantNGPConfig)
+REPRESENTATIONS = Kinds("representation", GaussianConfig, InstantNGPConfig, TexturedConfig)
 PRIORS = Kinds("prior")
 """Models that are made by code instead of read from a folder; ``model.source`` names them."""
 

@@ -22,10 +22,11 @@ FLOORS = (
     ("sdi_gs.api",),
     ("sdi_gs.sweep",),
     ("sdi_gs.experiments", "sdi_gs.watch"),
-    ("sdi_gs.evaluation", "sdi_gs.convert"),
+    ("sdi_gs.evaluation", "sdi_gs.convert", "sdi_gs.texture_stage"),
     ("sdi_gs.child", "sdi_gs.run"),
     ("sdi_gs.going_on",),
     ("sdi_gs.assets", "sdi_gs.look", "sdi_gs.splat_files", "sdi_gs.doctor"),
+    ("sdi_gs.meshes",),
     ("sdi_gs.build", "sdi_gs.pages"),
     (
         "sdi_gs.artefacts",
@@ -60,9 +61,12 @@ WALLS = {
     "representations.interface": ("representations.cameras", "representations.ops"),
     "representations.gaussians": ("representations.instant_ngp",),
     "representations.instant_ngp": ("representations.gaussians", "representations.export"),
+    "representations.textured": (
+        "representations.gaussians", "representations.instant_ngp", "representations.export",
+    ),
     "representations.ops": (
         "representations.gaussians", "representations.instant_ngp", "representations.export",
-        "representations.environment",
+        "representations.textured", "representations.environment",
     ),
     "sdi_gs.diffusion": ("representations",),
     "sdi_gs.guidance.distillation": (
@@ -97,6 +101,9 @@ RESERVED = {
     "viser": ("sdi_gs.watch.viewer",),
     "tensorboardX": ("sdi_gs.artefacts.scalars",),
     "open3d": ("representations.export.fuse_open3d",),
+    "fast_simplification": ("representations.export.simplify",),
+    "xatlas": ("representations.atlas.unwrap",),
+    "embreex": ("representations.ops.meshes.cast", "sdi_gs.mini.render"),
     "gsply": ("representations.export.packed",),
     "gaussforge": ("representations.export.forge",),
     "pxr": ("representations.export.usd",),

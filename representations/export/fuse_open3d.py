@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Depth fusion by open3d (the extra ``mesh``): a second opinion on :func:`surface.fuse`.
+"""Depth fusion by open3d (the extra ``open3d``): a second opinion on :func:`surface.fuse`.
 
 Unlike our own fusion it takes no notice of pixels that show nothing, and it leaves a hole wherever
 no picture looks. The volume is a uniform one: open3d's growing volume finds no surface at all in
@@ -16,7 +16,8 @@ import numpy as np
 from ..checks import pip_install
 from ..interface import Cameras, Render
 from .mesh import Mesh, MeshError, keep_large_parts
-from .surface import NOTHING_SOLID, SURFACE_ALPHA, TRUNCATION_VOXELS, Extracted
+from .painting import SURFACE_ALPHA
+from .surface import NOTHING_SOLID, TRUNCATION_VOXELS, Extracted
 
 
 def _open3d() -> Any:

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -12,16 +14,29 @@ from torch import Tensor
 
 from ..cameras import orbit, rays
 from ..interface import Cameras, Render, Renderer
+from ..memory import require_memory
+from ..ops.meshes import Caster
+from . import votes
 from .mesh import Mesh, MeshError, keep_large_parts
+from .painting import SURFACE_ALPHA, Points, painted
 
-SURFACE_ALPHA = 0.5
-"""A pixel shows a surface when at least half of its light comes from the object."""
+ELEVATIONS_DEG = (-40.0, -5.0, 20.0, 50.0)
+AROUND = 12  # views at each of them
 
 CHUNK = 2**18
 """Points asked at once."""
 
 TRUNCATION_VOXELS = 3.0
 """Depth fusion trusts a picture this many voxels in front of and behind what it sees."""
+
+DISAGREEMENT = 0.1
+"""Of the radius: pictures of one surface disagree about its depth by so much, at any resolution."""
+
+SMOOTH, SMOOTH_VOXELS = 0.01, 0.7
+"""Standard deviation of a blur of the fused distance: of the radius, and in voxels."""
+
+COARSER, COARSEST = 4, 24
+"""What is far from a surface is looked at on a lattice so much coarser, with no fewer points."""
 
 
 NOTHING_SOLID = (
@@ -37,8 +52,13 @@ class Extracted(NamedTuple):
 
 
 def views_around(resolution: int, distance: float, fov_y_deg: float) -> Cameras:
-    """26 cameras: eight around at three elevations, one above and one below."""
-    angles = [(a, e) for e in (-30.0, 10.0, 45.0) for a in np.arange(8) * 45.0]
+    """50 cameras: twelve around at each of four elevations, in turn between one another, one above
+    and one below."""
+    angles = [
+        (360.0 / AROUND * (turn + 0.5 * (row % 2)), elevation)
+        for row, elevation in enumerate(ELEVATIONS_DEG)
+        for turn in range(AROUND)
+    ]
     angles += [(0.0, 89.0), (0.0, -89.0)]
     azimuth, elevation = torch.tensor(angles, dtype=torch.float32).T
     ones = torch.ones(len(angles))
@@ -100,14 +120,10 @@ def sample_density(
     density: Callable[[Tensor], Tensor], resolution: int, radius: float
 ) -> np.ndarray:
     """The density on a lattice over [-radius, radius]^3, [R, R, R] indexed x, y, z."""
-    axis = _lattice(resolution, radius)
     values = np.empty((resolution,) * 3, np.float32)
-    layers = max(1, CHUNK // resolution**2)
-    for first in range(0, resolution, layers):
-        x = axis[first : first + layers]
-        grid = torch.stack(torch.meshgrid(x, axis, axis, indexing="ij"), dim=-1)
-        block = density(grid.reshape(-1, 3)).reshape(grid.shape[:3])
-        values[first : first + layers] = block.cpu().numpy()
+    for layers, points in votes.lattice_points(resolution, radius):
+        block = density(points).cpu().numpy()
+        values[layers] = block.reshape(-1, resolution, resolution)
     return values
 
 
@@ -125,11 +141,24 @@ def marching_cubes(
             " everywhere; choose a threshold between them"
         )
     # A border of the lowest value closes what touches the edge of the cube.
-    padded = np.pad(values, 1, constant_values=min(low, level - 1.0))
+    padded = np.pad(_whole(values - level), 1, constant_values=min(low - level, -1.0))
     spacing = 2.0 * radius / (values.shape[0] - 1)
-    vertices, faces, _, _ = extract(padded, level, spacing=(spacing,) * 3,
+    vertices, faces, _, _ = extract(padded, 0.0, spacing=(spacing,) * 3,
                                     gradient_direction="ascent")  # fmt: skip
     return (vertices - spacing - radius).astype(np.float32), faces.astype(np.int64)
+
+
+def _whole(above: np.ndarray) -> np.ndarray:
+    """Without bubbles that nobody can see, and without zeros: where a surface runs through a point
+    of the lattice, triangles shrink to nothing and others share an edge of theirs."""
+    from scipy.ndimage import binary_fill_holes
+
+    inside = above > 0
+    bubbles = binary_fill_holes(inside) & ~inside
+    tiny = 1e-3 * float(np.abs(above).mean())
+    out = np.where(bubbles, tiny, above)
+    flat = np.abs(out) < tiny
+    return np.where(flat, np.where(out > 0, tiny, -tiny), out).astype(np.float32)
 
 
 @torch.no_grad()
@@ -154,75 +183,87 @@ def from_density(
 
 
 def fuse(
-    renders: Iterable[Render], cameras: Cameras, *, radius: float, resolution: int = 96
+    renders: Sequence[Render], cameras: Cameras, *, radius: float, resolution: int = 96
 ) -> Extracted:
-    """Fuse depth pictures into a truncated signed distance (Curless and Levoy 1996) on a lattice
-    over [-radius, radius]^3, and take its zero.
+    """The surface that pictures agree on, in [-radius, radius]^3: the zero of
+    :func:`votes.signed_distance` on a lattice of ``resolution`` points an axis.
 
-    A pixel that shows no surface says that everything along it is outside: without that, splats
-    that no picture sees as solid would leave walls. What is hidden behind a surface in every
-    picture is inside; points that no picture reaches are outside.
+    It is closed, has no bubbles inside, and is smooth to about a hundredth of the radius, below
+    which pictures of splats disagree. What is far from it is looked at on a coarser lattice.
     """
-    axis = _lattice(resolution, radius)
-    points = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), dim=-1).reshape(-1, 3)
-    reach = TRUNCATION_VOXELS * 2.0 * radius / (resolution - 1)
-    total = torch.zeros(len(points))
-    weight = torch.zeros(len(points))
-    color = torch.zeros(len(points), 3)
-    paint = torch.zeros(len(points))
-    covered = torch.zeros(len(points), dtype=torch.bool)
-    for i, render in enumerate(renders):
-        distance, rgb, known, near, hidden = _look(points, render, cameras[i : i + 1], reach)
-        total += known * distance
-        covered |= hidden
-        weight += known
-        color += near[:, None] * rgb
-        paint += near
-    sdf = torch.where(weight > 0, total / weight.clamp(min=1e-6), 1.0 - 2.0 * covered.float())
-    values = -sdf.reshape((resolution,) * 3).numpy()  # inside is high, as in a density
+    from scipy.ndimage import gaussian_filter
+
+    require_memory(
+        4 * 6 * resolution**3,
+        torch.device("cpu"),
+        f"a lattice of {resolution}^3 points",
+        f"write resolution={resolution // 2}",
+    )
+    step = 2.0 * radius / (resolution - 1)
+    reach = max(TRUNCATION_VOXELS * step, DISAGREEMENT * radius)
+    views = votes.views_of(renders, cameras)
+    seen = [seen_points(render, cameras[i : i + 1])[0] for i, render in enumerate(renders)]
+    if not any(len(points) for points in seen):
+        raise MeshError(NOTHING_SOLID)
+    field = _Field(views, reach, votes.outline_level(views, reach, radius), radius)
+    values = field.near(torch.cat(seen), resolution)
+    values = gaussian_filter(values, max(SMOOTH_VOXELS, SMOOTH * radius / step), mode="nearest")
     try:
-        vertices, faces = marching_cubes(values, 0.0, radius)
+        vertices, faces = marching_cubes(-values, 0.0, radius)  # inside is high, as in a density
     except MeshError:
         raise MeshError(NOTHING_SOLID) from None
-    shades = color / paint.clamp(min=1e-6)[:, None]
-    colors = _nearest_painted(vertices, points[paint > 0], shades[paint > 0])
-    kept, parts = keep_large_parts(Mesh(vertices, faces, colors))
-    return Extracted(kept.check(), 0.0, parts)
+    plain = Mesh(vertices, faces, np.full((len(vertices), 3), 0.5, np.float32))
+    kept, parts = keep_large_parts(plain)
+    points = Points(kept.vertices.astype(np.float64), kept.normals_or_smooth())
+    caster, size = Caster(kept.vertices, kept.faces), float(np.ptp(kept.vertices, axis=0).max())
+    colours = painted(points, caster, size, renders, cameras).colours.astype(np.float32)
+    return Extracted(replace(kept, colors=colours).check(), 0.0, parts)
 
 
-def _look(
-    points: Tensor, render: Render, camera: Cameras, reach: float
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """What one picture says of ``points`` [P, 3]: signed distance [P] in units of ``reach``
-    (positive in front of the surface), colour [P, 3], whether the distance counts [P], how
-    much the colour does [P], and whether a surface hides the point [P]."""
-    matrix = camera.world_to_cam[0]
-    local = points @ matrix[:3, :3].T + matrix[:3, 3]
-    z = local[:, 2].clamp(min=1e-6)
-    k = camera.intrinsics[0]
-    column = (local[:, 0] / z * k[0, 0] + k[0, 2]).floor().long()
-    row = (local[:, 1] / z * k[1, 1] + k[1, 2]).floor().long()
-    inside = (column >= 0) & (column < camera.width) & (row >= 0) & (row < camera.height)
-    inside &= local[:, 2] > 0
-    column, row = column.clamp(0, camera.width - 1), row.clamp(0, camera.height - 1)
-    alpha = render.alpha[0, 0, row, column]
-    solid = alpha > SURFACE_ALPHA
-    distance = (render.depth[0, 0, row, column] - z) / reach
-    distance = torch.where(solid, distance, torch.ones_like(distance)).clamp(max=1.0)
-    known = (inside & (distance > -1.0)).float()
-    rgb = render.rgb[0, :, row, column].T / alpha.clamp(min=SURFACE_ALPHA)[:, None]
-    near = known * (solid & (distance.abs() < 1.0)).float() * (1.0 - distance.abs())
-    return distance, rgb.clamp(0.0, 1.0), known, near, inside & (distance <= -1.0)
+class _Field(NamedTuple):
+    """The distance that pictures agree on, to be asked for lattices over [-radius, radius]^3."""
 
+    views: Sequence[votes.View]
+    reach: float  # world units
+    level: float  # in units of the reach
+    radius: float
 
-def _nearest_painted(vertices: np.ndarray, points: Tensor, colors: Tensor) -> np.ndarray:
-    """Colour of each vertex: the mean of the four nearest lattice points that have one."""
-    from scipy.spatial import cKDTree
+    def near(self, seen: Tensor, resolution: int) -> np.ndarray:
+        """[R, R, R], exact near the points ``seen`` [P, 3] of the surface."""
+        coarse = -(-(resolution - 1) // COARSER) + 1
+        if coarse < COARSEST:
+            return self.everywhere(resolution)
+        rough = torch.from_numpy(self.everywhere(coarse))
+        values: np.ndarray = torch.nn.functional.interpolate(
+            rough[None, None], size=(resolution,) * 3, mode="trilinear", align_corners=True
+        )[0, 0].numpy()
+        axis = _lattice(resolution, self.radius)
+        near = torch.from_numpy(self._around(seen, resolution).nonzero()[0])
+        flat = values.reshape(-1)
+        for some in near.split(CHUNK):
+            x, rest = some // resolution**2, some % resolution**2
+            index = (x, rest // resolution, rest % resolution)
+            flat[some.numpy()] = self._at(torch.stack([axis[i] for i in index], dim=-1))
+        return values
 
-    count = min(4, len(points))
-    if count == 0:
-        return np.full((len(vertices), 3), 0.5, np.float32)
-    _, index = cKDTree(points.numpy()).query(vertices, k=count)
-    picked: np.ndarray = colors.numpy()[np.asarray(index).reshape(len(vertices), count)]
-    mean: np.ndarray = picked.mean(axis=1).astype(np.float32)
-    return mean
+    def everywhere(self, resolution: int) -> np.ndarray:
+        """[R, R, R]."""
+        values = np.empty((resolution,) * 3, np.float32)
+        for layers, points in votes.lattice_points(resolution, self.radius):
+            values[layers] = self._at(points).reshape(-1, resolution, resolution)
+        return values
+
+    def _at(self, points: Tensor) -> np.ndarray:
+        return votes.signed_distance(points, self.views, self.reach, self.level).numpy()
+
+    def _around(self, seen: Tensor, resolution: int) -> np.ndarray:
+        """[R * R * R] whether a lattice point is within the reach and a cell of one of ``seen``."""
+        from scipy.ndimage import maximum_filter
+
+        step = 2.0 * self.radius / (resolution - 1)
+        cell = ((seen + self.radius) / step).round().long()
+        cell = cell[((cell >= 0) & (cell < resolution)).all(-1)]
+        marked = np.zeros((resolution,) * 3, np.uint8)
+        marked[tuple(cell.T.numpy())] = 1
+        wide: np.ndarray = maximum_filter(marked, 2 * math.ceil(self.reach / step) + 3)
+        return wide.reshape(-1)

@@ -58,6 +58,46 @@ SpzOption = Annotated[
 ]
 
 
+# What 'export' takes about triangles.
+ResolutionOption = Annotated[
+    int, typer.Option(help="triangles: lattice points along an axis of the cube")
+]
+ThresholdOption = Annotated[
+    float | None,
+    typer.Option(help="triangles of a field: density of the surface; default measured"),
+]
+MesherOption = Annotated[
+    str, typer.Option(help="triangles: default, or open3d (extra 'open3d') for depth fusion")
+]
+TextureOption = Annotated[
+    int | None,
+    typer.Option(
+        help="triangles: a texture of so many texels along a side, such as 1024, instead of "
+        "colours at the vertices (extra 'mesh')"
+    ),
+]
+FacesOption = Annotated[
+    int | None,
+    typer.Option(
+        help="triangles: at most so many (extra 'mesh'); default all, with --texture 10000"
+    ),
+]
+HeightOption = Annotated[
+    float | None, typer.Option(help="triangles: metres from the lowest to the highest")
+]
+PivotOption = Annotated[
+    str | None,
+    typer.Option(help="triangles: origin at ground (y=0 below the lowest) or centre"),
+]
+
+RefineOption = Annotated[
+    int | None,
+    typer.Option(
+        help="triangles: train the texture for so many steps with the run's own model and prompt"
+    ),
+]
+
+
 # What studies of many runs take.
 StudyOut = Annotated[
     Path | None, typer.Option(help="folder; one that holds part of the same study is gone on with")

@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..errors import UserError, nearest
+from ..errors import UserError, command, nearest
 
 if TYPE_CHECKING:
     from representations.cutting import Cut
     from representations.reading import Reading
 
 UPS = ("viewer", "y", "z")
+
+TEXTURED_WORDS = frozenset({"representation=textured", "representation.kind=textured"})
 
 InUpOption = Annotated[
     str | None,
@@ -127,9 +129,9 @@ class Asked:
             linear_colours=self.linear_colours, cut=cut,
         )  # fmt: skip
 
-    def init_settings(self, path: Path | None) -> list[str]:
-        """What --init FILE stands for, with the options about it. The path is made absolute, so
-        that the run's config replays from anywhere."""
+    def init_settings(self, path: Path | None, settings: list[str]) -> list[str]:
+        """What --init FILE stands for ahead of ``settings``, with the options about it. The path is
+        made absolute, so that the run's config replays from anywhere."""
         given, cut = self.typed(), self.cut()
         if path is None:
             if given:
@@ -137,25 +139,51 @@ class Asked:
             return []
         if not path.exists():
             raise UserError(f"--init {path} does not exist")
+        textured = bool(TEXTURED_WORDS.intersection(settings))
+        if path.is_dir() and textured:
+            mesh = command("export", path, "--format", "glb", "--texture", "1024")
+            raise UserError(
+                f"--init {path} is a folder, and a texture needs a mesh: make one with {mesh}, and "
+                f"write --init {path / 'final.glb'}"
+            )
         if not path.is_file():
             raise UserError(f"--init {path} is not a file")
         from representations.reading import holds_splats
 
         splats = holds_splats(path)
         of_splats = [word for word in given if not word.startswith("--in-up")]
+        if textured:
+            return self._of_mesh(path, splats or bool(of_splats))
         if not splats and of_splats:
             raise UserError(
                 f"{of_splats[-1]} is for a file of splats, and --init {path} is read as a mesh or "
                 "points"
             )
         init = "representation.init"
-        settings = [
+        found = [
             f"{init}.kind={'splats' if splats else 'points'}",
             f"{init}.path={path.resolve()}",
         ]
-        settings += [] if self.in_up is None else [f"{init}.up={self.in_up}"]
+        found += [] if self.in_up is None else [f"{init}.up={self.in_up}"]
         flags = ("activated", "drop_bad", "linear_colours", "drop_floaters")
-        settings += [f"{init}.{name}=true" for name in flags if getattr(self, name)]
-        settings += [] if cut.crop is None else [f"{init}.crop={list(cut.crop)}"]
+        found += [f"{init}.{name}=true" for name in flags if getattr(self, name)]
+        found += [] if cut.crop is None else [f"{init}.crop={list(cut.crop)}"]
         most = self.max_splats
-        return settings + ([] if most is None else [f"{init}.max_splats={most}"])
+        return found + ([] if most is None else [f"{init}.max_splats={most}"])
+
+    def _of_mesh(self, path: Path, about_splats: bool) -> list[str]:
+        """What --init FILE stands for where its texture is trained."""
+        if about_splats:
+            raise UserError(
+                f"--init {path} with representation=textured is read as a mesh: give one, without "
+                "options about splats"
+            )
+        up = [] if self.in_up is None else [f"representation.init.up={self.in_up}"]
+        return ["representation=textured", f"representation.init.path={path.resolve()}", *up]
+
+
+def with_init(settings: list[str], init: list[str]) -> list[str]:
+    """What --init stands for, ahead of the settings that were typed. Where it names the
+    representation itself, the word for that is not given twice: the second would undo the first."""
+    named = TEXTURED_WORDS.intersection(init)
+    return [*init, *(word for word in settings if not (named and word in TEXTURED_WORDS))]

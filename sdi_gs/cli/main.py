@@ -18,11 +18,19 @@ from . import evaluate, known, studies, sweep, watch
 from .arguments import (
     DEFAULT_PRESET,
     DegreeOption,
+    FacesOption,
     FormatOption,
+    HeightOption,
+    MesherOption,
     OpacityOption,
+    PivotOption,
     RecentreOption,
+    RefineOption,
+    ResolutionOption,
     ScaleOption,
     SpzOption,
+    TextureOption,
+    ThresholdOption,
     UpOption,
     split_words,
 )
@@ -36,12 +44,14 @@ from .files import (
     InUpOption,
     LinearOption,
     MostOption,
+    with_init,
 )
 
 if TYPE_CHECKING:
     from representations.reading import Reading
 
     from ..api import Asset
+    from ..meshes import MeshOptions
 
 app = typer.Typer(
     name="sdi-gs",
@@ -100,7 +110,10 @@ def generate(
     ] = None,
     init: Annotated[
         Path | None,
-        typer.Option(help="start from a file of splats, or from a mesh (.obj .glb .stl .off)"),
+        typer.Option(
+            help="start from a file of splats, or from a mesh (.obj .glb .stl .off); with "
+            "representation=textured train the texture of that mesh"
+        ),
     ] = None,
     in_up: InUpOption = None,
     activated: ActivatedOption = False,
@@ -122,7 +135,7 @@ def generate(
     if tensorboard:
         settings.append("output.tensorboard=true")
     asked = Asked(in_up, activated, drop_bad, linear_colours, crop, drop_floaters, max_splats)
-    settings = [*asked.init_settings(init), *settings]
+    settings = with_init(settings, asked.init_settings(init, settings))
     watch.check_port(view, port)
 
     from ..api import configure
@@ -238,14 +251,14 @@ def export(
     scale: ScaleOption = None,
     recentre: RecentreOption = False,
     spz_version: SpzOption = None,
-    resolution: Annotated[int, typer.Option(help="triangles: lattice points along an axis")] = 128,
-    threshold: Annotated[
-        float | None,
-        typer.Option(help="triangles of a field: density of the surface; default measured"),
-    ] = None,
-    mesher: Annotated[
-        str, typer.Option(help="triangles: default, or open3d (extra 'mesh') for depth fusion")
-    ] = "default",
+    resolution: ResolutionOption = 128,
+    threshold: ThresholdOption = None,
+    mesher: MesherOption = "default",
+    texture: TextureOption = None,
+    faces: FacesOption = None,
+    height: HeightOption = None,
+    pivot: PivotOption = None,
+    refine: RefineOption = None,
     in_up: InUpOption = None,
     activated: ActivatedOption = False,
     drop_bad: DropBadOption = False,
@@ -260,7 +273,7 @@ def export(
 
     if kind is not None and kind not in assets.FORMATS:
         raise UserError(f"kind={kind}: {nearest(kind, assets.FORMATS)}")
-    options = assets.MeshOptions(resolution, threshold, mesher)
+    options = assets.MeshOptions(resolution, threshold, mesher, "", texture, faces, height, pivot)
     asked = Asked(in_up, activated, drop_bad, linear_colours, crop, drop_floaters, max_splats)
     how = asked.reading(run, cuts=True)
     cuts = asked.of_cutting() if how is None else []  # a file's splats are cut as they are read
@@ -280,8 +293,30 @@ def export(
     kind = kind or assets.final_format(asset.renderer)
     splats.check(kind)
     path = out if out is not None else assets.default_path(run, kind, splats)
+    if not force and (out is not None or run.is_file()):
+        assets.require_room(path, kind, texture is not None or refine is not None)
+    if refine is not None:
+        assets.check_refine(refine, kind)
+        asset, options = _refined(run, refine, options)
     holds = asset.save(path, kind, mesh=options, splats=splats)
     typer.echo(f"{path}  ({holds}, {path.stat().st_size:,} bytes)")
+
+
+def _refined(run: Path, steps: int, options: MeshOptions) -> tuple[Asset, MeshOptions]:
+    """The shape of ``run`` as a mesh with a trained texture, and how it is written."""
+    from dataclasses import replace
+
+    from ..api import open_asset
+    from ..texture_stage import refine
+
+    view = watch.watcher(False, None)
+    try:
+        made = refine(run, steps, options, view)
+    finally:
+        view.end()
+    if made is None:
+        raise typer.Exit()  # another process has the run
+    return open_asset(made.path), replace(options, texture=None, faces=None)
 
 
 @app.command()

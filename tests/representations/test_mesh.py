@@ -130,7 +130,7 @@ def test_nothing_to_fuse_is_told() -> None:
 
 @pytest.fixture
 def open3d_fuse() -> Callable[..., surface.Extracted]:
-    pytest.importorskip("open3d", reason="open3d is not installed (extra 'mesh')")
+    pytest.importorskip("open3d", reason="open3d is not installed (extra 'open3d')")
     return fuse_open3d.fuse
 
 

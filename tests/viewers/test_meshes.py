@@ -44,6 +44,25 @@ def test_the_glb_is_valid_and_is_the_mug(
     np.testing.assert_allclose(mesh.bounds[:, 1], [low, high], atol=0.1)
 
 
+def test_the_textured_glb_is_valid_and_is_the_mug(
+    node: str, export: Callable[..., Path], all_scenes: dict[str, Scene]
+) -> None:
+    """The picture is read by both, and shows the colours of the splats that are near."""
+    path = export("mug", "glb", "--resolution", "48", "--texture", "256")
+    report = validated(node, path)
+    print("\n", json.dumps(report["issues"]))
+    assert report["issues"]["numErrors"] == 0, report["issues"]["messages"]
+    assert report["issues"]["numWarnings"] == 0, report["issues"]["messages"]
+    image = report["info"]["resources"][1]["image"]
+    assert (image["width"], image["height"], image["transfer"]) == (256, 256, "srgb")
+    (mesh,) = trimesh.load_scene(path).geometry.values()
+    assert report["info"]["totalTriangleCount"] == len(mesh.faces) > 100
+    cloud = all_scenes["mug"].cloud
+    solid = cloud.means[cloud.opacity_logit.sigmoid() > 0.5].numpy()
+    low, high = np.quantile(solid[:, 2], [0.02, 0.98])
+    np.testing.assert_allclose(mesh.bounds[:, 1], [low, high], atol=0.1)  # upright
+
+
 def test_the_validator_finds_an_error(node: str, tmp_path: Path) -> None:
     """A test of the test: an index beyond the vertices."""
     mesh = trimesh.creation.box()

@@ -42,7 +42,7 @@ def test_plyfile(
 
 
 def test_open3d(tmp_path: Path, cloud: SplatCloud) -> None:
-    open3d = pytest.importorskip("open3d", reason="open3d is not installed (extra 'mesh')")
+    open3d = pytest.importorskip("open3d", reason="open3d is not installed (extra 'open3d')")
     path = tmp_path / "a.ply"
     write_ply(path, cloud, Layout(up="z"))
     read: Any = open3d.t.io.read_point_cloud(str(path)).point

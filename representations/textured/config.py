@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every setting of the textured representation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+from ..checks import one_of, require
+from ..memory import COPIES_IN_TRAINING, PER_PIXEL_AND_VIEW
+
+MeshUp = Literal["auto", "viewer", "y", "z"]
+PER_SAMPLE = 90
+"""Numbers of a ray that are kept for the backward pass: where it hits, eight texels; about."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeshInit:
+    """Where the surface comes from."""
+
+    path: str = ""  # a mesh: .glb, .obj, or anything that trimesh reads
+    up: MeshUp = "auto"  # axis up in the file; auto: as the file or its format says
+    radius: float = 0.0  # world units, that the mesh is scaled to; 0 = as it is
+
+    def __post_init__(self) -> None:
+        one_of("init.up", self.up, get_args(MeshUp))
+        require(self.radius >= 0.0, "init.radius", self.radius, "a length, 0 or more", 0.6)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextureRates:
+    """Adam's learning rates."""
+
+    texture: float = 5e-3  # of a texel; falls exponentially ...
+    texture_final: float = 5e-4  # ... to this at the last step
+    environment: float = 1e-2  # constant; the learned background
+
+    def __post_init__(self) -> None:
+        for name, rate in vars(self).items():
+            lowest_ok = rate > 0.0 if name.startswith("texture") else rate >= 0.0
+            require(lowest_ok, f"rates.{name}", rate, "a positive learning rate", 1e-3)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TexturedConfig:
+    """A mesh whose texture is trained, and nothing else of it."""
+
+    kind: Literal["textured"] = "textured"
+    init: MeshInit = field(default_factory=MeshInit)
+    size: int = 1024  # texels along a side, where the file has no texture that can be kept
+    samples: int = 2  # rays along each axis of a pixel
+    rates: TextureRates = field(default_factory=TextureRates)
+
+    def __post_init__(self) -> None:
+        require(16 <= self.size <= 8192, "size", self.size, "16 to 8192 texels", 1024)
+        require(1 <= self.samples <= 8, "samples", self.samples, "1 to 8", 2)
+
+    def smaller(self) -> list[str]:
+        """Settings with which training takes less memory; see
+        :class:`~representations.interface.Thrifty`."""
+        fewer = ["samples=1"] if self.samples > 1 else []
+        return [*fewer, f"size={self.size // 2}"] if self.size >= 512 else fewer
+
+    def training_bytes(self, views: int, resolution: int) -> int:
+        """About what training holds when ``views`` square pictures of ``resolution`` pixels are
+        drawn at once."""
+        # The coarser copies take a third more, once with and once without gradient.
+        texels = self.size**2 * (3 * COPIES_IN_TRAINING + 2 * 4 * 4 // 3)
+        rays = views * resolution**2 * (PER_SAMPLE * self.samples**2 + PER_PIXEL_AND_VIEW)
+        return 4 * (texels + rays)
