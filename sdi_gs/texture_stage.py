@@ -76,6 +76,7 @@ def configuration(config: Config, steps: int, mesh: Path) -> Config:
         update={
             "representation": chosen,
             "steps": steps,
+            "schedule_steps": None,  # the stage has a schedule of its own
             "terms": {},  # those of another representation mean nothing here
             "guidance": late(config.guidance),
         }

@@ -18,7 +18,7 @@ from representations.export import write_ply
 from sdi_gs.config import load
 from sdi_gs.guidance.distillation import GuidanceConfig, TimeConfig
 from sdi_gs.ramp import Ramp
-from sdi_gs.texture_stage import LATEST, late
+from sdi_gs.texture_stage import LATEST, configuration, late
 
 pytest.importorskip("xatlas", reason="xatlas is not installed (extra 'mesh')")
 pytest.importorskip("fast_simplification", reason="not installed (extra 'mesh')")
@@ -163,6 +163,12 @@ def test_the_stage_begins_no_noisier_than_it_may() -> None:
     made = late(GuidanceConfig(t=TimeConfig(high=Ramp(0.98, 0.3), low=Ramp(0.7, 0.02))))
     assert (made.t.high, made.t.low) == (Ramp(LATEST, 0.3), Ramp(LATEST, 0.02))
     assert late(GuidanceConfig(t=TimeConfig(high=Ramp(0.4, 0.1)))).t.low is None
+
+
+def test_the_stage_of_a_lengthened_run_has_a_schedule_of_its_own(tmp_path: Path) -> None:
+    longer = load("mini", ["prompt=a mug", "steps=800", "schedule_steps=400"])
+    stage = configuration(longer, 50, tmp_path / "mug.glb")
+    assert stage.schedule == stage.steps == 50
 
 
 @pytest.mark.parametrize(
