@@ -123,6 +123,17 @@ def test_far_from_the_surface_the_coarse_lattice_says_the_same(cup_pictures: Pic
     assert float((np.sign(near) != np.sign(whole)).mean()) < 1e-4
 
 
+def test_a_lattice_that_does_not_fit_is_told_before_it_is_made(
+    cup_pictures: Pictured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("representations.memory.available_bytes", lambda device: 10**8)
+    _, cameras, renders = cup_pictures
+    with pytest.raises(ValueError, match=r"256\^3 points needs 0.7 GB.*write resolution=128"):
+        surface.fuse(renders, cameras, radius=0.8, resolution=256)
+    with pytest.raises(ValueError, match="write resolution=128"):
+        surface.sample_density(lambda points: points[:, 0], 256, 1.0)
+
+
 def test_a_lattice_point_on_the_surface_leaves_no_hole() -> None:
     """A box whose faces run exactly through points of the lattice."""
     axis = torch.linspace(-1, 1, 17)
