@@ -15,13 +15,16 @@ import trimesh
 from scipy.spatial import cKDTree
 
 from representations.atlas import filled, texels_of, unwrap
+from representations.cameras import orbit, rays
 from representations.cloud import SplatCloud
 from representations.export import bake, surface, votes
 from representations.export.mesh import Mesh, MeshError, Skin, companions, placed, write_mesh
+from representations.export.painting import Points, painted
 from representations.export.simplify import simplify
 from representations.gaussians import GaussianConfig, GaussianRenderer
 from representations.interface import Render
 from representations.ops.constants import SH_DC
+from representations.ops.meshes import Caster
 
 CPU = torch.device("cpu")
 OUTER, INNER, HALF, FLOOR = 0.5, 0.36, 0.45, 0.14
@@ -135,15 +138,14 @@ def test_a_lattice_that_does_not_fit_is_told_before_it_is_made(
 
 
 def test_a_lattice_point_on_the_surface_leaves_no_hole() -> None:
-    """A box whose faces run exactly through points of the lattice."""
+    """An octahedron whose faces run exactly through points of the lattice."""
     axis = torch.linspace(-1, 1, 17)
     grid = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), -1)
-    values = (0.5 - grid.abs().amax(-1)).numpy()
-    vertices, faces = surface.marching_cubes(values, 0.0, 1.0)
-    mesh = trimesh.Trimesh(vertices, faces)
+    vertices, faces = surface.marching_cubes((0.5 - grid.abs().sum(-1)).numpy(), 0.0, 1.0)
+    mesh = trimesh.Trimesh(vertices, faces, process=False)
     assert mesh.is_watertight
-    # Its twelve edges are cut off across a cell of an eighth.
-    assert mesh.volume == pytest.approx(1.0 - 12 * 0.5 / 64, abs=0.02)
+    assert float(mesh.area_faces.min()) > 1e-10  # none has shrunk to nothing
+    assert mesh.volume == pytest.approx(4 / 3 * 0.5**3, rel=0.02)
 
 
 def test_a_bubble_inside_is_filled() -> None:
@@ -272,6 +274,37 @@ def test_what_no_picture_shows_is_filled(flat: tuple[Mesh, Mesh]) -> None:
     below = texels.at(laid.vertices.astype(np.float64), laid.faces)[:, 2] < -0.1
     shown = asked.mesh.skin.texture.reshape(-1, 3)[texels.place[below]]  # type: ignore[union-attr]
     np.testing.assert_array_equal(shown, np.broadcast_to([0.0, 0.0, 1.0], shown.shape))
+
+
+def test_what_stands_before_a_point_does_not_colour_it() -> None:
+    """A red ball above a green floor, seen from above: what the ball hides is not red."""
+    ball = trimesh.creation.icosphere(3, 0.3).apply_translation([0, 0, 0.6])
+    floor = trimesh.creation.box([2.0, 2.0, 0.1])
+    both = trimesh.util.concatenate([floor, ball])
+    caster = Caster(both.vertices, both.faces)
+    one = torch.ones(1)
+    camera = orbit(0 * one, 89 * one, 3 * one, 30 * one, (96, 96))
+    origins, directions = (x.reshape(-1, 3).numpy() for x in rays(camera))
+    hits = caster.first(origins, directions)
+    on_ball = hits.face >= len(floor.faces)
+    colour = np.where(on_ball[:, None], [1.0, 0.0, 0.0], [0.0, 1.0, 0.0])
+    forward = camera.world_to_cam[0, 2, :3].numpy()
+    depth = hits.distance * (directions @ forward)
+    assert (hits.face >= 0).all()
+
+    def plane(values: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(values.reshape(1, 96, 96, -1)).permute(0, 3, 1, 2).float()
+
+    render = Render(plane(colour), plane(np.ones(96 * 96)), plane(depth), plane(colour))
+    axis = np.linspace(-0.6, 0.6, 41)
+    where = np.stack([*(g.reshape(-1) for g in np.meshgrid(axis, axis)), np.full(41**2, 0.05)], 1)
+    points = Points(where, np.broadcast_to([0.0, 0.0, 1.0], where.shape))
+    found = painted(points, caster, 2.0, [render], camera)
+    reach = np.linalg.norm(where[:, :2], axis=1)
+    assert not found.seen[reach < 0.25].any()
+    assert found.seen[reach > 0.5].all()
+    clear = np.abs(reach - 0.38) > 0.08  # a pixel on the edge of the ball is half of each
+    assert float(found.colours[clear & found.seen, 0].max()) < 0.2
 
 
 def test_height_and_pivot() -> None:
