@@ -26,6 +26,9 @@ from representations.interface import Render
 from representations.ops.constants import SH_DC
 from representations.ops.meshes import Caster
 
+from .helpers import seeded
+from .test_mesh import sphere_pictures
+
 CPU = torch.device("cpu")
 OUTER, INNER, HALF, FLOOR = 0.5, 0.36, 0.45, 0.14
 """Of a cup: two radii, half of its height, the thickness of its floor."""
@@ -114,6 +117,20 @@ def test_a_cup_is_closed_hollow_and_where_it_is(cup_pictures: Pictured, resoluti
     assert 0.0 < mesh.volume - (solid - hollow) < 0.45 * hollow  # a lid would fill all of it
     wanted = paint(made.mesh.vertices.astype(np.float64))
     assert float(np.abs(made.mesh.colors - wanted).mean()) < 0.03
+
+
+def test_outlines_overrule_depths_that_are_too_near() -> None:
+    """Depths of a ball whose surface lies 0.05 before its own: no point beside its outline, whose
+    distance is known, is inside."""
+    cameras = surface.views_around(96, 3.0, 30.0)
+    soft = [r._replace(depth=r.depth - 0.05 * r.alpha) for r in sphere_pictures(cameras)]
+    views = votes.views_of(soft, cameras)
+    way = torch.nn.functional.normalize(torch.randn(500, 3, generator=seeded(0)), dim=-1)
+    outside, inside = (votes.signed_distance(way * r, views, 0.1) for r in (0.64, 0.56))
+    assert float(outside.min()) > 0.0
+    assert float(inside.max()) < 0.0
+    # What depths lie before the outline is measured where rays touch it.
+    assert votes.outline_level(views, 0.1, 1.0) == pytest.approx(-0.5, abs=0.1)
 
 
 def test_far_from_the_surface_the_coarse_lattice_says_the_same(cup_pictures: Pictured) -> None:
