@@ -126,7 +126,7 @@ def test_outlines_overrule_depths_that_are_too_near() -> None:
     soft = [r._replace(depth=r.depth - 0.05 * r.alpha) for r in sphere_pictures(cameras)]
     views = votes.views_of(soft, cameras)
     way = torch.nn.functional.normalize(torch.randn(500, 3, generator=seeded(0)), dim=-1)
-    outside, inside = (votes.signed_distance(way * r, views, 0.1) for r in (0.64, 0.56))
+    outside, inside = (votes.signed_distance(way * r, views, 0.1) for r in (0.625, 0.56))
     assert float(outside.min()) > 0.0
     assert float(inside.max()) < 0.0
     # What depths lie before the outline is measured where rays touch it.
