@@ -29,6 +29,9 @@ FACES_OF_TEXTURED = 10_000
 """Of a textured mesh where no number is given: detail is in the picture, and more would only make
 more charts."""
 
+LARGEST_PICTURE = 768
+"""Pixels: the 50 pictures that a surface is fused from are held together, in 1.5 GB at most."""
+
 IN_VIEW = 0.85
 """Of what a camera sees whole: the ball of nearly all splats, when they become triangles."""
 
@@ -231,7 +234,8 @@ def _fused(seen: Renderer, views: ViewPolicy, options: MeshOptions) -> Extracted
     from representations.export import fuse_open3d, surface
 
     # Two pixels per lattice cell: depth is looked up, not interpolated.
-    cameras = surface.views_around(*look(views, 2 * options.resolution))
+    pixels = min(2 * options.resolution, LARGEST_PICTURE)
+    cameras = surface.views_around(*look(views, pixels))
     renders = surface.pictures(seen, cameras, device_of(seen))
     fuse = fuse_open3d.fuse if options.mesher == "open3d" else surface.fuse
     return fuse(renders, cameras, radius=_reach(seen, views), resolution=options.resolution)

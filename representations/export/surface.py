@@ -35,6 +35,9 @@ DISAGREEMENT = 0.1
 SMOOTH, SMOOTH_VOXELS = 0.01, 0.7
 """Standard deviation of a blur of the fused distance: of the radius, and in voxels."""
 
+COPIES = 10
+"""Numbers that are held at once for a point of a lattice; about."""
+
 COARSER, COARSEST = 4, 24
 """What is far from a surface is looked at on a lattice so much coarser, with no fewer points."""
 
@@ -110,6 +113,16 @@ def surface_level(
     return float(torch.cat(levels).median())
 
 
+def _require_room(resolution: int) -> None:
+    """ValueError for a lattice that does not fit into memory."""
+    require_memory(
+        4 * COPIES * resolution**3,
+        torch.device("cpu"),
+        f"a lattice of {resolution}^3 points",
+        f"write resolution={resolution // 2}",
+    )
+
+
 def _lattice(resolution: int, radius: float) -> Tensor:
     """Corners of the sampling lattice, [R], world units."""
     return torch.linspace(-radius, radius, resolution)
@@ -120,6 +133,7 @@ def sample_density(
     density: Callable[[Tensor], Tensor], resolution: int, radius: float
 ) -> np.ndarray:
     """The density on a lattice over [-radius, radius]^3, [R, R, R] indexed x, y, z."""
+    _require_room(resolution)
     values = np.empty((resolution,) * 3, np.float32)
     for layers, points in votes.lattice_points(resolution, radius):
         block = density(points).cpu().numpy()
@@ -193,12 +207,7 @@ def fuse(
     """
     from scipy.ndimage import gaussian_filter
 
-    require_memory(
-        4 * 6 * resolution**3,
-        torch.device("cpu"),
-        f"a lattice of {resolution}^3 points",
-        f"write resolution={resolution // 2}",
-    )
+    _require_room(resolution)
     step = 2.0 * radius / (resolution - 1)
     reach = max(TRUNCATION_VOXELS * step, DISAGREEMENT * radius)
     views = votes.views_of(renders, cameras)

@@ -31,6 +31,7 @@ EMPTY = 0.3  # weight of a picture that sees past a point, beside 1 where its su
 OUTLINE_RAYS, ALONG = 160, 64  # of a picture, and points on each
 FILLED = 0.7  # of an outline's length, that the surface reaches
 MOST = 0.6  # of the reach: beyond it depths say too little
+LENIENT = 0.25  # pixels that an outline of whole pixels may be wrong by
 NOWHERE = 1e6  # units: a depth of nothing, and a distance from no outline
 
 
@@ -40,7 +41,8 @@ class View(NamedTuple):
     matrix: Tensor  # [4, 4] world to camera
     k: Tensor  # [3, 3]
     outline: Tensor  # [H, W] pixels from the outline, negative inside
-    nearest: Tensor  # [H, W] the smallest z-depth around a pixel; NOWHERE where nothing is
+    depth: Tensor  # [H, W] z-depth; NOWHERE where nothing is
+    nearest: Tensor  # [H, W] the smallest one around a pixel
     farthest: Tensor  # [H, W] the largest one
 
 
@@ -60,7 +62,7 @@ def views_of(renders: Sequence[Render], cameras: Cameras) -> list[View]:
             away, inward = (distance_transform_edt(side) for side in (~solid, solid))
             outline = np.where(solid, 0.5 - inward, away - 0.5)
         depth = np.where(solid, render.depth[0, 0].numpy(), NOWHERE)
-        planes = (outline, minimum_filter(depth, 3), maximum_filter(depth, 3))
+        planes = (outline, depth, minimum_filter(depth, 3), maximum_filter(depth, 3))
         camera = cameras[i : i + 1]
         made.append(
             View(
@@ -114,9 +116,10 @@ def _of_some(points: Tensor, views: Sequence[View], reach: float) -> tuple[Tenso
     beside = torch.full((2, len(points)), -NOWHERE)  # the two largest distances from an outline
     for view in views:
         local = points @ view.matrix[:3, :3].T + view.matrix[:3, 3]
-        pixel, inside = _pixels(local, view)
+        at, inside = _in_picture(local, view)
+        pixel = at[:, 1].long() * view.outline.shape[1] + at[:, 0].long()
         size = local[:, 2] / view.k[0, 0]  # of a pixel there, world units
-        off = torch.where(inside, view.outline.flatten()[pixel] * size, -NOWHERE)
+        off = torch.where(inside, (_between(view.outline, at) - LENIENT) * size, -NOWHERE)
         second = torch.minimum(beside[0], off)
         beside = torch.stack([torch.maximum(beside[0], off), torch.maximum(beside[1], second)])
         counts, ahead = _depth_says(local[:, 2], view, pixel, reach)
@@ -131,15 +134,24 @@ def _of_some(points: Tensor, views: Sequence[View], reach: float) -> tuple[Tenso
     return depth, hull / reach
 
 
-def _pixels(local: Tensor, view: View) -> tuple[Tensor, Tensor]:
-    """The pixel [N] (row * width + column) of points in the camera's frame [N, 3], and whether
-    they are in the picture [N]."""
+def _in_picture(local: Tensor, view: View) -> tuple[Tensor, Tensor]:
+    """Where points in the camera's frame [N, 3] are in the picture, [N, 2] in pixels from its
+    corner, column first, and whether they are in it [N]; those that are not are put on its edge."""
     height, width = view.outline.shape
-    z = local[:, 2].clamp(min=1e-6)
-    column = (local[:, 0] / z * view.k[0, 0] + view.k[0, 2]).floor().long()
-    row = (local[:, 1] / z * view.k[1, 1] + view.k[1, 2]).floor().long()
-    inside = (column >= 0) & (column < width) & (row >= 0) & (row < height) & (local[:, 2] > 0)
-    return row.clamp(0, height - 1) * width + column.clamp(0, width - 1), inside
+    at = local[:, :2] / local[:, 2:].clamp(min=1e-6) * view.k[[0, 1], [0, 1]] + view.k[:2, 2]
+    most = at.new_tensor([width - 1e-3, height - 1e-3])
+    inside = (local[:, 2] > 0) & (at >= 0).all(1) & (at < most).all(1)
+    return torch.minimum(at.clamp(min=0.0), most), inside
+
+
+def _between(plane: Tensor, at: Tensor) -> Tensor:
+    """Values [N] between the pixels of a plane [H, W] around ``at`` [N, 2]."""
+    height, width = plane.shape
+    grid = 2.0 * at / at.new_tensor([width, height]) - 1.0
+    found: Tensor = torch.nn.functional.grid_sample(
+        plane[None, None], grid[None, None], padding_mode="border", align_corners=False
+    )
+    return found[0, 0, 0]
 
 
 def _depth_says(z: Tensor, view: View, pixel: Tensor, reach: float) -> tuple[Tensor, Tensor]:
@@ -147,13 +159,12 @@ def _depth_says(z: Tensor, view: View, pixel: Tensor, reach: float) -> tuple[Ten
     what it sees, in units of ``reach``, at most 1."""
     near, far = view.nearest.flatten()[pixel], view.farthest.flatten()[pixel]
     mixed = far - near > reach  # of two surfaces, or of one with the empty space beside it
-    ahead = (near - z) / reach
-    # Behind the nearest surface only what has a single one is judged.
-    counts = torch.where(ahead > 0, 1.0, torch.where(mixed, 0.0, (1.0 + ahead).clamp(min=0.0)))
-    # In front, the weight falls to that of an empty space.
-    counts = torch.where(ahead > 0, (1.0 - (1.0 - EMPTY) * ahead.clamp(max=1.0)), counts)
-    ahead_mean = torch.where(mixed, ahead, (0.5 * (near + far) - z) / reach)
-    return counts, ahead_mean.clamp(max=1.0)
+    ahead = (torch.where(mixed, near, view.depth.flatten()[pixel]) - z) / reach
+    # Behind a surface only what has a single one is judged, and less and less.
+    behind = torch.where(mixed, 0.0, (1.0 + ahead).clamp(min=0.0))
+    # In front of it the weight falls to that of an empty space.
+    before = 1.0 - (1.0 - EMPTY) * ahead.clamp(max=1.0)
+    return torch.where(ahead > 0, before, behind), ahead.clamp(max=1.0)
 
 
 def lattice_points(resolution: int, radius: float) -> Iterator[tuple[slice, Tensor]]:

@@ -16,7 +16,7 @@ from ..points import Shade, Surface, parts_of, require_sound, shaded, up_of
 from .config import MeshInit
 
 GREY = 0.5  # where a file has no colours
-IN_SIGHT = (0.05, 1.5)  # world units: of a shape that cameras of ours see well
+IN_SIGHT = (0.25, 1.5)  # world units: of a shape that cameras of ours see well
 
 
 class SkinnedSurface(NamedTuple):

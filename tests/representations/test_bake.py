@@ -15,13 +15,19 @@ import trimesh
 from scipy.spatial import cKDTree
 
 from representations.atlas import filled, texels_of, unwrap
+from representations.cameras import orbit, rays
 from representations.cloud import SplatCloud
 from representations.export import bake, surface, votes
 from representations.export.mesh import Mesh, MeshError, Skin, companions, placed, write_mesh
+from representations.export.painting import Points, painted
 from representations.export.simplify import simplify
 from representations.gaussians import GaussianConfig, GaussianRenderer
 from representations.interface import Render
 from representations.ops.constants import SH_DC
+from representations.ops.meshes import Caster
+
+from .helpers import seeded
+from .test_mesh import sphere_pictures
 
 CPU = torch.device("cpu")
 OUTER, INNER, HALF, FLOOR = 0.5, 0.36, 0.45, 0.14
@@ -113,6 +119,20 @@ def test_a_cup_is_closed_hollow_and_where_it_is(cup_pictures: Pictured, resoluti
     assert float(np.abs(made.mesh.colors - wanted).mean()) < 0.03
 
 
+def test_outlines_overrule_depths_that_are_too_near() -> None:
+    """Depths of a ball whose surface lies 0.05 before its own: no point beside its outline, whose
+    distance is known, is inside."""
+    cameras = surface.views_around(96, 3.0, 30.0)
+    soft = [r._replace(depth=r.depth - 0.05 * r.alpha) for r in sphere_pictures(cameras)]
+    views = votes.views_of(soft, cameras)
+    way = torch.nn.functional.normalize(torch.randn(500, 3, generator=seeded(0)), dim=-1)
+    outside, inside = (votes.signed_distance(way * r, views, 0.1) for r in (0.625, 0.56))
+    assert float(outside.min()) > 0.0
+    assert float(inside.max()) < 0.0
+    # What depths lie before the outline is measured where rays touch it.
+    assert votes.outline_level(views, 0.1, 1.0) == pytest.approx(-0.5, abs=0.1)
+
+
 def test_far_from_the_surface_the_coarse_lattice_says_the_same(cup_pictures: Pictured) -> None:
     """What is left out of the fine lattice changes no sign."""
     _, cameras, renders = cup_pictures
@@ -123,16 +143,26 @@ def test_far_from_the_surface_the_coarse_lattice_says_the_same(cup_pictures: Pic
     assert float((np.sign(near) != np.sign(whole)).mean()) < 1e-4
 
 
+def test_a_lattice_that_does_not_fit_is_told_before_it_is_made(
+    cup_pictures: Pictured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("representations.memory.available_bytes", lambda device: 10**8)
+    _, cameras, renders = cup_pictures
+    with pytest.raises(ValueError, match=r"256\^3 points needs 0.7 GB.*write resolution=128"):
+        surface.fuse(renders, cameras, radius=0.8, resolution=256)
+    with pytest.raises(ValueError, match="write resolution=128"):
+        surface.sample_density(lambda points: points[:, 0], 256, 1.0)
+
+
 def test_a_lattice_point_on_the_surface_leaves_no_hole() -> None:
-    """A box whose faces run exactly through points of the lattice."""
+    """An octahedron whose faces run exactly through points of the lattice."""
     axis = torch.linspace(-1, 1, 17)
     grid = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), -1)
-    values = (0.5 - grid.abs().amax(-1)).numpy()
-    vertices, faces = surface.marching_cubes(values, 0.0, 1.0)
-    mesh = trimesh.Trimesh(vertices, faces)
+    vertices, faces = surface.marching_cubes((0.5 - grid.abs().sum(-1)).numpy(), 0.0, 1.0)
+    mesh = trimesh.Trimesh(vertices, faces, process=False)
     assert mesh.is_watertight
-    # Its twelve edges are cut off across a cell of an eighth.
-    assert mesh.volume == pytest.approx(1.0 - 12 * 0.5 / 64, abs=0.02)
+    assert float(mesh.area_faces.min()) > 1e-10  # none has shrunk to nothing
+    assert mesh.volume == pytest.approx(4 / 3 * 0.5**3, rel=0.02)
 
 
 def test_a_bubble_inside_is_filled() -> None:
@@ -261,6 +291,37 @@ def test_what_no_picture_shows_is_filled(flat: tuple[Mesh, Mesh]) -> None:
     below = texels.at(laid.vertices.astype(np.float64), laid.faces)[:, 2] < -0.1
     shown = asked.mesh.skin.texture.reshape(-1, 3)[texels.place[below]]  # type: ignore[union-attr]
     np.testing.assert_array_equal(shown, np.broadcast_to([0.0, 0.0, 1.0], shown.shape))
+
+
+def test_what_stands_before_a_point_does_not_colour_it() -> None:
+    """A red ball above a green floor, seen from above: what the ball hides is not red."""
+    ball = trimesh.creation.icosphere(3, 0.3).apply_translation([0, 0, 0.6])
+    floor = trimesh.creation.box([2.0, 2.0, 0.1])
+    both = trimesh.util.concatenate([floor, ball])
+    caster = Caster(both.vertices, both.faces)
+    one = torch.ones(1)
+    camera = orbit(0 * one, 89 * one, 3 * one, 30 * one, (96, 96))
+    origins, directions = (x.reshape(-1, 3).numpy() for x in rays(camera))
+    hits = caster.first(origins, directions)
+    on_ball = hits.face >= len(floor.faces)
+    colour = np.where(on_ball[:, None], [1.0, 0.0, 0.0], [0.0, 1.0, 0.0])
+    forward = camera.world_to_cam[0, 2, :3].numpy()
+    depth = hits.distance * (directions @ forward)
+    assert (hits.face >= 0).all()
+
+    def plane(values: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(values.reshape(1, 96, 96, -1)).permute(0, 3, 1, 2).float()
+
+    render = Render(plane(colour), plane(np.ones(96 * 96)), plane(depth), plane(colour))
+    axis = np.linspace(-0.6, 0.6, 41)
+    where = np.stack([*(g.reshape(-1) for g in np.meshgrid(axis, axis)), np.full(41**2, 0.05)], 1)
+    points = Points(where, np.broadcast_to([0.0, 0.0, 1.0], where.shape))
+    found = painted(points, caster, 2.0, [render], camera)
+    reach = np.linalg.norm(where[:, :2], axis=1)
+    assert not found.seen[reach < 0.25].any()
+    assert found.seen[reach > 0.5].all()
+    clear = np.abs(reach - 0.38) > 0.08  # a pixel on the edge of the ball is half of each
+    assert float(found.colours[clear & found.seen, 0].max()) < 0.2
 
 
 def test_height_and_pivot() -> None:

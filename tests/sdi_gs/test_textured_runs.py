@@ -17,6 +17,7 @@ from representations.cloud import SplatCloud
 from representations.export import write_ply
 from sdi_gs.config import load
 from sdi_gs.guidance.distillation import GuidanceConfig, TimeConfig
+from sdi_gs.look import reopen
 from sdi_gs.ramp import Ramp
 from sdi_gs.texture_stage import LATEST, configuration, late
 
@@ -85,6 +86,27 @@ def test_a_file_of_splats_becomes_a_textured_mesh(sdi_gs: Run, ball: Path, tmp_p
     upper, lower = shown[y > 0.07], shown[y < 0.03]
     assert upper[:, 0].mean() > 0.8 > 0.3 > upper[:, 2].mean()
     assert lower[:, 2].mean() > 0.8 > 0.3 > lower[:, 0].mean()
+
+
+def test_a_field_becomes_a_textured_mesh(sdi_gs: Run, field_config: Path, tmp_path: Path) -> None:
+    """With the colours of its pictures, which are those of the field itself."""
+    run, out = tmp_path / "run", tmp_path / "field.glb"
+    assert sdi_gs("generate", "a mug", "--config", field_config, "--out", run).code == 0
+    said = sdi_gs(
+        "export", run, "--format", "glb", "--resolution", 32, "--texture", 64, "--faces", 200,
+        "--out", out,
+    )  # fmt: skip
+    assert said.code == 0, said.err
+    assert "at density" in said.out
+    found = read(out)
+    assert 100 < len(found.faces) <= 200
+    assert found.visual.material.metallicFactor == 0.0
+    image = np.asarray(found.visual.material.baseColorTexture.convert("RGB"), np.float64) / 255.0
+    at = found.visual.uv[found.faces].mean(1)
+    shown = image[((1 - at[:, 1]) * 64).astype(int), (at[:, 0] * 64).astype(int)]
+    points = torch.from_numpy(found.vertices[found.faces].mean(1)[:, [2, 0, 1]]).float()
+    own = reopen(run).renderer.albedo(points).numpy()  # type: ignore[attr-defined]
+    assert float(np.abs(shown - own).mean()) < 0.1
 
 
 def test_its_texture_is_trained_stopped_and_resumed_to_the_same_bytes(
