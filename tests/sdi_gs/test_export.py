@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from representations.export import read_ply, read_splat
-from sdi_gs.assets import FORMATS, SPLAT_FORMATS, UPS
+from sdi_gs.assets import FORMATS, SPLAT_FORMATS
+from sdi_gs.splat_export import UPS
 
 Run = Callable[..., Any]
 
