@@ -20,10 +20,10 @@ from pathlib import Path
 
 import machine
 
-OURS = ("ply", "ply-compressed", "splat", "spz")
+OURS = ("ply", "ply-compressed", "splat", "spz", "gltf-splats", "ksplat")
 FOREIGN = ("gsply ply", "gsply ply-compressed", "gsply spz", "gaussforge spz",
            "plyfile by rows ply", "plyfile mapped ply")  # fmt: skip
-ENDINGS = {"ply-compressed": "compressed.ply"}
+ENDINGS = {"ply-compressed": "compressed.ply", "gltf-splats": "splats.glb"}
 
 
 def cloud(count: int):  # type: ignore[no-untyped-def]
@@ -46,15 +46,21 @@ def file(folder: Path, kind: str) -> Path:
     return folder / f"a.{ENDINGS.get(kind, kind)}"
 
 
+def writer(kind: str) -> Callable[..., object]:
+    from representations.export import forge, packed, write_ply, write_splat
+    from representations.export.gltf_splats import write_gltf_splats
+
+    return {
+        "ply": write_ply, "splat": write_splat, "spz": packed.write_spz,
+        "ply-compressed": packed.write_compressed_ply, "gltf-splats": write_gltf_splats,
+        "ksplat": lambda path, cloud: forge.write_by_gaussforge(path, cloud, "ksplat"),
+    }[kind]  # fmt: skip
+
+
 def write_ours(folder: Path, kind: str) -> Callable[[], object]:
-    from representations.export import packed, write_ply, write_splat
     from representations.reading import read_splats
 
-    held = read_splats(file(folder, "ply")).cloud
-    write = {
-        "ply": write_ply, "splat": write_splat, "spz": packed.write_spz,
-        "ply-compressed": packed.write_compressed_ply,
-    }[kind]  # fmt: skip
+    held, write = read_splats(file(folder, "ply")).cloud, writer(kind)
     return lambda: write(file(folder, f"out.{ENDINGS.get(kind, kind)}"), held)
 
 
@@ -123,16 +129,12 @@ def measured(folder: Path, act: str, name: str) -> list[float] | None:
 
 
 def main(counts: list[int]) -> None:
-    from representations.export import packed, write_ply, write_splat
-
     print(f"{machine.cpu_name()}, {os.cpu_count()} processors, load {os.getloadavg()[0]:.1f}")
     for count in counts:
         with tempfile.TemporaryDirectory() as name:
             folder, held = Path(name), cloud(count)
-            write_ply(file(folder, "ply"), held)
-            write_splat(file(folder, "splat"), held)
-            packed.write_spz(file(folder, "spz"), held)
-            packed.write_compressed_ply(file(folder, "ply-compressed"), held)
+            for kind in OURS:
+                writer(kind)(file(folder, kind), held)
             del held
             print(f"\n{count:,} splats, harmonics of degree 3")
             print(f"{'':24}{'seconds':>9}{'CPU s':>9}{'peak MB':>9}")

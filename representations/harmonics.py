@@ -68,7 +68,7 @@ def rotate_rest(coefficients: Tensor, rotation: Tensor) -> Tensor:
     # with the rest, which makes one product of flat rows, in portions that stay in the cache.
     whole = torch.kron(matrix.T.contiguous(), torch.eye(3, dtype=matrix.dtype))
     whole = whole.to(coefficients)
-    given = coefficients.reshape(len(coefficients), -1)
+    given = coefficients.reshape(len(coefficients), 3 * count)
     if coefficients.requires_grad:
         return (given @ whole).reshape(coefficients.shape)
     turned = torch.empty_like(given)

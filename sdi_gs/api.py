@@ -246,6 +246,11 @@ def open_asset(path: str | Path, how: Reading | None = None) -> Asset:
     Raises UserError for anything else.
     """
     path = Path(path)
+    if not path.exists():
+        raise UserError(
+            f"{path} does not exist; give the folder of a run, such as outputs/..., or a file of "
+            "splats"
+        )
     if path.is_file():
         opened = open_splats(path, how)
         return Asset(path, opened.config, None, opened)

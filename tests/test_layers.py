@@ -27,7 +27,7 @@ FLOORS = (
     ("sdi_gs.going_on",),
     ("sdi_gs.assets", "sdi_gs.look", "sdi_gs.splat_files", "sdi_gs.doctor"),
     ("sdi_gs.meshes",),
-    ("sdi_gs.build", "sdi_gs.pages"),
+    ("sdi_gs.build", "sdi_gs.pages", "sdi_gs.splat_export"),
     (
         "sdi_gs.artefacts",
         "sdi_gs.budget",

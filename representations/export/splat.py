@@ -7,6 +7,7 @@ position 3 x float32, linear scale 3 x float32, colour and opacity 4 x uint8, qu
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -34,9 +35,11 @@ def write_splat(
     Raises ValueError when no splat is left or one does not fit, OSError when the disk refuses; the
     old file survives.
     """
-    cloud = layout.apply(cloud)
+    coloured = bool(cloud.check().sh_rest.numel()) and bool(cloud.sh_rest.any())
+    # Before they are turned, which takes most of the time and is of no use here.
+    cloud = replace(layout, sh_degree=None).apply(cloud.with_sh_degree(0))
     require_scales(cloud, *LOG_SCALES, "a .splat file")
-    if cloud.sh_rest.numel() and bool((cloud.sh_rest != 0).any()):
+    if coloured:
         say("view-dependent colour is left out: the format has one colour a splat")
     tell_cut(say, cloud.sh_dc, 0.5 / SH_DC + 1e-4, "colours")
     opacity = cloud.opacity_logit.sigmoid()

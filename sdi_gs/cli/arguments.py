@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from pathlib import Path
 from typing import Annotated
@@ -107,10 +108,26 @@ ClipOption = Annotated[
 ]
 
 
+def _require_setting(first: list[str]) -> None:
+    """UserError for a first word that is a sentence with an equals sign, and no setting nor near
+    one."""
+    from ..config import Config
+
+    for word in first:
+        section = word.partition("=")[0].partition(".")[0]
+        known = list(Config.model_fields)
+        if section not in known and not difflib.get_close_matches(section, known, n=1):
+            raise UserError(
+                f"{word!r} looks like a setting, and none is called {section!r}: if it is the "
+                f"sentence, write {command('generate', f'prompt={word}')}"
+            )
+
+
 def split_words(words: list[str]) -> tuple[str | None, list[str]]:
     """The prompt (None when there is none) and the settings. Only a first word can be a prompt;
     one that looks like a setting is written as prompt='e=mc2'."""
     if not words or ASSIGNMENT.match(words[0]):
+        _require_setting(words[:1])
         prompt, rest = None, words
     else:
         prompt, rest = words[0], words[1:]

@@ -23,7 +23,7 @@ from representations.export import (
 )
 from representations.export.ply import property_names
 from representations.gaussians import GaussianConfig, GaussianRenderer, InitConfig, initialise
-from representations.harmonics import basis_rest, evaluate_rest
+from representations.harmonics import PORTION, basis_rest, evaluate_rest, rotate_rest
 from representations.interface import Cameras
 from representations.ops.splats.reference import rotation_matrices
 
@@ -154,6 +154,17 @@ def test_harmonics_agree_with_an_independent_implementation():
     basis = basis_rest(d, 15)
     gram = 4 * math.pi * basis.T @ basis / len(d)
     torch.testing.assert_close(gram, torch.eye(15, dtype=torch.float64), atol=0.05, rtol=0)
+
+
+def test_turning_nothing_is_nothing_and_a_portion_turns_like_the_whole():
+    turn = to_file_matrix("y")
+    assert rotate_rest(torch.zeros(0, 8, 3), turn).shape == (0, 8, 3)
+    many = torch.randn(PORTION + 5, 3, 3, generator=seeded(0))
+    turned = rotate_rest(many, turn)
+    torch.testing.assert_close(turned[-7:], rotate_rest(many[-7:], turn), atol=1e-6, rtol=0)
+    with_grad = many[:3].clone().requires_grad_()
+    rotate_rest(with_grad, turn).square().sum().backward()  # a rotation keeps lengths
+    torch.testing.assert_close(with_grad.grad, 2.0 * many[:3], atol=1e-5, rtol=1e-5)
 
 
 def test_unusable_rows_are_left_out(tmp_path):

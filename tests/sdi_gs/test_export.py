@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from representations.export import read_ply, read_splat
-from sdi_gs.assets import FORMATS, SPLAT_FORMATS, UPS
+from sdi_gs.assets import FORMATS, SPLAT_FORMATS
+from sdi_gs.splat_export import UPS
 
 Run = Callable[..., Any]
 
@@ -97,7 +98,10 @@ def test_a_splat_file_is_exported_like_a_run(sdi_gs: Run, trained: Path, tmp_pat
     ("arguments", "said"),
     [
         (("--format", "spzz"), "--format spzz: did you mean 'spz'?"),
-        (("--format", "ksplat"), "known here: ply, ply-compressed, splat, spz, sog, html, glb"),
+        (
+            ("--format", "lcc"),
+            "known here: ply, ply-compressed, splat, spz, sog, ksplat, gltf-splats",
+        ),
         (("--up", "w"), "--up w: known here: viewer, y, z"),
         (("--sh-degree", "4"), "--sh-degree 4: allowed are 0"),
         (("--min-opacity", "1.5"), "--min-opacity 1.5: allowed are 0"),
@@ -127,6 +131,7 @@ def test_bad_options_are_told_and_change_nothing(
 def test_without_node_one_message_says_what_to_install(
     sdi_gs: Run, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
+    monkeypatch.setattr("representations.export.forge.installed", lambda: False)
     monkeypatch.setenv("PATH", str(tmp_path))
     before = contents(trained)
     result = sdi_gs("export", trained, "--format", kind)

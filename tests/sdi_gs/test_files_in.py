@@ -362,3 +362,20 @@ def test_sog_without_node_is_written_by_gaussforge(
     for kind in ("sog", "ksplat"):
         said = sdi_gs("export", tmp_path / "a.ply", "--format", kind)
         assert (said.code, "written by gaussforge" in said.out) == (0, True), said.err
+
+
+def test_a_sentence_with_an_equals_sign_is_told_how_it_works(
+    sdi_gs: Run, fast: Path, tmp_path: Path
+) -> None:
+    import shlex
+
+    said = sdi_gs("generate", "e=mc2 on a board", "--config", fast)
+    assert (said.code, "'e=mc2 on a board' looks like a setting" in said.err) == (2, True), said.err
+    typed = shlex.split(said.err.strip().rpartition("write ")[2])
+    assert typed[-1] == "prompt=e=mc2 on a board"
+    said = sdi_gs("generate", typed[-1], "--config", fast, "--steps", 1, "--out", tmp_path / "a")
+    assert said.code == 0, said.err
+    assert "prompt: e=mc2 on a board" in (tmp_path / "a" / "config.yaml").read_text()
+    # A misspelt setting keeps its own hint.
+    said = sdi_gs("generate", "guidence.cfg_scale=5", "--config", fast)
+    assert (said.code, "guidance" in said.err) == (2, True)

@@ -25,6 +25,8 @@ from sdi_gs.artefacts.holder import FILE, held, living
 from sdi_gs.errors import RunFailure, UserError
 from sdi_gs.experiments import study
 
+from ..stopping import stop_at
+
 Run = Callable[..., Any]
 DEAD = 2**22 + 1  # above what a process number can be
 
@@ -363,3 +365,41 @@ def test_a_command_is_refused_before_anything_is_loaded(
         assert sdi_gs("render", run, "--out", tmp_path / "drawn").code == 0
     assert {path.name for path in run.iterdir()} == files_before
     assert sdi_gs("resume", run).code == 0
+
+
+def test_readers_beside_a_running_run_change_nothing_in_its_end(
+    sdi_gs: Run, fast: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """export, render, report, view and evaluate look while it is between two steps: what they see
+    is whole, and the run ends with the same bytes as one that nobody looked at."""
+    from sdi_gs import open_asset
+    from sdi_gs.errors import UserError
+    from sdi_gs.evaluation.protocol import _require_finished
+    from sdi_gs.look import reopen
+    from sdi_gs.pages.run import write
+
+    alone, watched = tmp_path / "alone", tmp_path / "watched"
+    assert sdi_gs("generate", "a mug", "--config", fast, "--out", alone, "--seed", 3).code == 0
+    seen: list[str] = []
+
+    def look() -> None:
+        before = (watched / ".holder.json").read_bytes()
+        asset = open_asset(watched)
+        asset.save(tmp_path / "beside.ply")
+        asset.turntable(tmp_path / "beside.gif", frames=2, size=32)
+        write([watched], tmp_path / "beside.html")
+        reopen(watched)  # as 'view' does, again and again
+        with pytest.raises(UserError, match="never finished"):
+            _require_finished(watched)
+        assert (watched / ".holder.json").read_bytes() == before
+        seen.append("not finished: 5 of 6" if "5 of 6" in (tmp_path / "beside.html").read_text()
+                    else "?")  # fmt: skip
+
+    with monkeypatch.context() as patch:
+        stop_at(patch, 4, look)  # after the checkpoint of step 4
+        said = sdi_gs("generate", "a mug", "--config", fast, "--out", watched, "--seed", 3)
+    assert (said.code, seen) == (0, ["not finished: 5 of 6"]), said.err
+    assert (watched / "final.ply").read_bytes() == (alone / "final.ply").read_bytes()
+    assert sorted(path.name for path in watched.iterdir()) == sorted(
+        path.name for path in alone.iterdir()
+    )
