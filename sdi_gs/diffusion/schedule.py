@@ -67,6 +67,12 @@ def unmix(x_t: Tensor, eps: Tensor, alpha_bar: Tensor) -> Tensor:
     return (x_t - (1.0 - a).sqrt() * eps) / a.sqrt()
 
 
+def ddim_step(x: Tensor, eps: Tensor, a_from: Tensor, a_to: Tensor) -> Tensor:
+    """``x`` [B, c, h, w] from level ``a_from`` [B] to ``a_to`` [B], upwards or downwards, as if its
+    noise were ``eps`` all the way: an Euler step (arXiv 2010.02502, eq. 12 with eta = 0)."""
+    return mix(unmix(x, eps, a_from), eps, a_to)
+
+
 def eps_of_v(v: Tensor, x_t: Tensor, alpha_bar: Tensor) -> Tensor:
     """The noise that a v-prediction (arXiv 2202.00512) means; ``alpha_bar`` [B] is the level."""
     a = per_sample(alpha_bar)

@@ -15,7 +15,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from ..diffusion.schedule import alpha_bar_at, mix, per_sample, sigma, unmix
+from ..diffusion.schedule import alpha_bar_at, ddim_step, per_sample, sigma
 
 Eps = Callable[[Tensor, Tensor], Tensor]
 """(x_t [B, c, h, w], t [B] where x_t is) -> epsilon [B, c, h, w]."""
@@ -86,7 +86,7 @@ def ddim_invert(
     for t_from, t_to in pairwise(times.T):
         a_from, a_to = alpha_bar_at(alpha_bar, t_from), alpha_bar_at(alpha_bar, t_to)
         noise = eps(x, t_from)
-        moved = mix(unmix(x, noise, a_from), noise, a_to)
+        moved = ddim_step(x, noise, a_from, a_to)
         if rho is not None:
             if before is not None:
                 share = _beyond(alpha_bar_at(alpha_bar, before[0]), a_from, a_to, rho).to(x.dtype)
@@ -95,7 +95,7 @@ def ddim_invert(
             before = t_from, noise
         elif heun:
             mean = 0.5 * (noise + eps(moved, t_to))
-            moved = mix(unmix(x, mean, a_from), mean, a_to)
+            moved = ddim_step(x, mean, a_from, a_to)
         x = torch.where(per_sample(t_to > t_from), moved, x)
     return x
 

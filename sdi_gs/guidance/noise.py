@@ -17,7 +17,13 @@ from torch import Tensor
 
 from representations.checks import require
 
-from ..diffusion.schedule import alpha_bar_at, mix, noise_between, per_sample, unmix
+from ..diffusion.schedule import (
+    alpha_bar_at,
+    ddim_step,
+    mix,
+    noise_between,
+    per_sample,
+)
 from ..ramp import Progress, Ramp, ramp
 from .draws import Rng, integer_once, normal, of_group, uniform
 from .inversion import at_roots, ddim_invert, even_times, root_plan
@@ -272,7 +278,7 @@ class IntervalInversion:
         z = mix(given.z, fresh[0], alpha_bar_at(alpha_bar, times[:, 0])) if fresh else given.z
         x, start = ddim_invert(z, times, eps_at, alpha_bar), times[:, -1]
         eps = eps_at(x, start)
-        x_t = mix(unmix(x, eps, alpha_bar_at(alpha_bar, start)), eps, given.level)
+        x_t = ddim_step(x, eps, alpha_bar_at(alpha_bar, start), given.level)
         return Noised(x_t, noise_between(x_t, given.z, given.level), reference=eps)
 
 

@@ -16,11 +16,17 @@ from torch import Tensor
 
 from representations.checks import require
 
-from ..diffusion.schedule import alpha_bar_at, mix, noise_between, per_sample, unmix
+from ..diffusion.schedule import (
+    alpha_bar_at,
+    ddim_step,
+    mix,
+    noise_between,
+    per_sample,
+    unmix,
+)
 from ..ramp import Ramp
 from .draws import Rng, normal, of_group, uniform
 from .noise import Noised, NoiseInput, Path
-from .reverse import ddim_step
 from .times import Times
 from .update import UpdateInput
 

@@ -17,12 +17,6 @@ from ..diffusion.schedule import alpha_bar_at, mix, per_sample, unmix
 from .inversion import Eps, even_times
 
 
-def ddim_step(x: Tensor, eps: Tensor, a_from: Tensor, a_to: Tensor) -> Tensor:
-    """``x`` [B, c, h, w] from level ``a_from`` [B] to ``a_to`` [B], upwards or downwards, as if its
-    noise were ``eps`` all the way: an Euler step (arXiv 2010.02502, eq. 12 with eta = 0)."""
-    return mix(unmix(x, eps, a_from), eps, a_to)
-
-
 def falling_times(steps: int, t: Tensor) -> Tensor:
     """Times [B, steps + 1] from ``t`` [B] to 0 in even steps."""
     return even_times(torch.full_like(t, steps), t).flip(1)

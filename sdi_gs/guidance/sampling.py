@@ -3,15 +3,13 @@
 
 from __future__ import annotations
 
-import itertools
-
 import torch
 from torch import Tensor
 
 from ..diffusion.base import Denoiser
-from ..diffusion.schedule import alpha_bar_at, mix, unmix
 from .draws import normal_like
 from .predict import GuidedPredictor
+from .reverse import reverse
 
 
 def ddim_times(steps: int, total: int, first: int | None = None) -> list[int]:
@@ -41,11 +39,5 @@ def pure_noise(
 def ddim_sample(predict: GuidedPredictor, noise: Tensor, steps: int, cfg_scale: float) -> Tensor:
     """Clean latents [B, c, h, w] from standard normal ``noise`` of that shape."""
     alpha_bar = predict.alpha_bar.to(noise)
-    times = [*ddim_times(steps, len(alpha_bar)), 0]
-    x = noise
-    for t_from, t_to in itertools.pairwise(times):
-        t = torch.full((len(x),), t_from, device=x.device)
-        a_from = alpha_bar_at(alpha_bar, t)
-        eps = predict(x, t, cfg_scale)
-        x = mix(unmix(x, eps, a_from), eps, alpha_bar_at(alpha_bar, torch.full_like(t, t_to)))
-    return x
+    times = torch.tensor([*ddim_times(steps, len(alpha_bar)), 0]).expand(len(noise), -1)
+    return reverse(noise, times, lambda x, t: predict(x, t, cfg_scale), alpha_bar)
