@@ -82,22 +82,22 @@ def check(config: Config, team: Team = ALONE) -> None:
     _check_portions(config, team)
 
 
-_WANTED_PATHS: dict[type, type[Segment] | type[NestedIntervals]] = {
-    SegmentConsistency: Segment,
-    GuidedConsistency: NestedIntervals,
+_WANTED_PATHS: dict[type, tuple[type[Segment] | type[NestedIntervals], str]] = {
+    SegmentConsistency: (Segment, "sctd"),
+    GuidedConsistency: (NestedIntervals, "gcs"),
 }
-_METHODS: dict[type, str] = {Segment: "sctd", NestedIntervals: "gcs"}
+"""The noise that a rule needs, and the method that has both."""
 
 
 def _check_path(config: Config) -> None:
     """A rule that goes back along a path needs the noise that takes it."""
     update, noise = config.update, config.noise
-    wanted = _WANTED_PATHS.get(type(update))
+    wanted, whole = _WANTED_PATHS.get(type(update), (None, ""))
     if wanted is not None and not isinstance(noise, wanted):
         raise UserError(
             f"update.kind={update.kind} goes back along a path that the noise has taken: write "
             f"noise.kind={wanted.kind} (it is {noise.kind}), or take the method whole with "
-            f"--guidance {_METHODS[wanted]}"
+            f"--guidance {whole}"
         )
     if isinstance(update, Residual) and update.steps > 1 and isinstance(noise, IntervalInversion):
         raise UserError(
