@@ -23,14 +23,31 @@ def error(bench: Bench, noise: NoiseStrategy, cfg_scale: float, t: int) -> tuple
     """``mean((sigma(t) (kappa - eps(x_t)))^2)`` over samples and elements, with x_t the clean
     latents under kappa: what is left of eq. 8, in units of the latents. And the network samples
     that finding kappa took, per latent."""
-    predict, alpha_bar = bench.predictor(), bench.alpha_bar
-    times = torch.full((len(bench.clean),), t, device=bench.clean.device)
-    kappa = bench.noised(noise, bench.clean, times, predict, bench.rng()).kappa
-    spent = predict.evaluations // len(bench.clean)
-    level = alpha_bar_at(alpha_bar, times)
-    eps: Tensor = predict(mix(bench.clean, kappa, level), times, cfg_scale)
+    kappa, spent = kappa_of(bench, noise, t)
+    return left(bench, kappa, cfg_scale, t), spent
+
+
+@torch.no_grad()
+def kappa_of(bench: Bench, noise: NoiseStrategy, t: int) -> tuple[Tensor, int]:
+    """kappa [N, c, h, w] of the clean latents at ``t``, and the network samples that finding it
+    took, per latent."""
+    predict = bench.predictor()
+    kappa = bench.noised(noise, bench.clean, _times(bench, t), predict, bench.rng()).kappa
+    return kappa, predict.evaluations // len(bench.clean)
+
+
+@torch.no_grad()
+def left(bench: Bench, kappa: Tensor, cfg_scale: float, t: int) -> float:
+    """The first number of :func:`error`, for a kappa that is known."""
+    times = _times(bench, t)
+    level = alpha_bar_at(bench.alpha_bar, times)
+    eps: Tensor = bench.predictor()(mix(bench.clean, kappa, level), times, cfg_scale)
     residual = per_sample(sigma(level)) * (kappa - eps)
-    return float(residual.square().mean()), spent
+    return float(residual.square().mean())
+
+
+def _times(bench: Bench, t: int) -> Tensor:
+    return torch.full((len(bench.clean),), t, device=bench.clean.device)
 
 
 def inversion(bench: Bench) -> DDIMInversion:

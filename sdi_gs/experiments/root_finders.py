@@ -11,14 +11,11 @@ import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-import torch
-from torch import Tensor
-
-from ..diffusion.schedule import alpha_bar_at, mix, per_sample, sigma
 from ..guidance.noise import DDIMInversion, NoiseStrategy, RandomNoise
 from ..guidance.roots import Anderson, FixedPoint, GradientDescent, NewtonKrylov
 from ..ramp import Ramp
 from .base import Bench, Experiment, Result
+from .noise_error import kappa_of, left
 
 SHARES = (0.3, 0.5, 0.7, 0.9)
 """Of the schedule; what is reported is the mean over them."""
@@ -66,24 +63,6 @@ def _roots(cfg_scale: float) -> Iterator[Choice]:
             yield Choice(name, dataclasses.replace(noise, iterations=n))  # type: ignore[type-var]
 
 
-@torch.no_grad()
-def _kappa(bench: Bench, noise: NoiseStrategy, t: int) -> tuple[Tensor, int]:
-    """kappa [N, c, h, w], and the network samples of one of the N."""
-    predict = bench.predictor()
-    times = torch.full((len(bench.clean),), t, device=bench.clean.device)
-    kappa = bench.noised(noise, bench.clean, times, predict, bench.rng()).kappa
-    return kappa, predict.evaluations // len(bench.clean)
-
-
-@torch.no_grad()
-def _left(bench: Bench, kappa: Tensor, t: int) -> float:
-    """``mean((sigma(t) (kappa - eps(x_t)))^2)``, as in Fig. 9."""
-    times = torch.full((len(bench.clean),), t, device=bench.clean.device)
-    level = alpha_bar_at(bench.alpha_bar, times)
-    eps: Tensor = bench.predictor()(mix(bench.clean, kappa, level), times, bench.cfg_scale)
-    return float((per_sample(sigma(level)) * (kappa - eps)).square().mean())
-
-
 def measure(bench: Bench, say: Callable[[str], None]) -> list[dict[str, Any]]:
     """A row for each choice: its method, the network samples of a view, both measures, averaged
     over :data:`SHARES`. Inversions have minus the forward guidance, as in the paper."""
@@ -92,23 +71,23 @@ def measure(bench: Bench, say: Callable[[str], None]) -> list[dict[str, Any]]:
     say(f"the exact inversion, in {EXACT_STEPS} steps of Heun's")
     quiet = DDIMInversion(cfg_scale=-s, tau_max=0.0, entropy=Ramp(0.0, 0.0), heun=True)
     fine = dataclasses.replace(quiet, steps=EXACT_STEPS, rho=Ramp(3.0, 3.0))
-    exact = {t: _kappa(bench, fine, t)[0] for t in times}
+    exact = {t: kappa_of(bench, fine, t)[0] for t in times}
     rows, told = [], ""
     for method, noise in (*_inversions(-s), *_roots(s)):
         if method != told:
             say(f"kappa: {method}")
             told = method
-        left, away, spent = 0.0, 0.0, 0
+        still, away, spent = 0.0, 0.0, 0
         for t in times:
-            kappa, spent_here = _kappa(bench, noise, t)
-            left += _left(bench, kappa, t) / len(times)
+            kappa, spent_here = kappa_of(bench, noise, t)
+            still += left(bench, kappa, s, t) / len(times)
             away += float((kappa - exact[t]).norm() / exact[t].norm()) / len(times)
             spent += spent_here
         price = spent / len(times)
-        if not left < DIVERGED:
+        if not still < DIVERGED:
             say(f"left out: {method} at {price:g} network samples, which has diverged")
             continue
-        rows.append({"kappa": method, "network_samples": price, "error": left, "distance": away})
+        rows.append({"kappa": method, "network_samples": price, "error": still, "distance": away})
     return rows
 
 
