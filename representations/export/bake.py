@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 
 from ..atlas import filled, texels_of, unwrap
-from ..cameras import orbit
 from ..interface import Cameras, Render, Renderer
 from ..ops.meshes import Caster
 from .mesh import Mesh, Skin
 from .painting import Points, painted
+from .surface import views_around
 
 ELEVATIONS_DEG = (-60.0, -25.0, 10.0, 40.0, 65.0)
-AROUND = 12  # views at each of them
+"""Of the pictures of a texture: lower and higher than those of a surface."""
 
 
 @dataclass(frozen=True)
@@ -32,16 +32,7 @@ class Baked:
 
 def views_for_texture(resolution: int, distance: float, fov_y_deg: float) -> Cameras:
     """62 cameras: twelve around at five elevations, one above and one below."""
-    angles = [
-        (360.0 / AROUND * (turn + 0.5 * (row % 2)), elevation)
-        for row, elevation in enumerate(ELEVATIONS_DEG)
-        for turn in range(AROUND)
-    ]
-    angles += [(0.0, 89.0), (0.0, -89.0)]
-    azimuth, elevation = torch.tensor(angles, dtype=torch.float32).T
-    ones = torch.ones(len(angles))
-    size = (resolution, resolution)
-    return orbit(azimuth, elevation, distance * ones, fov_y_deg * ones, size)
+    return views_around(resolution, distance, fov_y_deg, ELEVATIONS_DEG)
 
 
 def skinned(mesh: Mesh, size: int) -> Mesh:

@@ -54,12 +54,17 @@ class Extracted(NamedTuple):
     parts: int  # connected parts that are kept
 
 
-def views_around(resolution: int, distance: float, fov_y_deg: float) -> Cameras:
-    """50 cameras: twelve around at each of four elevations, in turn between one another, one above
-    and one below."""
+def views_around(
+    resolution: int,
+    distance: float,
+    fov_y_deg: float,
+    elevations_deg: Sequence[float] = ELEVATIONS_DEG,
+) -> Cameras:
+    """Twelve cameras around at each elevation, in turn between one another, one above and one
+    below: 50 for the four elevations of a surface."""
     angles = [
         (360.0 / AROUND * (turn + 0.5 * (row % 2)), elevation)
-        for row, elevation in enumerate(ELEVATIONS_DEG)
+        for row, elevation in enumerate(elevations_deg)
         for turn in range(AROUND)
     ]
     angles += [(0.0, 89.0), (0.0, -89.0)]
