@@ -16,9 +16,10 @@ from .views import ViewPolicy
 
 if TYPE_CHECKING:
     from representations.cloud import SplatCloud
-    from representations.gaussians.config import GaussianConfig, InitConfig
+    from representations.gaussians.config import GaussianConfig
     from representations.instant_ngp import InstantNGPRenderer
     from representations.instant_ngp.config import FieldInitConfig, InstantNGPConfig
+    from representations.start_file import StartFile
 
 NEVER = 10**9  # a step that no fit reaches
 POINT_OPACITY = 0.95
@@ -48,7 +49,7 @@ def splats_of(settings: GaussianConfig, say: Say) -> SplatCloud | None:
     return cloud
 
 
-def _read(init: InitConfig | FieldInitConfig, say: Say) -> SplatCloud:
+def _read(init: StartFile, say: Say) -> SplatCloud:
     from representations.reading import Reading, read_splats
 
     up = None if init.up == "auto" else init.up
@@ -62,7 +63,7 @@ def _read(init: InitConfig | FieldInitConfig, say: Say) -> SplatCloud:
     return cloud
 
 
-def tell_axis(init: InitConfig | FieldInitConfig, say: Say) -> None:
+def tell_axis(init: StartFile, say: Say) -> None:
     """Say which axis of a mesh is taken for the one that is up, where nothing says so."""
     from representations.points import up_of
 

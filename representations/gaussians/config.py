@@ -8,10 +8,9 @@ from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from ..checks import one_of, require
-from ..cutting import Cut
 from ..memory import COPIES_IN_TRAINING, PER_PIXEL_AND_VIEW
+from ..start_file import StartFile
 
-InitUp = Literal["auto", "viewer", "y", "z"]
 InitKind = Literal["ball", "points", "splats"]
 DensifyKind = Literal["quantile", "threshold", "mcmc", "none"]
 Backend = Literal["auto", "cpu", "cuda", "triton", "gsplat", "torch", "reference"]
@@ -20,18 +19,10 @@ torch and reference are one: plain torch, slow, on any device."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class InitConfig:
+class InitConfig(StartFile):
     """Where the first splats come from."""
 
     kind: InitKind = "ball"  # ball | points (mesh or point cloud file) | splats (a file of them)
-    path: str = ""  # the file of "points" and "splats"
-    up: InitUp = "auto"  # axis up in the file; auto: as the file or its format says
-    activated: bool = False  # "splats": a .ply of scales and opacities, not their logs and logits
-    drop_bad: bool = False  # "splats": leave rows out that cannot be drawn
-    linear_colours: bool = False  # "splats": colours are linear light
-    crop: tuple[float, ...] | None = None  # "splats": a ball or a box; see representations.cutting
-    drop_floaters: bool = False  # "splats": leave small groups out that touch no others
-    max_splats: int | None = None  # "splats": only so many, the most important
     radius: float = 0.8  # world units: of the ball, or that a file is scaled to (0 = keep)
     opacity: float = 0.1  # of every splat, except those of kind "splats"
     colour: float = 0.5  # grey level, where the source has no colours
@@ -40,22 +31,13 @@ class InitConfig:
 
     def __post_init__(self) -> None:
         one_of("init.kind", self.kind, get_args(InitKind))
-        one_of("init.up", self.up, get_args(InitUp))
-        if self.kind != "ball":
-            require(
-                bool(self.path), "init.path", self.path, f'a file for kind "{self.kind}"', "a.ply"
-            )
-        self.cut()
+        self.require_file(fileless="ball")
         lowest = 0.0 if self.kind != "ball" else 1e-6
         require(self.radius >= lowest, "init.radius", self.radius, "a positive length", 0.8)
         require(0.0 < self.opacity < 1.0, "init.opacity", self.opacity, "0 < opacity < 1", 0.1)
         require(0.0 <= self.colour <= 1.0, "init.colour", self.colour, "0 to 1", 0.5)
         require(self.colour_jitter >= 0.0, "init.colour_jitter", self.colour_jitter, ">= 0", 0.05)
         require(self.scale_factor > 0.0, "init.scale_factor", self.scale_factor, "> 0", 1.0)
-
-    def cut(self) -> Cut:
-        """What of a file of splats is kept. ValueError for what cannot be."""
-        return Cut(crop=self.crop, floaters=not self.drop_floaters, max_splats=self.max_splats)
 
 
 @dataclass(frozen=True, kw_only=True)

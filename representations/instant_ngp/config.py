@@ -9,16 +9,15 @@ from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from ..checks import one_of, require
-from ..cutting import Cut
 from ..memory import COPIES_IN_TRAINING, PER_PIXEL_AND_VIEW
 from ..ops.fields.hash_grid import HashGridSpec
+from ..start_file import StartFile
 
 BlobKind = Literal["magic3d", "dreamfusion", "none"]
 Activation = Literal["softplus", "exp"]
 NormalKind = Literal["analytic", "finite_difference"]
 Backend = Literal["auto", "cpu", "cuda", "nerfacc", "torch", "reference"]
 InitKind = Literal["blob", "points", "splats"]
-InitUp = Literal["auto", "viewer", "y", "z"]
 
 LEAST_MEMORY_MB = 16
 """Of one pass of rays."""
@@ -155,19 +154,11 @@ class FieldRates:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FieldInitConfig:
+class FieldInitConfig(StartFile):
     """What the field looks like at step 0: the blob of its density, or pictures of a file that it
     is fitted to beforehand."""
 
     kind: InitKind = "blob"  # blob | points (mesh or point cloud file) | splats (a file of them)
-    path: str = ""  # the file of "points" and "splats"
-    up: InitUp = "auto"  # axis up in the file; auto: as the file or its format says
-    activated: bool = False  # "splats": a .ply of scales and opacities, not their logs and logits
-    drop_bad: bool = False  # "splats": leave rows out that cannot be drawn
-    linear_colours: bool = False  # "splats": colours are linear light
-    crop: tuple[float, ...] | None = None  # "splats": a ball or a box; see representations.cutting
-    drop_floaters: bool = False  # "splats": leave small groups out that touch no others
-    max_splats: int | None = None  # "splats": only so many, the most important
     radius: float = 0.8  # "points": world units that the file is scaled to; 0 = keep
     colour: float = 0.5  # "points": grey level, where the source has no colours
     count: int = 4000  # "points": how many are drawn from a mesh
@@ -177,21 +168,12 @@ class FieldInitConfig:
 
     def __post_init__(self) -> None:
         one_of("init.kind", self.kind, get_args(InitKind))
-        one_of("init.up", self.up, get_args(InitUp))
-        if self.kind != "blob":
-            require(
-                bool(self.path), "init.path", self.path, f'a file for kind "{self.kind}"', "a.ply"
-            )
-        self.cut()
+        self.require_file(fileless="blob")
         require(self.radius >= 0.0, "init.radius", self.radius, "a length, 0 or more", 0.8)
         require(0.0 <= self.colour <= 1.0, "init.colour", self.colour, "0 to 1", 0.5)
         for name in ("count", "steps", "batch"):
             require(getattr(self, name) >= 1, f"init.{name}", getattr(self, name), "1 or more", 4)
         require(self.resolution >= 8, "init.resolution", self.resolution, "8 or more", 64)
-
-    def cut(self) -> Cut:
-        """What of a file of splats is kept. ValueError for what cannot be."""
-        return Cut(crop=self.crop, floaters=not self.drop_floaters, max_splats=self.max_splats)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,8 +8,8 @@ from typing import Literal, get_args
 
 from ..checks import one_of, require
 from ..memory import COPIES_IN_TRAINING, PER_PIXEL_AND_VIEW
+from ..start_file import FileUp
 
-MeshUp = Literal["auto", "viewer", "y", "z"]
 PER_SAMPLE = 90
 """Numbers of a ray that are kept for the backward pass: where it hits, eight texels; about."""
 
@@ -19,11 +19,11 @@ class MeshInit:
     """Where the surface comes from."""
 
     path: str = ""  # a mesh: .glb, .obj, or anything that trimesh reads
-    up: MeshUp = "auto"  # axis up in the file; auto: as the file or its format says
+    up: FileUp = "auto"  # axis up in the file; auto: as the file or its format says
     radius: float = 0.0  # world units, that the mesh is scaled to; 0 = as it is
 
     def __post_init__(self) -> None:
-        one_of("init.up", self.up, get_args(MeshUp))
+        one_of("init.up", self.up, get_args(FileUp))
         require(self.radius >= 0.0, "init.radius", self.radius, "a length, 0 or more", 0.6)
 
 
