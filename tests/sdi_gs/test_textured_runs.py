@@ -72,6 +72,7 @@ def test_a_file_of_splats_becomes_a_textured_mesh(sdi_gs: Run, ball: Path, tmp_p
     )  # fmt: skip
     assert said.code == 0, said.err
     assert "a texture of 64 x 64 texels" in said.out
+    assert said.err.startswith("painting the texture")  # it takes a while, and that is said first
     assert "before simplification" in said.out
     found = read(out)
     assert len(found.faces) <= 300
