@@ -7,14 +7,16 @@ stopped: a finished one is taken as it is, an unfinished one continues. Nothing 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from representations import telling
 from representations.files import open_own, write_bytes
 
 from .artefacts.holder import held
@@ -64,6 +66,7 @@ class Orders:
     # The number of the signal with which somebody asks the child to stop, None while nobody does;
     # no such function: only a signal to this process stops it.
     asked: Callable[[], int | None] | None = None
+    told: telling.Level | None = None  # of the steps that are done
 
 
 def obtain(path: Path, config: Config, orders: Orders, say: Callable[[str], None]) -> RunFolder:
@@ -76,7 +79,14 @@ def obtain(path: Path, config: Config, orders: Orders, say: Callable[[str], None
         Diverged: its numbers stopped being numbers.
         Interrupted: somebody asked it or us to stop; the run has saved its state.
     """
-    run = RunFolder(path)
+    with telling.level("step", config.steps) as told:
+        return _obtain(RunFolder(path), config, replace(orders, told=told), say)
+
+
+def _obtain(
+    run: RunFolder, config: Config, orders: Orders, say: Callable[[str], None]
+) -> RunFolder:
+    path = run.path
     if path.is_dir():
         with held(path, orders.verb, PATIENCE):
             pass  # a run whose parent was killed has had the time to save and end
@@ -133,7 +143,7 @@ def call(run: RunFolder, verb: list[str], orders: Orders) -> None:
             start_new_session=True,
             env={**os.environ, **orders.environment, PARENT: str(os.getpid())},
         )
-        code = _wait(child, run.path.name, orders)
+        code = _wait(child, run, orders)
     if code == 0:
         return
     if code in CODES:  # somebody stopped the run alone, which says nothing about its method
@@ -144,14 +154,36 @@ def call(run: RunFolder, verb: list[str], orders: Orders) -> None:
     raise NotRun(f"{_death(code) if code < 0 else last} (all of it: {log})", code)
 
 
-def _wait(child: subprocess.Popen[bytes], name: str, orders: Orders) -> int:
-    """The exit code of ``child``. A stop is passed on to it, and waits until it has saved; a second
-    Ctrl-C waits for nothing."""
+class Lines:
+    """How many lines a file has that grows."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._seen, self._count = path, 0, 0
+
+    def count(self) -> int:
+        """Those that are whole by now; a file that is not there has none."""
+        with contextlib.suppress(OSError), self._path.open("rb") as stream:
+            if stream.seek(0, os.SEEK_END) < self._seen:  # steps are done again after a stop
+                self._seen = self._count = 0
+            stream.seek(self._seen)
+            new = stream.read()
+            self._seen += len(new)
+            self._count += new.count(b"\n")
+        return self._count
+
+
+def _wait(child: subprocess.Popen[bytes], run: RunFolder, orders: Orders) -> int:
+    """The exit code of ``child``; whoever listens is told of its steps. A stop is passed on to it,
+    and waits until it has saved; a second Ctrl-C waits for nothing."""
+    looking, lines = orders.asked is not None or telling.heard(), Lines(run.stats_file)
+    name = run.path.name
     try:
         while True:
             try:
-                return child.wait(LOOK if orders.asked else None)
+                return child.wait(LOOK if looking else None)
             except subprocess.TimeoutExpired:
+                if orders.told is not None:
+                    orders.told.at(lines.count())
                 number = orders.asked() if orders.asked else None
                 if number is not None:
                     raise Stop(number) from None

@@ -12,6 +12,7 @@ import torch
 from torch import Generator
 
 from representations.interface import Renderer
+from representations.telling import each
 
 from .views import ViewPolicy
 
@@ -45,7 +46,7 @@ def fit(
 ) -> None:
     """Teach ``student`` the pictures of ``teacher`` by their mean absolute difference."""
     around = all_around(views)
-    for step in range(length.steps):
+    for step in each(range(length.steps), "step"):
         cameras, _ = around.sample(length.batch, length.resolution, rng)
         cameras = cameras.to(device)
         behind = torch.rand(length.batch, 3, generator=rng).to(device)

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from representations import telling
 from representations.interface import Cameras, Renderer
 
 from . import build, strict
@@ -39,7 +40,7 @@ class Stage:
         """Pictures [N, 3, H, W] in [0, 1] and coverage [N, 1, H, W], without gradients, on the
         CPU."""
         seen = []
-        with torch.no_grad():
+        with torch.no_grad(), telling.level("view", len(cameras)) as level:
             for first in range(0, len(cameras), AT_ONCE):
                 some = cameras[first : first + AT_ONCE]
                 background = self.background(len(some))
@@ -47,6 +48,7 @@ class Stage:
                     background = background.to(self.device)
                 render, _ = self.renderer.render(some.to(self.device), background)
                 seen.append((render.rgb.cpu(), render.alpha.cpu()))
+                level.at(first + len(some))
         pictures, alpha = zip(*seen, strict=True)
         return torch.cat(pictures), torch.cat(alpha)
 

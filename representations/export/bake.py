@@ -13,6 +13,7 @@ from torch import Tensor
 from ..atlas import filled, texels_of, unwrap
 from ..interface import Cameras, Render, Renderer
 from ..ops.meshes import Caster
+from ..telling import each
 from .mesh import Mesh, Skin
 from .painting import Points, painted
 from .surface import views_around
@@ -73,7 +74,7 @@ def bake(
 
 def one_by_one(shape: Renderer, cameras: Cameras, device: torch.device) -> Iterator[Render]:
     """A render per camera on black, on the CPU, drawn when it is asked for."""
-    for view in range(len(cameras)):
+    for view in each(range(len(cameras)), "picture"):
         camera = cameras[view : view + 1].to(device)
         with torch.no_grad():
             found, _ = shape.render(camera, torch.zeros(1, 3, device=device))

@@ -16,6 +16,7 @@ from ..cameras import orbit, rays
 from ..interface import Cameras, Render, Renderer
 from ..memory import require_memory
 from ..ops.meshes import Caster
+from ..telling import each
 from . import votes
 from .mesh import Mesh, MeshError, keep_large_parts
 from .painting import SURFACE_ALPHA, Points, painted
@@ -78,7 +79,7 @@ def views_around(
 def pictures(renderer: Renderer, cameras: Cameras, device: torch.device) -> list[Render]:
     """One render per camera on black, on the CPU."""
     out = []
-    for i in range(len(cameras)):
+    for i in each(range(len(cameras)), "picture"):
         render, _ = renderer.render(cameras[i : i + 1].to(device), torch.zeros(1, 3, device=device))
         out.append(Render(*(picture.cpu() for picture in render)))
     return out

@@ -103,6 +103,9 @@ RefineOption = Annotated[
 StudyOut = Annotated[
     Path | None, typer.Option(help="folder; one that holds part of the same study is gone on with")
 ]
+WideOption = Annotated[
+    bool, typer.Option("--wide", help="every column of the table, however narrow the terminal")
+]
 ClipOption = Annotated[
     str | None, typer.Option(help="CLIP folder or id that judges; default mini's own, for mini")
 ]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..errors import UserError
+from .arguments import WideOption
 
 if TYPE_CHECKING:
     from ..evaluation.protocol import Evaluation, Judged
@@ -33,16 +34,18 @@ def evaluate(
     out: Annotated[
         Path, typer.Option(help="file for every figure; replaced if it is an evaluation")
     ] = Path("evaluation.json"),
+    wide: WideOption = False,
 ) -> None:
     """Judge finished runs by the paper's protocol, and against truth where mini knows it."""
     from ..evaluation import protocol
+    from ..pages.text import room
 
     options = protocol.EvaluationOptions(
         clip, views, flat, samples, _sentences(candidates), image_reward
     )
     _require_ours(out)
     done = protocol.evaluate(runs, options, typer.echo)
-    typer.echo("\n" + text(done) + "\n")
+    typer.echo("\n" + text(done, room(wide)) + "\n")
     _write(out, done)
     typer.echo(f"  {out}")
 
@@ -86,7 +89,7 @@ def _write(out: Path, done: Sequence[Evaluation]) -> None:
         raise UserError(f"--out {out} cannot be written: {error.strerror or error}") from error
 
 
-def text(done: Sequence[Evaluation]) -> str:
+def text(done: Sequence[Evaluation], width: int | None = None) -> str:
     """One column per run, one line per measure; what could not be measured is a dash."""
     from ..pages.text import text_table
 
@@ -113,7 +116,7 @@ def text(done: Sequence[Evaluation]) -> str:
         add(f"3D - 2D: {name}", [None if gap is None else gap.get(name) for gap in gaps])
     add("seconds", [e.seconds for e in done])
     add("peak MB", [e.peak_memory_mb for e in done])
-    return text_table(lines, left=1)
+    return text_table(lines, left=1, width=width, keep=2)
 
 
 def _judged(judged: Sequence[Judged | None]) -> list[tuple[str, list[object]]]:

@@ -7,6 +7,7 @@ import contextlib
 import os
 import re
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -131,6 +132,7 @@ def generate(
     ] = False,
 ) -> None:
     """Make a 3D asset from a sentence."""
+    began = time.perf_counter()
     prompt, settings = split_words(words or [])
     if tensorboard:
         settings.append("output.tensorboard=true")
@@ -151,7 +153,8 @@ def generate(
     try:
         finished = run.generate(chosen, out, watching)
         if finished is not None:
-            results.print_results(finished, chosen)
+            watching.hush()
+            results.print_results(finished, chosen, began)
             watching.linger()
     finally:
         watching.end()
@@ -177,13 +180,13 @@ def resume(
     from ..going_on import Change
     from . import results
 
-    view = watch.watcher(False, None)
+    began, view = time.perf_counter(), watch.watcher(False, None)
     try:
         finished = runs.resume(run, view, Change(steps, settings or ()))
     finally:
         view.end()
     if finished is not None:
-        results.print_results(finished, finished.config())
+        results.print_results(finished, finished.config(), began)
 
 
 @app.command()
@@ -374,7 +377,7 @@ def main(arguments: list[str] | None = None) -> int:
     debug = "--debug" in arguments
     arguments = [word for word in arguments if word != "--debug"]
     try:
-        with stopping() as stop:
+        with stopping() as stop, watch.told():
             code = app(arguments, standalone_mode=False)
         if not stop.asked():  # typer makes an exit code of a stop
             return code if isinstance(code, int) else 0

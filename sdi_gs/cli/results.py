@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import shutil
+import time
+
 import typer
 
 from ..artefacts.run_folder import RunFolder
@@ -24,8 +27,9 @@ def note_few_steps(chosen: Config, preset: str, guidance: str | None) -> None:
         )
 
 
-def print_results(run: RunFolder, config: Config) -> None:
-    """The files of a finished run, how long it took, and what to type next."""
+def print_results(run: RunFolder, config: Config, began: float) -> None:
+    """The files of a finished run, how long it took since ``began`` (time.perf_counter), and what
+    to type next."""
     typer.echo("")
     for path in run.finals():
         typer.echo(f"  asset      {path}")
@@ -34,15 +38,18 @@ def print_results(run: RunFolder, config: Config) -> None:
     if run.report_file.exists():
         typer.echo(f"  report     {run.report_file}")
     typer.echo(f"  replay     {command('generate', '--config', run.config_file)}")
-    typer.echo(f"  took       {spoken(run.summary().seconds)}")
+    whole, training = time.perf_counter() - began, run.summary().seconds
+    typer.echo(f"  took       {spoken(whole)}; training in all {spoken(training)}")
     typer.echo("")
     following = (
         (command("view", run.path), "turn it in the browser"),
         (command("export", run.path, "--format", "glb"), "a mesh"),
     )
     width = max(len(typed) for typed, _ in following) + 4
+    room = shutil.get_terminal_size().columns
+    fits = all(2 + width + len(what) <= room for _, what in following)
     for typed, what in following:
-        typer.echo(f"  {typed:<{width}}{what}")
+        typer.echo(f"  {typed:<{width}}{what}" if fits else f"  {typed}")
 
 
 def spoken(seconds: float) -> str:

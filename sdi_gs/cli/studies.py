@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..errors import RunFailure
-from .arguments import ASSIGNMENT, ClipOption, Settings, StudyOut, split_words
+from .arguments import ASSIGNMENT, ClipOption, Settings, StudyOut, WideOption, split_words
 
 if TYPE_CHECKING:
     from ..experiments.chains import Variant
@@ -29,6 +29,7 @@ def compare(
     steps: Annotated[int | None, typer.Option(help="optimisation steps")] = None,
     clip: ClipOption = None,
     out: StudyOut = None,
+    wide: WideOption = False,
 ) -> None:
     """One sentence through several representations and guidances: table and HTML page."""
     from representations.files import write_bytes
@@ -37,6 +38,7 @@ def compare(
     from ..experiments.compare import Plan
     from ..experiments.compare import compare as run_all
     from ..experiments.compare_page import page, table
+    from ..pages.text import room
 
     plan = Plan(
         prompt, family, _names(representations), _names(guidances), seeds, steps,
@@ -45,7 +47,7 @@ def compare(
     folder = out if out is not None else free_name(f"compare {prompt}")
     made = run_all(plan, folder, typer.echo)
     if made.rows:
-        typer.echo("\n" + table(made.rows) + "\n")
+        typer.echo("\n" + table(made.rows, room(wide)) + "\n")
     for one in made.missing:
         typer.echo(str(one))
     write_bytes(folder / "compare.html", page(plan, made, _machine()).encode())
@@ -120,6 +122,7 @@ def experiment(
     ] = "gaussians",
     seeds: Annotated[int, typer.Option(help="of whole runs: seeds 0, 1, ...")] = 1,
     out: Annotated[Path | None, typer.Option(help="new folder")] = None,
+    wide: WideOption = False,
 ) -> None:
     """Repeat a figure of the paper: data, plot and table. fig8, fig9_3d, fig10_3d, fig11, fig14,
     table2, since, aids and janus are whole runs on the presets of a family, 'mini' (150 steps if
@@ -129,6 +132,7 @@ def experiment(
     from ..experiments.base import table
     from ..experiments.chains import CHAINS, EXAMPLES, chain
     from ..experiments.compare import Plan
+    from ..pages.text import room
 
     if name == "list":
         entries = {known: entry.shows for known, entry in experiments.EXPERIMENTS.items()}
@@ -139,12 +143,12 @@ def experiment(
     if name in CHAINS:
         plan = Plan("", family, (representation,), seeds=seeds, settings=tuple(settings))
         prompts = [prompt] if prompt else EXAMPLES.get(name, [])
-        _print_table(name, CHAINS[name], chain(name, family), plan, prompts, out)
+        _print_table(name, CHAINS[name], chain(name, family), plan, prompts, out, wide)
         return
     entry = experiments.require(name)
     chosen = load(config, [*settings, f"prompt={prompt or 'a red mug'}"])
     result, paths = experiments.run(name, chosen, samples, out, typer.echo)
-    typer.echo(f"\n{entry.shows}\n{result.y}\n{table(result)}\n")
+    typer.echo(f"\n{entry.shows}\n{result.y}\n{table(result, room(wide))}\n")
     for path in paths:
         typer.echo(f"  {path}")
 
@@ -165,6 +169,7 @@ def table1(
     steps: Annotated[int | None, typer.Option(help="optimisation steps")] = None,
     clip: ClipOption = None,
     out: StudyOut = None,
+    wide: WideOption = False,
 ) -> None:
     """The paper's Table 1: every method by quality, divergence, seconds and memory. A run of mini
     has 150 steps where you do not say --steps; its presets have 400."""
@@ -176,7 +181,7 @@ def table1(
     settings = tuple(word for word in words or [] if ASSIGNMENT.match(word))
     prompts = [word for word in words or [] if not ASSIGNMENT.match(word)]
     plan = Plan("", family, _names(representations), names, seeds, steps, settings, clip)
-    _print_table("table1", TABLE1, methods(names), plan, prompts, out)
+    _print_table("table1", TABLE1, methods(names), plan, prompts, out, wide)
 
 
 TABLE1 = "Table 1: every method by quality, divergence, seconds and memory"
@@ -189,12 +194,14 @@ def _print_table(
     plan: Plan,
     prompts: list[str],
     out: Path | None,
+    wide: bool,
 ) -> None:
     from dataclasses import replace
 
     from ..artefacts.claim import free_name
     from ..experiments import sheet, tables
     from ..experiments.chains import EXAMPLE, SHORT
+    from ..pages.text import room
 
     typer.echo(shows)
     given = plan.steps is not None or any(s.startswith("steps=") for s in plan.settings)
@@ -205,7 +212,7 @@ def _print_table(
     entries, shown = tables.measure(variants, plan, prompts or [EXAMPLE], folder, typer.echo)
     paths = tables.write(shows, entries, shown, _machine(), folder)
     paths.append(sheet.write(shown, folder))
-    typer.echo("\n" + tables.text(entries) + "\n")
+    typer.echo("\n" + tables.text(entries, room(wide)) + "\n")
     for path in paths:
         typer.echo(f"  {path}")
     _require_whole(tables.missing(shown))

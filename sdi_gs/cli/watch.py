@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -47,6 +49,17 @@ def watcher(view: bool, port: int | None) -> Terminal | Audience:
     from ..watch.viewer import Audience
 
     return Audience(terminal(), port or PORT)
+
+
+@contextmanager
+def told() -> Iterator[None]:
+    """Whatever takes long inside says how far it is, in the process that talks to people."""
+    from representations import telling
+
+    from ..watch import line
+
+    with telling.listening(line.standard() if leading() else None):
+        yield
 
 
 def report(

@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from representations.telling import each
+
 from .. import build
 from ..config import Config, to_plain
 from ..errors import UserError, command
@@ -196,7 +198,7 @@ def evaluate(
     judge = Judge.open(source, build.device(configs[0].device), options.candidates, reward)
     say(f"judge: {source}, {len(judge.candidates)} sentences for R-precision")
     evaluations = []
-    for path in paths:
+    for path in each(paths, "run"):
         say(f"{path}: {options.views} views")
         evaluations.append(_evaluate(path, judge, options))
     return evaluations

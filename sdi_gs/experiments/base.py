@@ -152,8 +152,8 @@ def write(
     return paths
 
 
-def table(result: Result) -> str:
-    """One line per x, one column per line of the plot."""
+def table(result: Result, width: int | None = None) -> str:
+    """One line per x, one column per line of the plot; in ``width`` characters."""
     lines = result.lines()
     xs = sorted({x for line in lines for x, _ in line.points})
     by_x: list[dict[float, float]] = [dict(line.points) for line in lines]
@@ -161,4 +161,4 @@ def table(result: Result) -> str:
         [result.x, *(line.label for line in lines)],
         *([f"{x:g}", *(f"{values[x]:.4g}" if x in values else "-" for values in by_x)] for x in xs),
     ]
-    return text_table(rows)
+    return text_table(rows, width=width)

@@ -16,6 +16,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from representations.telling import each
+
 from .. import build
 from ..artefacts import media, run_folder
 from ..artefacts.records import StepLine, write_json
@@ -148,7 +150,7 @@ def compare(plan: Plan, out: Path, say: Callable[[str], None]) -> Comparison:
     made = Comparison([], [])
     with study.opened(out, "compare"):
         judge = judge_for(list(wanted.values()), plan.clip)
-        for number, (cell, config) in enumerate(wanted.items(), start=1):
+        for number, (cell, config) in enumerate(each(list(wanted.items()), "run"), start=1):
             say(f"run {number} of {len(wanted)}: {cell.name}, {config.steps} steps")
             found = outcome(cell.name, config, cell, out, judge, say)
             if isinstance(found, Row):

@@ -38,9 +38,9 @@ NOTE = (
 )
 
 
-def table(rows: Sequence[Row]) -> str:
-    """Aligned text; a column of dashes only is left out."""
-    return text_table(drop_unmeasured(COLUMNS, rows))
+def table(rows: Sequence[Row], width: int | None = None) -> str:
+    """Aligned text of ``width`` characters; a column of dashes only is left out."""
+    return text_table(drop_unmeasured(COLUMNS, rows), width=width, keep=2)
 
 
 def page(plan: Plan, made: Comparison, machine: str) -> str:

@@ -16,6 +16,8 @@ from typing import Literal, NamedTuple, get_args
 import torch
 from torch import Generator, Tensor, nn
 
+from representations.telling import each
+
 from .. import build, methods
 from ..artefacts import media
 from ..artefacts.claim import claimed
@@ -145,7 +147,7 @@ def distill(
     optimizer = torch.optim.Adam([picture], lr=options.rate, betas=(0.9, 0.99))
     keep = {round(i * (config.steps - 1) / (KEPT - 1)) for i in range(KEPT)}
     targets, times = [], []
-    for step in range(config.steps):
+    for step in each(range(config.steps), "step"):
         guided = method(picture, views, step, rng)
         evaluations += guided.evaluations
         if isinstance(strategy, CachedNoise):

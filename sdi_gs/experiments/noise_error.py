@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
+from representations.telling import each
+
 from ..diffusion.schedule import alpha_bar_at, mix, per_sample, sigma
 from ..guidance.noise import DDIMInversion, NoiseStrategy, RandomNoise
 from ..guidance.roots import FixedPoint, GradientDescent
@@ -65,9 +67,9 @@ def _sweep(
     """Every choice of (kappa, forward guidance) at every time."""
     rows = []
     total = len(bench.alpha_bar)
-    for name, (noise, cfg_scale) in choices.items():
+    for name, (noise, cfg_scale) in each(list(choices.items()), "kappa"):
         say(f"kappa: {name}")
-        for share in SHARES:
+        for share in each(SHARES, "time"):
             value, spent = error(bench, noise, cfg_scale, round(share * total))
             rows.append({"kappa": name, "t": share, "error": value, "network_samples": spent})
     return Result(rows, "kappa", "t", "error", log=True)

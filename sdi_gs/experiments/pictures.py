@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from representations.telling import each
+
 from ..artefacts.media import psnr
 from ..config import Config
 from ..diffusion.schedule import alpha_bar_at, mix, unmix
@@ -64,7 +66,8 @@ def _methods(bench: Bench, cfg_scale: float) -> dict[str, tuple[Config, FlatOpti
 def fig1(bench: Bench, say: Callable[[str], None]) -> Result:
     """A row of pictures per method; the detail of each."""
     rows, drawn = [], []
-    for name, (config, options) in _methods(bench, bench.cfg_scale).items():
+    methods = _methods(bench, bench.cfg_scale)
+    for name, (config, options) in each(list(methods.items()), "method"):
         say(name)
         pictures, made = _draw(bench, config, options)
         drawn.append(pictures.cpu())
@@ -81,7 +84,7 @@ def fig3(bench: Bench, say: Callable[[str], None]) -> Result:
     """The first sample at every scale of guidance, a row per method; mean saturation."""
     rows = []
     drawn: dict[str, list[Tensor]] = {}
-    for scale in SCALES:
+    for scale in each(SCALES, "scale"):
         for name, (config, options) in _methods(bench, scale).items():
             say(f"{name}, guidance {scale:g}")
             pictures, _ = _draw(bench, config, options)
@@ -118,7 +121,7 @@ def fig4(bench: Bench, say: Callable[[str], None]) -> Result:
     rows: list[dict[str, Any]] = []
     lines: dict[tuple[str, int], list[Tensor]] = {}
     predict, rng = bench.predictor(), bench.rng()
-    for step in times:
+    for step in each(times, "time"):
         say(f"t = {step / total:.2f}")
         t = torch.full((len(z),), step, device=z.device)
         level = alpha_bar_at(alpha_bar, t)
@@ -156,10 +159,10 @@ def fig6(bench: Bench, say: Callable[[str], None]) -> Result:
     alpha_bar, total = bench.alpha_bar, len(bench.alpha_bar)
     original = bench.denoiser.decode(bench.clean).clamp(0.0, 1.0)
     rows, sheet = [], []
-    for name, noise in choices.items():
+    for name, noise in each(list(choices.items()), "kappa"):
         say(f"kappa: {name}")
         noisy, seen = [], []
-        for share in MOMENTS:
+        for share in each(MOMENTS, "time"):
             t = torch.full((len(bench.clean),), round(share * total), device=bench.clean.device)
             predict, level = bench.predictor(), alpha_bar_at(alpha_bar, t)
             kappa = bench.noised(noise, bench.clean, t, predict, bench.rng()).kappa

@@ -11,6 +11,8 @@ import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+from representations.telling import each
+
 from ..guidance.noise import DDIMInversion, NoiseStrategy, RandomNoise
 from ..guidance.roots import Anderson, FixedPoint, GradientDescent, NewtonKrylov
 from ..ramp import Ramp
@@ -71,9 +73,9 @@ def measure(bench: Bench, say: Callable[[str], None]) -> list[dict[str, Any]]:
     say(f"the exact inversion, in {EXACT_STEPS} steps of Heun's")
     quiet = DDIMInversion(cfg_scale=-s, tau_max=0.0, entropy=Ramp(0.0, 0.0), heun=True)
     fine = dataclasses.replace(quiet, steps=EXACT_STEPS, rho=Ramp(3.0, 3.0))
-    exact = {t: kappa_of(bench, fine, t)[0] for t in times}
+    exact = {t: kappa_of(bench, fine, t)[0] for t in each(times, "time")}
     rows, told = [], ""
-    for method, noise in (*_inversions(-s), *_roots(s)):
+    for method, noise in each([*_inversions(-s), *_roots(s)], "choice"):
         if method != told:
             say(f"kappa: {method}")
             told = method

@@ -7,6 +7,8 @@ from collections.abc import Callable
 
 import torch
 
+from representations.telling import each
+
 from ..artefacts.media import psnr
 from ..guidance.inversion import ddim_invert
 from ..guidance.sampling import ddim_sample
@@ -21,7 +23,7 @@ def fig18(bench: Bench, say: Callable[[str], None]) -> Result:
     s, rows = bench.cfg_scale, []
     total, count = len(bench.alpha_bar), len(bench.clean)
     original = bench.denoiser.decode(bench.clean).clamp(0, 1)
-    for back, forth in ((0.0, 0.0), (s, s), (0.0, s), (-s, s)):
+    for back, forth in each(((0.0, 0.0), (s, s), (0.0, s), (-s, s)), "pair"):
         name = f"inversion {back:g}, forward {forth:g}"
         say(name)
         for steps in STEPS:

@@ -17,6 +17,7 @@ from zlib import crc32
 from markupsafe import Markup
 
 from representations.files import write_bytes
+from representations.telling import level
 
 from ..artefacts import run_folder
 from ..artefacts.records import write_json
@@ -133,7 +134,7 @@ def measure(
     lines = wanted(variants, plan, prompts)
     configs = [run.config for line in lines for run in line]
     check_prompts(configs, say)
-    with study.opened(out, "table"):
+    with study.opened(out, "table"), level("run", len(configs)) as told:
         judge = judge_for(configs, plan.clip)
         entries: list[Entry] = []
         shown: list[Shown] = []
@@ -143,6 +144,7 @@ def measure(
                 say(f"run {len(shown) + 1} of {len(configs)}: {run.name}")
                 outcomes.append(outcome(run.name, run.config, run.cell, out, judge, say))
                 shown.append(Shown(run, outcomes[-1]))
+                told.at(len(shown))
             label = line[0].variant.label
             entries.append(summarise(line[0].cell.representation, label, outcomes))
             report = {"plan": asdict(plan), "prompts": list(prompts),
@@ -239,9 +241,9 @@ NOTE = (
 )
 
 
-def text(entries: Sequence[Entry]) -> str:
-    """The table for a terminal; a column of dashes only is left out."""
-    return text_table(drop_unmeasured(COLUMNS, entries))
+def text(entries: Sequence[Entry], width: int | None = None) -> str:
+    """The table for a terminal of ``width`` characters; a column of dashes only is left out."""
+    return text_table(drop_unmeasured(COLUMNS, entries), width=width, keep=2)
 
 
 def page(title: str, entries: Sequence[Entry], shown: Sequence[Shown], machine: str) -> str:

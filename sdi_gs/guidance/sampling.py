@@ -6,6 +6,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from representations.telling import level
+
 from ..diffusion.base import Denoiser
 from .draws import normal_like
 from .predict import GuidedPredictor
@@ -40,4 +42,10 @@ def ddim_sample(predict: GuidedPredictor, noise: Tensor, steps: int, cfg_scale: 
     """Clean latents [B, c, h, w] from standard normal ``noise`` of that shape."""
     alpha_bar = predict.alpha_bar.to(noise)
     times = torch.tensor([*ddim_times(steps, len(alpha_bar)), 0]).expand(len(noise), -1)
-    return reverse(noise, times, lambda x, t: predict(x, t, cfg_scale), alpha_bar)
+    with level("DDIM step", steps) as told:
+
+        def eps(x: Tensor, t: Tensor) -> Tensor:
+            told.at(told.done + 1)
+            return predict(x, t, cfg_scale)
+
+        return reverse(noise, times, eps, alpha_bar)

@@ -13,8 +13,11 @@ from typing import TYPE_CHECKING
 
 from markupsafe import escape
 
+from representations import telling
+
 from ..errors import leading
 from ..trainer import StepReport
+from .line import Line, Part, bar, clock
 
 if TYPE_CHECKING:
     from ..run import Scene
@@ -69,11 +72,7 @@ class Pace:
         known."""
         if self.per_step is None:
             return ""
-        seconds = round((self.steps - done) * self.per_step)
-        minutes, seconds = divmod(seconds, 60)
-        hours, minutes = divmod(minutes, 60)
-        left = f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
-        return f"{self.per_step:.2f} s/step  {left} left"
+        return f"{self.per_step:.2f} s/step  {clock((self.steps - done) * self.per_step)} left"
 
 
 def describe(report: StepReport, pace: Pace) -> str:
@@ -94,6 +93,8 @@ class Silent:
     def step(self, report: StepReport) -> None: ...
 
     def rest(self, seconds: float) -> None: ...
+
+    def hush(self) -> None: ...
 
     def linger(self) -> None: ...
 
@@ -133,6 +134,9 @@ class Plain:
 
     def rest(self, seconds: float) -> None:
         self._pace.rest(seconds)
+
+    def hush(self) -> None:
+        """Nothing moves here."""
 
     def linger(self) -> None:
         """A terminal keeps what it was told."""
@@ -174,6 +178,9 @@ class Notebook:
     def rest(self, seconds: float) -> None:
         self._pace.rest(seconds)
 
+    def hush(self) -> None:
+        """What is printed comes below."""
+
     def linger(self) -> None:
         """A notebook keeps what it was told."""
 
@@ -186,47 +193,71 @@ class Notebook:
         self._handle.update(self._html(f"{self._bar} {escape(self._said)}"))
 
 
-class Live:
-    """One line that moves."""
+class Live(Line):
+    """One line that moves: what is waited for, then the steps, then the pictures."""
 
     def __init__(self) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-
-        self._progress = Progress(
-            TextColumn("step"),
-            MofNCompleteColumn(),
-            BarColumn(bar_width=24),
-            TextColumn("{task.fields[numbers]}"),
-            console=Console(highlight=False, soft_wrap=True),
-        )
+        super().__init__(sys.stdout)
+        self._report: StepReport | None = None
+        self._pace: Pace | None = None
+        self._training = False
+        self._listening = telling.listening(self)
+        self._listening.__enter__()
 
     @_unharmed()
     def say(self, text: str) -> None:
-        self._progress.console.print(text, markup=False)
+        self._moved = time.perf_counter()
+        self.show()
+        print(text, flush=True)
 
     @_unharmed()
     def begin(self, scene: Scene) -> None:
-        first, steps = scene.first_step, scene.config.steps
-        self._pace = Pace(steps)
-        self._task = self._progress.add_task("", total=steps, completed=first, numbers="")
-        self._progress.start()
+        self._pace = Pace(scene.config.steps)
+        self._first, self._training = scene.first_step, True
+        self._moved = time.perf_counter()
+        self.show()
 
-    @_unharmed()
     def step(self, report: StepReport) -> None:
+        assert self._pace is not None
         self._pace.lap()
-        numbers = describe(report, self._pace)
-        self._progress.update(self._task, completed=report.step + 1, numbers=numbers)
+        self._report = report
+        self._training = report.step + 1 < self._pace.steps
 
     def rest(self, seconds: float) -> None:
-        self._pace.rest(seconds)
+        if self._pace is not None:
+            self._pace.rest(seconds)
+
+    @_unharmed()
+    def hush(self) -> None:
+        """What is printed next comes from elsewhere, and nothing moves until something is said."""
+        self.close()
 
     def linger(self) -> None:
         """A terminal keeps what it was told."""
 
     @_unharmed()
     def end(self) -> None:
-        self._progress.stop()
+        self._listening.__exit__(None, None, None)
+        self.close()
+
+    def parts(self, width: int) -> list[Part]:
+        """The step, and what it was told; while it trains, what draws is a moment of a step."""
+        if not self._training or self._pace is None:
+            return super().parts(width)
+        steps, report, pace = self._pace.steps, self._report, self._pace
+        done = self._first if report is None else report.step + 1
+        found = [Part(f"step {done}/{steps}", 0), Part(bar(done, steps), 3)]
+        if report is None:
+            return [*found, Part(self.waited(), 1)]
+        left = clock((steps - done) * pace.per_step) + " left" if pace.per_step else self.waited()
+        return [
+            *found,
+            Part(f"t {report.t:.0f}", 5),
+            Part(f"loss {report.loss:.4g}", 6),
+            Part(f"{report.refined.unit} {report.refined.size}", 4),
+            Part(f"{pace.per_step:.2f} s/step" if pace.per_step else "", 2),
+            Part(left, 1),
+        ]
 
 
 Terminal = Silent | Plain | Live | Notebook

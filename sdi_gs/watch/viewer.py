@@ -389,6 +389,9 @@ class Audience:
         self.terminal.step(report)
         self._safely(lambda live: self.terminal.rest(live.step(report)))
 
+    def hush(self) -> None:
+        self.terminal.hush()
+
     def linger(self) -> None:
         self._safely(lambda live: live.linger())
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shlex
 import shutil
 import tempfile
@@ -82,7 +83,7 @@ def test_what_a_run_says(sdi_gs: Run, fast: Path, tmp_path: Path) -> None:
         assert str(out / name) in said.out
         assert (out / name).stat().st_size > 0
     seconds = json.loads((out / "summary.json").read_text())["seconds"]
-    assert f"took       {spoken(seconds)}" in said.out
+    assert re.search(rf"took       .*; training in all {spoken(seconds)}\n", said.out)
     after = said.out.partition("took")[2].splitlines()
     typed = [line.strip().partition("   ")[0] for line in after if str(out) in line]
     assert [shlex.split(line)[-3 if "export" in line else -1] for line in typed] == [str(out)] * 2
