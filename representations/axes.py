@@ -83,6 +83,8 @@ def hamilton(turn: tuple[float, float, float, float], quat_wxyz: Tensor) -> Tens
 def _rotate(
     cloud: SplatCloud, matrix: Tensor, turn: tuple[float, float, float, float]
 ) -> SplatCloud:
+    if turn[0] == 1.0:
+        return cloud  # nothing is turned
     # Entries of the matrix are 0 and +-1: positions are permuted, not rounded.
     source = matrix.abs().argmax(dim=1)
     sign = matrix.sum(dim=1).to(cloud.means)

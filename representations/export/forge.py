@@ -19,6 +19,7 @@ import torch
 from ..checks import pip_install
 from ..cloud import SH_COUNTS, SplatCloud
 from ..files import write_bytes
+from ..framing import typical_radius
 from ..interface import Say, silent
 from ..ops.constants import SH_DC
 from ..reading import Reading, read_splats
@@ -117,8 +118,10 @@ def _alike(found: SplatCloud, cloud: SplatCloud) -> bool:
     if found.sh_degree != cloud.sh_degree:
         return False
     some = torch.linspace(0, len(cloud) - 1, min(SAMPLE, len(cloud))).long()
-    place = [torch.cat([c.means, c.log_scale], 1).double().numpy() for c in (found, cloud)]
-    near = torch.from_numpy(cKDTree(place[0]).query(place[1][some.numpy()])[1])
+    near = some
+    if float((found.means[some] - cloud.means[some]).abs().max()) > 1e-3 * typical_radius(cloud):
+        place = [torch.cat([c.means, c.log_scale], 1).double().numpy() for c in (found, cloud)]
+        near = torch.from_numpy(cKDTree(place[0]).query(place[1][some.numpy()])[1])
     for a, b in ((found.sh_dc, cloud.sh_dc), (found.sh_rest, cloud.sh_rest)):
         wanted = b[some].double()
         off = (a[near].double() - wanted).square().mean().sqrt() if wanted.numel() else 0.0
