@@ -47,6 +47,7 @@ _HOMES = {
     ".guidance.reverse": ("reverse",),
     ".guidance.roots": ("Anderson", "FixedPoint", "GradientDescent", "NewtonKrylov"),
     ".guidance.sampling": ("ddim_sample", "pure_noise"),
+    ".guidance.surface_noise": ("SurfaceNoise", "WorldMapNoise"),
     ".guidance.times": ("Times",),
     ".guidance.update": (
         "Asynchronous", "Bridge", "Classifier", "NoiseFree", "Residual", "UpdateInput",

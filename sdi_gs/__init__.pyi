@@ -228,6 +228,12 @@ from .guidance.sampling import (
 from .guidance.sampling import (
     pure_noise as pure_noise,
 )
+from .guidance.surface_noise import (
+    SurfaceNoise as SurfaceNoise,
+)
+from .guidance.surface_noise import (
+    WorldMapNoise as WorldMapNoise,
+)
 from .guidance.times import (
     Times as Times,
 )

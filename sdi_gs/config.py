@@ -34,6 +34,7 @@ from .guidance.paths import GuidedConsistency, NestedIntervals, Segment, Segment
 from .guidance.prompts import PromptConfig
 from .guidance.roots import Anderson, FixedPoint, GradientDescent, NewtonKrylov
 from .guidance.stein import SteinConfig
+from .guidance.surface_noise import SurfaceNoise, WorldMapNoise
 from .guidance.update import (
     Asynchronous,
     Bridge,
@@ -113,6 +114,8 @@ NOISES = Kinds(
     GradientDescent,
     Anderson,
     NewtonKrylov,
+    SurfaceNoise,
+    WorldMapNoise,
     IntervalInversion,
     Segment,
     NestedIntervals,

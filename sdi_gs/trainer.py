@@ -179,7 +179,8 @@ def accumulate(
     render, trace = training.renderer.render(part.cameras, part.background)
     watch.lap("render")
 
-    guided = training.guidance(render.rgb, part.viewpoints, step, rng, watch)
+    viewpoints = part.viewpoints.seeing(render, part.cameras)
+    guided = training.guidance(render.rgb, viewpoints, step, rng, watch)
     losses = {"guidance": guided.loss, **weigh(training, step, trace)}
     watch.lap("guidance")
 

@@ -86,6 +86,8 @@ def chain(name: str, family: str) -> tuple[Variant, ...]:
                 "sds_bridge",
                 "rfds",
                 "rfds_rev",
+                "cfd",
+                "fsd",
             )
         ),
         "fig14": (

@@ -30,6 +30,7 @@ from ..guidance.noise import Noised, NoiseInput, NoiseStrategy
 from ..guidance.predict import GuidedPredictor
 from ..guidance.prompts import PromptSet
 from ..guidance.sampling import STREAM, ddim_sample, pure_noise
+from ..guidance.surface_noise import SurfaceNoise, WorldMapNoise
 from ..guidance.viewpoints import Viewpoints
 from ..run import require_ready
 from .base import require_groups
@@ -173,6 +174,11 @@ def generate(
     config: Config, options: FlatOptions, out: Path | None, say: Callable[[str], None]
 ) -> list[Path]:
     """Pictures of ``config.prompt`` in the new folder ``out``; the files."""
+    if isinstance(config.noise, SurfaceNoise | WorldMapNoise) and options.method == "distill":
+        raise UserError(
+            f"noise.kind={config.noise.kind} paints noise on a shape, and a picture has none: "
+            "write --guidance fixed_noise, which is the same for one picture"
+        )
     require_ready(config, say)
     files = ("pictures.png", "evolution.png", "summary.json")
     with claimed(out, f"2d {config.prompt}", "generate2d", all_or_none=files) as claim:

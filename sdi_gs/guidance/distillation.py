@@ -160,7 +160,7 @@ class ScoreDistillation:
         with torch.no_grad():
             predict = GuidedPredictor(self.denoiser, self.subject.conditions(viewpoints))
             clean = z.detach()
-            noised = self.noise(NoiseInput(clean, t, predict, alpha_bar, rng, progress))
+            noised = self.noise(NoiseInput(clean, t, predict, alpha_bar, rng, progress, viewpoints))
             t = noised.t or t
             level = alpha_bar_at(alpha_bar, t.device)
             target = self.update(

@@ -28,6 +28,7 @@ from ..ramp import Progress, Ramp, ramp
 from .draws import Rng, integer_once, normal, of_group, uniform
 from .inversion import at_roots, ddim_invert, even_times, root_plan
 from .times import Times
+from .viewpoints import Viewpoints
 
 START = Progress(0, 1)
 """The first step of a run."""
@@ -78,6 +79,7 @@ class NoiseInput(NamedTuple):
     alpha_bar: Tensor  # [T], where z is
     rng: Rng  # the only source of randomness; rows in the order of the views
     progress: Progress  # of the run, for settings that move over it
+    viewpoints: Viewpoints | None = None  # of the B pictures; None: of no place
 
     @property
     def level(self) -> Tensor:

@@ -3,13 +3,32 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from representations.cameras import camera_to_world, look_at, spherical_to_position
-from representations.interface import Cameras
+from representations.cameras import camera_to_world, look_at, rays, spherical_to_position
+from representations.interface import Cameras, Render
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What cameras saw of a shape, detached: where on a picture its surface is."""
+
+    depth: Tensor  # [B, 1, H, W] z-depth, world units; 0 where there is nothing
+    alpha: Tensor  # [B, 1, H, W] in [0, 1]
+    cameras: Cameras  # the B that saw it, on the device of the pictures
+
+    def __getitem__(self, index: slice) -> Seen:
+        return Seen(self.depth[index], self.alpha[index], self.cameras[index])
+
+    def points(self) -> Tensor:
+        """World points [B, H, W, 3] of the surface; where there is none, the camera's own place."""
+        origins, directions = rays(self.cameras)
+        forward = self.cameras.world_to_cam[:, None, None, 2, :3]
+        distance = self.depth[:, 0] / (directions * forward).sum(-1)
+        return origins + directions * distance[..., None]
 
 
 @dataclass(frozen=True)
@@ -23,6 +42,7 @@ class Viewpoints:
     camera_to_world: (
         Tensor  # [B, 4, 4] of the camera itself: columns right, up, backwards, position
     )
+    seen: Seen | None = None  # None: nobody drew a shape from there
 
     def __len__(self) -> int:
         return len(self.azimuth_deg)
@@ -33,7 +53,12 @@ class Viewpoints:
             self.elevation_deg[index],
             self.distance[index],
             self.camera_to_world[index],
+            None if self.seen is None else self.seen[index],
         )
+
+    def seeing(self, render: Render, cameras: Cameras) -> Viewpoints:
+        """The same, with what ``cameras`` saw from there, on the device of its pictures."""
+        return replace(self, seen=Seen(render.depth.detach(), render.alpha.detach(), cameras))
 
     @staticmethod
     def orbit(

@@ -78,8 +78,9 @@ def noised(
     alpha_bar: Tensor,
     generator: Rng | None = None,
     progress: Progress = START,
+    viewpoints: Viewpoints | None = None,
 ) -> Noised:
     """What ``strategy`` makes of ``z`` at the integer times ``t``."""
     at = Times.of(torch.as_tensor(t), z.device)
     source = rng() if generator is None else generator
-    return strategy(NoiseInput(z, at, predict, alpha_bar, source, progress))
+    return strategy(NoiseInput(z, at, predict, alpha_bar, source, progress, viewpoints))

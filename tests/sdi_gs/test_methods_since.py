@@ -611,7 +611,8 @@ def test_pairs_need_both_sides(wrong: dict, right: dict) -> None:
 # --- presets ------------------------------------------------------------------------------------
 
 
-SINCE = ("pfd", "mv_sdi", "sds_bridge", "asd", "rfds", "rfds_rev", "sctd", "gcs", "lucid_dreamer")
+SINCE = ("pfd", "mv_sdi", "sds_bridge", "asd", "rfds", "rfds_rev", "sctd", "gcs", "lucid_dreamer",
+         "cfd", "fsd")  # fmt: skip
 
 
 @pytest.mark.parametrize("name", SINCE)
