@@ -98,7 +98,7 @@ RESERVED = {
     ),
     "nerfacc": ("representations.ops.fields.ray_nerfacc",),
     "tinycudann": ("representations.ops.fields.hash_cuda",),
-    "viser": ("sdi_gs.watch.viewer",),
+    "viser": ("sdi_gs.watch.page",),
     "tensorboardX": ("sdi_gs.artefacts.scalars",),
     "open3d": ("representations.export.fuse_open3d",),
     "fast_simplification": ("representations.export.simplify",),
