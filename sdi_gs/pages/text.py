@@ -62,3 +62,12 @@ def room(wide: bool) -> int | None:
     if wide or not sys.stdout.isatty():
         return None
     return shutil.get_terminal_size().columns
+
+
+def steps_made(steps: Sequence[int]) -> str:
+    """How many steps the runs of a page made, for the beginning of a sentence; "" for no run."""
+    if not steps:
+        return ""
+    least, most = min(steps), max(steps)
+    told = f"{least:,}" if least == most else f"{least:,} to {most:,}"
+    return f"{told} steps a run; "

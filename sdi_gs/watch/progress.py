@@ -72,7 +72,12 @@ class Pace:
         known."""
         if self.per_step is None:
             return ""
-        return f"{self.per_step:.2f} s/step  {clock((self.steps - done) * self.per_step)} left"
+        return f"{self.per_step:.2f} s/step  {self.left(done)} left"
+
+    def left(self, done: int) -> str:
+        """The time that is left after ``done`` steps, as on a clock; empty before the pace is
+        known."""
+        return clock((self.steps - done) * self.per_step) if self.per_step is not None else ""
 
 
 def describe(report: StepReport, pace: Pace) -> str:
@@ -249,7 +254,7 @@ class Live(Line):
         found = [Part(f"step {done}/{steps}", 0), Part(bar(done, steps), 3)]
         if report is None:
             return [*found, Part(self.waited(), 1)]
-        left = clock((steps - done) * pace.per_step) + " left" if pace.per_step else self.waited()
+        left = f"{pace.left(done)} left" if pace.per_step else self.waited()
         return [
             *found,
             Part(f"t {report.t:.0f}", 5),

@@ -10,11 +10,15 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
+import torch
 from jinja2 import Environment, PackageLoader, StrictUndefined, UndefinedError, nodes
 from PIL import Image
 
+from representations.cloud import SplatCloud
+from representations.export import write_ply
 from sdi_gs.artefacts.run_folder import STAGES
 from sdi_gs.config import dump, load
 from sdi_gs.experiments import compare, compare_page, study, tables
@@ -61,6 +65,19 @@ def run_folder(path: Path, word: str, finished: bool = True) -> Path:
     return path
 
 
+def balls(count: int) -> SplatCloud:
+    """Splats in a heap, seeded."""
+    rng = torch.Generator().manual_seed(count)
+    return SplatCloud(
+        means=0.3 * torch.randn(count, 3, generator=rng),
+        log_scale=torch.log(0.02 + 0.1 * torch.rand(count, 3, generator=rng)),
+        quat_wxyz=torch.randn(count, 4, generator=rng),
+        opacity_logit=torch.randn(count, generator=rng),
+        sh_dc=torch.rand(count, 3, generator=rng) * 3.0 - 1.5,
+        sh_rest=torch.zeros(count, 0, 3),
+    )
+
+
 def row(word: str, psnr_db: float | None = 20.0) -> compare.Row:
     return compare.Row(
         representation=word, guidance=word, seed=0, prompt=word, run=word, steps=3,
@@ -72,23 +89,27 @@ def row(word: str, psnr_db: float | None = 20.0) -> compare.Row:
 
 
 def one(word: str, folder: Path) -> str:
-    return run_report.one(run_report.read(run_folder(folder, word)))
+    """With splats that can be turned."""
+    path = run_folder(folder, word)
+    write_ply(path / "final.ply", balls(3))
+    return run_report.one(run_report.read(path), path)
 
 
 def unfinished(word: str, folder: Path) -> str:
-    return run_report.one(run_report.read(run_folder(folder, word, finished=False)))
+    path = run_folder(folder, word, finished=False)
+    return run_report.one(run_report.read(path), path)
 
 
 def several(word: str, folder: Path) -> str:
     """Of one name, so that the page shows whole paths."""
     made = [run_folder(folder / "a", word), run_folder(folder / "b", word, finished=False)]
-    return run_report.many([run_report.read(path) for path in made])
+    return run_report.many([run_report.read(path) for path in made], folder)
 
 
 def compared(word: str, folder: Path) -> str:
     missing = [compare.Missing(compare.Cell(word, word, 1), study.Without(word, False))]
     made = compare.Comparison([row(word), row(word, None)], missing)
-    return compare_page.page(compare.Plan(word), made, word)
+    return compare_page.page(compare.Plan(word), made, word, folder)
 
 
 def table(word: str, folder: Path) -> str:
@@ -96,7 +117,7 @@ def table(word: str, folder: Path) -> str:
     wanted = tables.Wanted(compare.Cell(word, word, 1), Variant(word, word), config)
     entries = [tables.summarise(word, word, [row(word)])]
     shown = [tables.Shown(wanted, row(word)), tables.Shown(wanted, study.Without(word, False))]
-    return tables.page(word, entries, shown, word)
+    return tables.page(word, entries, shown, word, folder)
 
 
 def facts(word: str, folder: Path) -> str:
@@ -160,7 +181,39 @@ def test_words_stay_words(page: Callable[[str, Path], str], tmp_path: Path) -> N
         # JSON, YAML and the shell put quotes of their own around an evil word.
         assert ("script>" in found) == ("word" in other), (found, other)
     assert sum(EVIL in found for found in shown.words) > 0
-    assert [EVIL in url for url in shown.urls] == [PLAIN in url for url in expected.urls]
+    assert [EVIL in unquote(url) for url in shown.urls] == [PLAIN in url for url in expected.urls]
+
+
+WHOLE = (one, unfinished, several, compared, table, facts, sweep)
+"""Those that are pages by themselves."""
+
+
+@pytest.mark.parametrize("page", WHOLE)
+def test_what_is_shown_is_said_too(page: Callable[[str, Path], str], tmp_path: Path) -> None:
+    """Pictures, films and charts have words, and nothing moves unasked. A real browser and axe-core
+    look closer in tests/viewers/test_reports.py."""
+    shown = Page(page(PLAIN, tmp_path))
+    must = {"img": {"alt"}, "svg": {"role"}, "th": {"scope"}, "html": {"lang"},
+            "video": {"controls", "aria-label"}, "canvas": {"tabindex", "role", "aria-label"},
+            "pre": {"tabindex"}}  # fmt: skip
+    for tag, *attributes in shown.structure:
+        assert must.get(tag, set()) <= set(attributes), (tag, attributes)
+        assert not {"autoplay", "onclick", "style"} & set(attributes), (tag, attributes)
+    count = Counter(shown.tags)
+    assert (count["main"], count["h1"]) == (1, 1)
+    assert count["title"] == 1 + count["svg"]
+    assert count["desc"] == count["svg"]
+    assert not {"link", "iframe", "object"} & set(count)
+    assert not [part for part in shown.structure if part[0] == "script" and "src" in part]
+
+
+def test_a_chart_is_told_in_words() -> None:
+    drawn = plot([Line("a", [(1.0, 2.5), (4.0, 0.5)]), Line("b", [])], "steps", "loss")
+    assert "<title>loss by steps</title><desc>a: 2.5 at 1, 0.5 at 4</desc>" in drawn
+    many = [Line(str(k), [(0.0, 1.0)]) for k in range(15)]
+    assert "; and 3 more</desc>" in plot(many, "x", "y")
+    told = bars([("one", {"a": 1.0, "b": 2.0}), ("", {"a": 1.0})], "cost", "ms")
+    assert "<title>cost</title><desc>one: 3 ms; 1 ms</desc>" in told
 
 
 def test_every_template_is_on_one_of_these_pages(
@@ -213,9 +266,9 @@ def test_a_name_that_nobody_passed_is_an_error() -> None:
 def test_a_film_is_a_picture_where_its_file_is_one() -> None:
     assert Page(render.part("film", "a.mp4", ["c"], "p.png")).urls == ["a.mp4", "p.png"]
     assert Page(render.part("film", "a.mp4", ["c"])).tags[1] == "video"
-    assert Page(render.part("film", "a.gif", ["c"])).tags[1] == "img"
+    assert Page(render.part("film", "a.gif", ["c"])).tags[1:3] == ["picture", "img"]
     caption = Page(render.part("film", "data:image/gif;base64,", ["one", "two"]))
-    assert caption.tags == ["figure", "img", "figcaption", "br"]
+    assert caption.tags == ["figure", "picture", "img", "figcaption", "br"]
     assert "one\ntwo" in caption.text
 
 
