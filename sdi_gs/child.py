@@ -67,8 +67,8 @@ class Orders:
     # The number of the signal with which somebody asks the child to stop, None while nobody does;
     # no such function: only a signal to this process stops it.
     asked: Callable[[], int | None] | None = None
-    told: telling.Level | None = None  # of the steps that are done
     origin: Origin | None = None  # what the settings of the run are made of
+    told: telling.Level | None = None  # of the steps that are done
 
 
 def obtain(path: Path, config: Config, orders: Orders, say: Callable[[str], None]) -> RunFolder:
