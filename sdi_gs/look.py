@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,7 +20,7 @@ from .artefacts import checkpoint, media, run_folder
 from .artefacts.checkpoint import Checkpoint
 from .artefacts.run_folder import RunFolder
 from .config import Config, TurntableConfig, from_plain, to_plain
-from .errors import UserError, command
+from .errors import UserError, command, first_line
 from .views import ViewPolicy
 
 PREVIEW_VIEWS = 4  # front, side, back, side
@@ -142,6 +143,25 @@ def write_pictures(shown: Stage, table: TurntableConfig, run: RunFolder) -> list
     film = media.save_film(frames, run.turntable(table.format), table.fps)
     stills = shown.turntable(STILL_VIEWS, table.size, table.elevation_deg)
     return [film, media.save_png(media.contact_sheet(stills, STILL_COLUMNS), run.preview_png)]
+
+
+def stills(sheet: Path) -> Tensor:
+    """The views [STILL_VIEWS, 3, H, W] in [0, 1] on the contact sheet of a finished run. UserError
+    for a file that is none."""
+    from PIL import Image
+
+    try:
+        with Image.open(sheet) as image:
+            pixels = torch.from_numpy(np.array(image.convert("RGB"))).float() / 255.0
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise UserError(f"{sheet} is no picture ({first_line(error)}): draw it again") from None
+    rows = STILL_VIEWS // STILL_COLUMNS
+    if pixels.shape[0] % rows or pixels.shape[1] % STILL_COLUMNS:
+        raise UserError(
+            f"{sheet} is no sheet of {rows} rows of {STILL_COLUMNS} views: draw it again"
+        )
+    tiled: Tensor = pixels.unflatten(1, (STILL_COLUMNS, -1)).unflatten(0, (rows, -1))
+    return tiled.permute(0, 2, 4, 1, 3).flatten(0, 1)
 
 
 def write_preview(shown: Stage, size: int, elevation_deg: float, path: Path) -> Path:

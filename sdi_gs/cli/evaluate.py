@@ -13,7 +13,8 @@ from ..errors import UserError
 from .arguments import WideOption
 
 if TYPE_CHECKING:
-    from ..evaluation.protocol import Evaluation, Judged
+    from ..evaluation.protocol import Evaluated, Evaluation, Judged
+    from ..evaluation.together import Together
 
 
 def evaluate(
@@ -45,7 +46,9 @@ def evaluate(
     )
     _require_ours(out)
     done = protocol.evaluate(runs, options, typer.echo)
-    typer.echo("\n" + text(done, room(wide)) + "\n")
+    typer.echo("\n" + text(done.runs, room(wide)) + "\n")
+    for line in _together(done.together):
+        typer.echo(line)
     _write(out, done)
     typer.echo(f"  {out}")
 
@@ -77,11 +80,28 @@ def _require_ours(out: Path) -> None:
         raise UserError(f"--out {out} exists and is not an evaluation; name another file")
 
 
-def _write(out: Path, done: Sequence[Evaluation]) -> None:
+def _together(found: Together) -> list[str]:
+    """What was measured of all runs."""
+    lines = []
+    if found.diversity is not None:
+        lines.append(
+            f"diversity {found.diversity:.1f} %: how much shapes of one sentence differ, 0 for "
+            "equal ones"
+        )
+    if found.frechet is not None:
+        lines.append(
+            f"Frechet distance {found.frechet:.3f} of all views to the model's own pictures, in "
+            "the judge's features"
+        )
+    return [*lines, ""] if lines else []
+
+
+def _write(out: Path, done: Evaluated) -> None:
     from ..artefacts.records import write_json
     from ..artefacts.run_folder import environment
 
-    report = {"evaluations": [e.plain() for e in done], **environment()}
+    report = {"evaluations": [e.plain() for e in done.runs],
+              "together": done.together._asdict(), **environment()}  # fmt: skip
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         write_json(out, report)

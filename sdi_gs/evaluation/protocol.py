@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -27,6 +27,7 @@ from ..guidance.viewpoints import Viewpoints
 from ..look import Reopened, reopen
 from .clip import IQA, PUBLISHED, Clip, clip_score, iqa, retrieved
 from .reward import Reward
+from .together import Looks, Together, together
 from .truth import AgainstTruth, against_truth, nearest_psnr, truth_of
 
 TRUTH_VIEWS = 8
@@ -99,6 +100,13 @@ class Evaluation:
         return {**asdict(self), "gap_to_2d": self.gap()}
 
 
+class Evaluated(NamedTuple):
+    """Several runs, one by one and together."""
+
+    runs: list[Evaluation]
+    together: Together
+
+
 def published_prompts() -> tuple[str, ...]:
     """The 43 sentences of the paper (App. A.4), as printed there."""
     text = (Path(__file__).parent / "prompts_43.txt").read_text(encoding="utf-8")
@@ -139,7 +147,10 @@ class Judge:
 
     def __call__(self, pictures: Tensor, prompt: str) -> Judged:
         """``pictures`` [B, 3, H, W] in [0, 1]."""
-        seen = self.clip.pictures(pictures)
+        return self.of(self.clip.pictures(pictures), pictures, prompt)
+
+    def of(self, seen: Tensor, pictures: Tensor, prompt: str) -> Judged:
+        """The same, where the vectors [B, D] of the pictures are known."""
         own = self.clip.captions([prompt])
         score = clip_score(seen, own[0])
         # The prompt itself is one of the sentences, whether or not the list holds it.
@@ -190,18 +201,20 @@ def default_candidates(clip: str) -> tuple[str, ...]:
 
 def evaluate(
     paths: Sequence[Path], options: EvaluationOptions, say: Callable[[str], None]
-) -> list[Evaluation]:
+) -> Evaluated:
     """Judge the finished runs at ``paths``. UserError for one that never finished."""
     configs = [_require_finished(path) for path in paths]
     source = options.clip or default_clip(configs)
     reward = Reward.load(options.image_reward) if options.image_reward else None
     judge = Judge.open(source, build.device(configs[0].device), options.candidates, reward)
     say(f"judge: {source}, {len(judge.candidates)} sentences for R-precision")
-    evaluations = []
+    evaluations, looks = [], []
     for path in each(paths, "run"):
         say(f"{path}: {options.views} views")
-        evaluations.append(_evaluate(path, judge, options))
-    return evaluations
+        found, seen = _evaluate(path, judge, options)
+        evaluations.append(found)
+        looks.append(seen)
+    return Evaluated(evaluations, together([one for one in looks if one is not None]))
 
 
 def _require_finished(path: Path) -> Config:
@@ -217,33 +230,45 @@ def _require_finished(path: Path) -> Config:
     return run.config()
 
 
-def _evaluate(path: Path, judge: Judge, options: EvaluationOptions) -> Evaluation:
+def _evaluate(
+    path: Path, judge: Judge, options: EvaluationOptions
+) -> tuple[Evaluation, Looks | None]:
+    """What the run is worth, and how it looks; None where it has diverged."""
     opened = reopen(path)
     config, summary = opened.config, opened.run.summary()
     size = max(config.resolution, judge.clip.size)
     elevation = config.output.turntable.elevation_deg
     cameras = config.views.showcase(options.views, size, elevation)
-    pictures, alpha = opened.stage.look(cameras)
+    shown, alpha = opened.stage.look(cameras)
     truth, nearest = _against_truth(opened)
-    flat = flat_nearest = None
+    pictures = shown.nan_to_num().clamp(0, 1)
+    seen = judge.clip.pictures(pictures)
+    flat = flat_nearest = flat_seen = None
     if options.flat:
         drawn = ddim_pictures(config, options.samples)
-        flat = judge(drawn, config.prompt)
+        flat_seen = judge.clip.pictures(drawn)
+        flat = judge.of(flat_seen, drawn, config.prompt)
         flat_nearest = _nearest(drawn, config)
+    diverged = mostly_empty(shown, alpha)
+    looks = None if diverged else Looks(config.prompt, seen.cpu(), _on_cpu(flat_seen))
     return Evaluation(
         run=str(path),
         prompt=config.prompt,
         representation=to_plain(config)["representation"]["kind"],
         guidance=_guidance_name(config),
-        diverged=mostly_empty(pictures, alpha),
-        shape=judge(pictures.nan_to_num().clamp(0, 1), config.prompt),
+        diverged=diverged,
+        shape=judge.of(seen, pictures, config.prompt),
         flat=flat,
         truth=truth,
         nearest_psnr_db=nearest,
         flat_nearest_psnr_db=flat_nearest,
         seconds=summary.seconds,
         peak_memory_mb=summary.peak_cuda_memory_mb or summary.peak_memory_mb,
-    )
+    ), looks
+
+
+def _on_cpu(vectors: Tensor | None) -> Tensor | None:
+    return None if vectors is None else vectors.cpu()
 
 
 def _guidance_name(config: Config) -> str:

@@ -24,6 +24,9 @@ from ..artefacts.records import write_json
 from ..artefacts.run_folder import slug
 from ..config import Config
 from ..errors import UserError
+from ..evaluation.protocol import Judge
+from ..evaluation.together import Looks, together
+from ..look import stills
 from ..pages import render
 from ..pages.films import Room
 from ..pages.plots import bars, standalone
@@ -71,6 +74,7 @@ class Entry:
     clip_spread: float | None  # standard deviation over them
     iqa_quality: float | None  # 0 to 1, the same
     r_precision: float | None  # 0 to 1, the same
+    diversity: float | None  # percent, of the shapes that several seeds made of one sentence
     seconds: float | None  # mean of a whole run
     ms_per_step: float | None
     network_samples_per_step: float | None
@@ -150,7 +154,8 @@ def measure(
                 shown.append(Shown(run, outcomes[-1]))
                 told.at(len(shown))
             label = line[0].variant.label
-            entries.append(summarise(line[0].cell.representation, label, outcomes))
+            apart = _diversity(outcomes, judge, out)
+            entries.append(summarise(line[0].cell.representation, label, outcomes, apart))
             report = {"plan": asdict(plan), "prompts": list(prompts),
                       "variants": [asdict(v) for v in variants],
                       "entries": [asdict(entry) for entry in entries],
@@ -180,8 +185,28 @@ def _diverged(row: Row) -> bool:
     return row.psnr_db < row.blank_db + DIVERGED_DB and not seen
 
 
-def summarise(representation: str, variant: str, outcomes: Sequence[Row | Without]) -> Entry:
-    """One line of the table."""
+def _diversity(outcomes: Sequence[Row | Without], judge: Judge | None, out: Path) -> float | None:
+    """How much the shapes of a sentence differ, by the sheets of views that their runs left; None
+    where nobody judges or no sentence has two."""
+    if judge is None:
+        return None
+    good = [row for row in outcomes if isinstance(row, Row) and not _diverged(row)]
+    prompts = [row.prompt for row in good]
+    looks = []
+    for row in good:
+        sheet = out / row.run / "preview.png"
+        if prompts.count(row.prompt) > 1 and sheet.is_file():
+            looks.append(Looks(row.prompt, judge.clip.pictures(stills(sheet)).cpu()))
+    return together(looks).diversity
+
+
+def summarise(
+    representation: str,
+    variant: str,
+    outcomes: Sequence[Row | Without],
+    apart: float | None = None,
+) -> Entry:
+    """One line of the table; ``apart`` is its diversity."""
     done = [outcome for outcome in outcomes if isinstance(outcome, Row)]
     good = [row for row in done if not _diverged(row)]
     runs = len(done) + sum(isinstance(o, Without) and o.diverged for o in outcomes)
@@ -208,6 +233,7 @@ def summarise(representation: str, variant: str, outcomes: Sequence[Row | Withou
         clip_spread=statistics.pstdev(scores) if len(scores) > 1 else None,
         iqa_quality=mean([j.iqa["quality"] for j in judged]),
         r_precision=mean([j.r_precision for j in judged]),
+        diversity=apart,
         seconds=mean([row.seconds_total for row in done]),
         ms_per_step=mean([1e3 * sum(row.seconds_per_step.values()) for row in done]),
         network_samples_per_step=mean([row.evaluations_per_step for row in done]),
@@ -227,6 +253,7 @@ COLUMNS: tuple[Column[Entry], ...] = (
     ("CLIP +-", lambda e: or_dash(e.clip_spread, ".1f")),
     ("IQA %", lambda e: or_dash(e.iqa_quality, ".0f", 100)),
     ("faces", lambda e: or_dash(e.faces, ".2f")),
+    ("diversity %", lambda e: or_dash(e.diversity, ".1f")),
     ("runs", lambda e: str(e.runs)),
     ("diverged %", lambda e: or_dash(e.diverged_percent, ".0f")),
     ("not run", lambda e: str(e.not_run) if e.not_run else "-"),

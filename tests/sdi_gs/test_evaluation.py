@@ -386,5 +386,5 @@ def test_a_run_with_mostly_empty_views_has_diverged(
 
     monkeypatch.setattr(Stage, "look", look)
     options = protocol.EvaluationOptions(views=6, flat=False)
-    (one,) = protocol.evaluate([mini_run], options, lambda said: None)
+    (one,), _ = protocol.evaluate([mini_run], options, lambda said: None)
     assert one.diverged is diverged
