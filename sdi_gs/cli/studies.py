@@ -211,7 +211,7 @@ def _print_table(
     folder = out if out is not None else free_name(name)
     entries, shown = tables.measure(variants, plan, prompts or [EXAMPLE], folder, typer.echo)
     paths = tables.write(shows, entries, shown, _machine(), folder)
-    paths.append(sheet.write(shown, folder))
+    paths += sheet.write(shown, folder)
     typer.echo("\n" + tables.text(entries, room(wide)) + "\n")
     for path in paths:
         typer.echo(f"  {path}")

@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from ..artefacts import media
 from ..look import STILL_COLUMNS
+from .compare import Row
 from .study import Without
 from .tables import Shown
 
@@ -20,6 +21,7 @@ WORDS = 130  # of the column with the variants' names
 HEAD = 24  # of the line above the pictures
 LETTER = 12
 LINES_OF_A_BLOCK = 8  # more of them stand in two blocks side by side, where these are narrow
+WORST = 8  # runs of a sheet of failures
 INK, FAINT = (0, 0, 0), (150, 150, 150)
 
 
@@ -45,6 +47,12 @@ def titles(places: Sequence[Place]) -> list[str]:
 
 def sides(picture: Path) -> tuple[Image.Image, Image.Image]:
     """The first view of a run's contact sheet and the one from behind it."""
+    front, _, back, _ = quarters(picture)
+    return front, back
+
+
+def quarters(picture: Path) -> list[Image.Image]:
+    """Four views of a run's contact sheet, quarter turns apart, from the first."""
     with Image.open(picture) as opened:
         whole = opened.convert("RGB")
     side = whole.width // STILL_COLUMNS
@@ -55,7 +63,7 @@ def sides(picture: Path) -> tuple[Image.Image, Image.Image]:
         tile = whole.crop((x * side, y * side, (x + 1) * side, (y + 1) * side))
         return tile.resize((TILE, TILE), Image.Resampling.LANCZOS)
 
-    return view(0), view(views // 2)
+    return [view(k * views // 4) for k in range(4)]
 
 
 def sheet(shown: Sequence[Shown], out: Path) -> Image.Image:
@@ -85,6 +93,47 @@ def sheet(shown: Sequence[Shown], out: Path) -> Image.Image:
     return image
 
 
-def write(shown: Sequence[Shown], out: Path) -> Path:
-    """table.png beside the table's other files."""
-    return media.save_png(sheet(shown, out), out / "table.png")
+def worst(shown: Sequence[Shown], most: int = WORST) -> list[Shown]:
+    """The runs that went wrong most, the worst first: by PSNR where mini knows the object, else by
+    the share of views that CLIP recognises, else by its score. Runs of which nothing was measured
+    are left out; so are all where there are no more than ``most``, of which a table tells all."""
+
+    def goodness(row: Row) -> tuple[float, ...]:
+        seen = (row.judged.r_precision, row.judged.clip_score) if row.judged else (0.0, 0.0)
+        return seen if row.psnr_db is None else (row.psnr_db, *seen)
+
+    done = [(goodness(one.outcome), index) for index, one in enumerate(shown)
+            if isinstance(one.outcome, Row) and (one.outcome.judged or one.outcome.psnr_db)]  # fmt: skip
+    return [shown[index] for _, index in sorted(done)[:most]] if len(shown) > most else []
+
+
+def failures(found: Sequence[Shown], out: Path) -> Image.Image:
+    """Four sides of each run of ``found``, and what was measured (as the paper shows some of its
+    failures, arXiv 2405.15891, App. H.1)."""
+    width = 2 * WORDS
+    image = Image.new("RGB", (width + 4 * TILE, TILE * len(found)), (255, 255, 255))
+    draw, font = ImageDraw.Draw(image), ImageFont.load_default(LETTER)
+    for line, one in enumerate(found):
+        row, y = one.outcome, line * TILE
+        assert isinstance(row, Row)
+        said = [f"{one.wanted.variant.label}, {row.representation}", row.prompt, f"seed {row.seed}"]
+        if row.psnr_db is not None:
+            said.append(f"{row.psnr_db:.1f} dB")
+        if row.faces is not None and row.faces != 1:
+            said.append("no face" if row.faces == 0 else f"{row.faces} faces")
+        if row.judged is not None:
+            said.append(f"recognised in {100 * row.judged.r_precision:.0f} % of views")
+        for number, text in enumerate(said):
+            draw.text((6, y + 6 + number * (LETTER + 2)), text, INK, font)
+        for k, picture in enumerate(quarters(out / row.run / "preview.png")):
+            image.paste(picture, (width + k * TILE, y))
+    return image
+
+
+def write(shown: Sequence[Shown], out: Path) -> list[Path]:
+    """table.png beside the table's other files, and failures.png where there are enough runs."""
+    paths = [media.save_png(sheet(shown, out), out / "table.png")]
+    found = worst(shown)
+    if found:
+        paths.append(media.save_png(failures(found, out), out / "failures.png"))
+    return paths

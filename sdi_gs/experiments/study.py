@@ -33,6 +33,7 @@ FILES = (
     "table.csv",
     "table.svg",
     "table.png",
+    "failures.png",
 )
 """What a study leaves in its folder; a folder that holds anything else is not one."""
 FORMAT = {"format": "sdi-gs study", "version": 1}

@@ -368,7 +368,9 @@ def test_the_sheet_shows_the_first_side_and_the_one_behind_it(
             (tmp_path / run.name).mkdir()
             Image.fromarray(picture).save(tmp_path / run.name / "preview.png")
             shown.append(Shown(run, lost if number == 1 else row(20.0, run=run.name)))
-    with Image.open(sheet.write(shown, tmp_path)) as opened:
+    paths = sheet.write(shown, tmp_path)
+    assert [path.name for path in paths] == ["table.png", "failures.png"][: 1 + (len(shown) > 8)]
+    with Image.open(paths[0]) as opened:
         drawn = np.array(opened.convert("L"))
     lines = -(-len(names) // blocks)
     assert drawn.shape[0] == sheet.HEAD + lines * sheet.TILE
@@ -380,6 +382,34 @@ def test_the_sheet_shows_the_first_side_and_the_one_behind_it(
             y = sheet.HEAD + line * sheet.TILE + sheet.TILE // 4
             assert drawn[y, x] == (255 if number == 1 else 32 * side + number)
     assert drawn[: sheet.HEAD].min() < 100  # the sentences, which differ
+
+
+def test_failures_are_the_worst_runs_the_worst_first(fast: Path, tmp_path: Path) -> None:
+    """Grey says which view of which run. One was not made, of one nothing is known, and two of one
+    PSNR are told apart by whether CLIP knows them."""
+    plan = Plan("", representations=(str(fast),))
+    ((first, *others),) = wanted(
+        [Variant("sdi", "sdi")], dataclasses.replace(plan, seeds=11), ["a mug"]
+    )
+    psnr = [None, 18.0, None, 24.0, 9.0, 30.0, 21.0, 15.0, 12.0, 27.0, 15.0]
+    shown = []
+    for number, run in enumerate((first, *others)):
+        tiles = np.concatenate([np.full((32, 32), 20 * k + number) for k in range(8)], axis=1)
+        picture = np.concatenate([tiles[:, :128], tiles[:, 128:]]).astype(np.uint8)
+        (tmp_path / run.name).mkdir()
+        Image.fromarray(picture).save(tmp_path / run.name / "preview.png")
+        known = judged(0.25) if number == 10 else None
+        made = row(psnr[number], run=run.name, judged=known)
+        shown.append(Shown(run, Without("killed", False) if number == 0 else made))
+    assert sheet.worst(shown[:8]) == []
+    order = [4, 8, 7, 10, 1, 6, 3, 9]
+    assert sheet.worst(shown) == [shown[number] for number in order]
+    drawn = np.array(sheet.failures(sheet.worst(shown), tmp_path).convert("L"))
+    for line, number in enumerate(order):
+        for turn in range(4):
+            x = 2 * sheet.WORDS + turn * sheet.TILE + sheet.TILE // 2
+            assert drawn[line * sheet.TILE + sheet.TILE // 2, x] == 40 * turn + number
+        assert drawn[line * sheet.TILE : (line + 1) * sheet.TILE, : sheet.WORDS].min() < 100
 
 
 def test_the_head_of_a_column_says_what_differs() -> None:
