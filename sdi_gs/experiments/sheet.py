@@ -102,8 +102,11 @@ def worst(shown: Sequence[Shown], most: int = WORST) -> list[Shown]:
         seen = (row.judged.r_precision, row.judged.clip_score) if row.judged else (0.0, 0.0)
         return seen if row.psnr_db is None else (row.psnr_db, *seen)
 
-    done = [(goodness(one.outcome), index) for index, one in enumerate(shown)
-            if isinstance(one.outcome, Row) and (one.outcome.judged or one.outcome.psnr_db)]  # fmt: skip
+    done = [
+        (goodness(one.outcome), index)
+        for index, one in enumerate(shown)
+        if isinstance(one.outcome, Row) and (one.outcome.judged or one.outcome.psnr_db)
+    ]
     return [shown[index] for _, index in sorted(done)[:most]] if len(shown) > most else []
 
 
