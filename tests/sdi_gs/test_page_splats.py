@@ -201,8 +201,9 @@ def seen(tab: browser.Tab, azimuth: float, elevation: float, distance: float) ->
 SIDES = ((0.0, 15.0, 3.0), (90.0, 15.0, 3.0), (200.0, -35.0, 2.5), (0.0, 90.0, 3.0),
          (300.0, 5.0, 0.9))  # fmt: skip
 LIMIT_DB = 46.0
-"""Quantities in few bits and sums in 8 leave 50.7 dB and more. Without the blur of thin splats there
-are 42 dB, without the margin around the picture 39."""
+"""Quantities in few bits and sums in 8 leave 50.7 dB and more. Without the blur of thin splats
+there are 42 dB, without the margin around the picture 39.
+"""
 
 
 def psnr(one: np.ndarray, other: np.ndarray) -> float:
