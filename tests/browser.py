@@ -45,10 +45,14 @@ class Tab:
         self.socket.send(json.dumps({"id": number, "method": method, "params": parameters}))
         while True:
             told = json.loads(self.socket.recv(timeout=60))
+            self.hear(told)
             if told.get("id") == number:
                 if "error" in told:
                     raise Refused(told["error"])
                 return dict(told["result"])
+
+    def hear(self, told: dict[str, Any]) -> None:
+        """Whatever the browser says meanwhile, where somebody has asked to be told."""
 
     def evaluate(self, script: str) -> Any:
         return self.ask("Runtime.evaluate", expression=script, returnByValue=True)["result"].get(

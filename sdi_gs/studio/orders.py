@@ -24,7 +24,7 @@ from .outputs import Outputs
 OF_A_RUN = "run:"
 """Before the name of a run whose settings stand in for a preset."""
 
-REPRESENTATIONS = {"gaussians": "splats", "instant_ngp": "radiance field"}
+REPRESENTATIONS = {"gaussians": "splats", "instant_ngp": "a radiance field"}
 """What a sentence can become, and what people call it."""
 
 MOST_STEPS = 1_000_000
@@ -111,7 +111,7 @@ def twin(preset: str, kind: str) -> str:
     pairs += [
         {"gaussians": name, "instant_ngp": name.replace("_gaussians", "_nerf")}
         for name in shape_presets()
-        if name.endswith("_gaussians")
+        if "_gaussians" in name
     ]
     for pair in pairs:
         if preset in pair.values() and pair.get(kind) in shape_presets():

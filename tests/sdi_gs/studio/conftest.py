@@ -17,6 +17,8 @@ from sdi_gs.studio import outputs
 from sdi_gs.studio.outputs import Outputs
 
 STEPS = 6
+LONG = 150
+"""Steps that one can watch."""
 
 
 def lay(folder: Path, preset: str | Path = "mini", **changed: object) -> Path:
@@ -67,7 +69,8 @@ def served(tmp_path_factory: pytest.TempPathFactory, fast: Path) -> Iterator[Ser
     from sdi_gs.studio.queue import Queue
 
     found = outputs.opened(tmp_path_factory.mktemp("studio") / "outputs")
-    lay(found.path / "base", fast, steps=60)
+    often = {"output.preview_every": 50, "output.checkpoint_every": 50}
+    lay(found.path / "base", fast, steps=LONG, **often)
     studio = Studio(found, Queue(found), gallery.Gallery(found))
     with socket.create_server(("127.0.0.1", 0)) as listening:
         config = uvicorn.Config(

@@ -38,7 +38,7 @@ def test_what_is_said_of_a_run(runs: Outputs) -> None:
     lay(runs.path / "other", "mini_nerf", prompt="a duck", seed=4, batch=2)
     other = named(runs, "other")
     assert (other.title, other.seed) == ("a duck", 4)
-    assert other.made_of == "mini_nerf + 1 changed, radiance field"
+    assert other.made_of == "mini_nerf + 1 changed, a radiance field"
     finish(runs.path / "other")
     assert named(runs, "other").state == FINISHED
 
