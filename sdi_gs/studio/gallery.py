@@ -12,6 +12,7 @@ import contextlib
 import io
 import json
 import os
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache
@@ -85,9 +86,14 @@ class Gallery:
     outputs: Outputs
     _known: dict[str, tuple[list[int], Entry]] = field(default_factory=dict)
     _loaded: bool = False
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def entries(self) -> list[Entry]:
-        """Every run, the newest first."""
+        """Every run, the newest first. Any thread may ask; one at a time reads."""
+        with self._lock:
+            return self._entries()
+
+    def _entries(self) -> list[Entry]:
         self._load()
         found: dict[str, tuple[list[int], Entry]] = {}
         for name, path in self._folders():

@@ -54,6 +54,15 @@ def kind_of(preset: str) -> str:
     return load(preset).representation.kind
 
 
+def usual_steps(outputs: Outputs, preset: str, method: str) -> int | None:
+    """Steps of a preset with a method where nothing else is said; None where they are not known."""
+    try:
+        asked = words(outputs, Order("", preset, method or None))
+        return configure("", asked.preset, guidance=asked.guidance).steps
+    except UserError:
+        return None
+
+
 def words(outputs: Outputs, order: Order) -> Words:
     """``order`` as settings. UserError for a name that is not known."""
     preset = _preset(outputs, order)
@@ -78,8 +87,17 @@ def check(outputs: Outputs, order: Order) -> list[str]:
         asked.prompt.strip(), asked.preset, guidance=asked.guidance, seed=asked.seed,
         steps=asked.steps, settings=asked.settings,
     )  # fmt: skip
-    notes = [build.check_prompt(config), build.check_model(config.model)]
-    return [note.removeprefix("note: ") for note in notes if note]
+    try:
+        notes = [build.check_prompt(config), build.check_model(config.model)]
+    except UserError as error:
+        raise UserError(_on_the_page(str(error))) from None
+    return [_on_the_page(note) for note in notes if note]
+
+
+def _on_the_page(text: str) -> str:
+    """What the command line says of a prompt or a model, for somebody who types no commands."""
+    text = text.removeprefix("note: ").replace("--config ", "the preset ")
+    return text.replace(f"; see {command('words')}", "; all of its words stand below")
 
 
 def _preset(outputs: Outputs, order: Order) -> str:

@@ -17,7 +17,7 @@ from ..assets import FORMATS, SPLAT_FORMATS
 from ..config import guidances
 from ..errors import UserError
 from . import gallery, orders, shown
-from .jobs import Order
+from .jobs import RUNNING, Order
 from .shown import made
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ class Page:
             with gr.Column(min_width=300):
                 prompt = gr.Textbox(
                     label="What shall it be?", placeholder="a red mug", lines=2, max_lines=4,
-                    max_length=2000, autofocus=True, submit_btn=False, elem_id="prompt",
+                    max_length=2000, submit_btn=False, elem_id="prompt",
                 )  # fmt: skip
                 self.notes = gr.HTML("")
                 with gr.Row():
@@ -130,18 +130,18 @@ class Page:
                     )
                     method = gr.Dropdown(
                         [(OWN, ""), *((name, name) for name in guidances())], value="",
-                        label="Method", min_width=140,
+                        label="Method", min_width=170,
                     )  # fmt: skip
                 self.about = gr.HTML(self.describe("mini", ""))
                 with gr.Row():
                     kinds = [(name, kind) for kind, name in orders.REPRESENTATIONS.items()]
                     representation = gr.Dropdown(
-                        [(OWN, ""), *kinds], value="", label="Representation", min_width=140
+                        [(OWN, ""), *kinds], value="", label="Representation", min_width=170
                     )
                     steps = gr.Textbox(
-                        label="Steps", placeholder=OWN, max_lines=1, min_width=90, elem_id="steps"
+                        label="Steps", placeholder=OWN, max_lines=1, min_width=110, elem_id="steps"
                     )
-                    seed = gr.Textbox("0", label="Seed", max_lines=1, min_width=90)
+                    seed = gr.Textbox("0", label="Seed", max_lines=1, min_width=110)
                 with gr.Accordion("A model of your own", open=False):
                     model = gr.Textbox(
                         label="Model folder", placeholder="empty: the preset's own",
@@ -173,7 +173,7 @@ class Page:
         gr = self.gr
         self.run_head = gr.HTML('<p class="st-small">Choose a run in the tab Runs.</p>')
         with gr.Column(visible=False) as self.run_body:
-            with gr.Row():
+            with gr.Row(elem_classes="st-low"):
                 self.again = gr.Button("Again with changes", min_width=150)
                 self.go_on = gr.Button("Go on", min_width=120)
                 self.longer = gr.Textbox(label="to so many steps", max_lines=1, min_width=120)
@@ -189,7 +189,7 @@ class Page:
                     self.seen = gr.HTML("")
             gr.Markdown("### Files")
             self.files = gr.HTML("")
-            with gr.Row():
+            with gr.Row(elem_classes="st-low"):
                 self.kind = gr.Dropdown(list(FORMATS), label="Another format", min_width=140)
                 self.export = gr.Button("Make the file", min_width=140)
             gr.Markdown("### Compare")
@@ -212,7 +212,9 @@ class Page:
         listing = [self.words, self.state, self.preset]
         tick = gr.Timer(TICK)
         tick.tick(
-            self.tick, [self.last, self.chosen], [*live, self.files, self.run_notes, self.last],
+            self.tick, [self.last, self.chosen],
+            [*live, self.run_head, self.no_shape, self.shape, self.seen, self.files,
+             self.run_notes, self.last],
             **quiet,
         )  # fmt: skip
         made_of = [*self.form.all(), self.confirmed]
@@ -255,13 +257,15 @@ class Page:
             "A sentence names one of each, as in *a red mug*."
         )
 
-    def describe(self, preset: str, method: str) -> str:
-        """Why the preset exists, and what the method is."""
-        found = [orders.shape_presets().get(str(preset), "")]
-        if str(preset).startswith(orders.OF_A_RUN):
-            found = [f"The settings of {str(preset).removeprefix(orders.OF_A_RUN)}."]
-        found.append(guidances().get(str(method), ""))
-        return "".join(f'<p class="st-small">{line}</p>' for line in map(_plain, found) if line)
+    def describe(self, preset: Any, method: Any) -> str:
+        """Why the preset exists, what the method is, and how many steps they take."""
+        preset, method = str(preset or ""), str(method or "")
+        found = [orders.shape_presets().get(preset, ""), guidances().get(method, "")]
+        if preset.startswith(orders.OF_A_RUN):
+            found[0] = f"The settings of {preset.removeprefix(orders.OF_A_RUN)}."
+        steps = orders.usual_steps(self.outputs, preset, method)
+        found.append(f"{steps:,} steps where you write none." if steps else "")
+        return made("about", [line for line in found if line])
 
     # -- making -----------------------------------------------------------------------------
 
@@ -275,16 +279,16 @@ class Page:
             if notes and confirmed != told:
                 again = "Press Make it once more to have it made all the same."
                 return made("told", [*notes, again]), told, {}
-            job = self.queue.make(order)
+            self.queue.make(order)
         except UserError as error:
             return _wrong(error), "", {}
         waits = len([other for other in self.queue.all() if not other.ended]) - 1
-        said = f"“{job.title}” waits for {waits} before it." if waits else f"“{job.title}” begins."
+        said = f"It waits in the queue, behind {waits}." if waits else "It begins."
         return made("told", [said]), "", {}
 
     def stop_all(self) -> str:
         """Stop what runs; what waits stays."""
-        running = [job for job in self.queue.all() if job.state == "running"]
+        running = [job for job in self.queue.all() if job.state == RUNNING]
         try:
             for job in running:
                 if job.verb != "export":
@@ -297,33 +301,55 @@ class Page:
 
     def tick(self, last: Any, chosen: str) -> tuple[Any, ...]:
         """What changes by itself; what has not changed is not sent."""
-        skip = self.gr.skip()
+        gr, before = self.gr, last if isinstance(last, dict) else {}
         running = any(
-            job.state == "running" and job.verb != "export" and not job.asked_to_stop
+            job.state == RUNNING and job.verb != "export" and not job.asked_to_stop
             for job in self.queue.all()
         )
-        export, files = self._export_of(chosen), ""
-        if export is not None:
-            files = self._files(chosen)
-        seen = {
+        now = {
             "picture": shown.pictures(self.outputs, self.queue),
             "progress": shown.progress(self.outputs, self.queue),
             "waiting": shown.waiting(self.queue),
             "stop": running,
-            "files": files,
-            "export": "" if export is None else export,
+            **self._now(str(chosen)),
         }
-        before = last if isinstance(last, dict) else {}
-        changed = {name for name, value in seen.items() if before.get(name) != value}
-        html = [seen[name] if name in changed else skip for name in ("picture", "progress")]
+        changed = {name for name, value in now.items() if before.get(name) != value}
+
+        def sent(name: str, update: Any = None) -> Any:
+            known = name in changed and now[name] is not None
+            return gr.skip() if not known else now[name] if update is None else update
+
+        shape = now["shape"]
         return (
-            *html,
-            seen["waiting"] if "waiting" in changed else skip,
-            self.gr.update(interactive=running) if "stop" in changed else skip,
-            seen["files"] if "files" in changed and files else skip,
-            seen["export"] if "export" in changed and export is not None else skip,
-            seen if changed else skip,
-        )
+            sent("picture"), sent("progress"), sent("waiting"),
+            sent("stop", gr.update(interactive=running)), sent("head"),
+            sent("shape", gr.update(visible=not shape)),
+            sent("shape", gr.update(value=shape or None, visible=bool(shape))),
+            sent("seen"), sent("files"), sent("export"), now if changed else gr.skip(),
+        )  # fmt: skip
+
+    def _now(self, chosen: str) -> dict[str, str | None]:
+        """The parts of the chosen run that change while it or an export goes on; None is left as it
+        is."""
+        empty: dict[str, str | None] = dict.fromkeys(("head", "shape", "seen", "files", "export"))
+        if not chosen:
+            return empty
+        try:
+            entry = self.studio.gallery.entry(chosen)
+            if entry.state == gallery.DAMAGED:
+                return empty
+            return {
+                "head": self._head(entry),
+                "shape": self._model(chosen) or "",
+                "seen": shown.seen(self.outputs, chosen),
+                "files": self._files(chosen),
+                "export": self._export_of(chosen),
+            }
+        except UserError:
+            return empty
+
+    def _head(self, entry: gallery.Entry) -> str:
+        return made("run", entry, shown.rows(entry, self._seconds(entry)))
 
     def _export_of(self, chosen: str) -> str | None:
         """How the newest export of the chosen run is doing; None where there is none."""
@@ -393,7 +419,7 @@ class Page:
         ]
         return (
             gr.Tabs(selected=ONE), gr.skip(), name,
-            made("run", entry, shown.rows(entry, self._seconds(entry))),
+            self._head(entry),
             gr.update(visible=not damaged),
             gr.update(visible=shape is None),
             gr.update(value=shape, visible=shape is not None),
@@ -516,9 +542,3 @@ def _whole(name: str, value: Any) -> int | None:
 
 def _wrong(error: UserError) -> str:
     return made("told", str(error).splitlines(), "error")
-
-
-def _plain(text: str) -> str:
-    from markupsafe import escape
-
-    return str(escape(text))

@@ -117,10 +117,10 @@ class Queue:
         mine = [job for job in self.all() if job.run == name and not job.ended]
         return mine[-1] if mine else None
 
-    def newest(self, name: str) -> int | None:
-        """The number of the last job that made something of that run."""
+    def numbers(self, name: str) -> list[int]:
+        """Of the jobs that made something of that run, the newest first."""
         mine = [job.number for job in self.all() if job.run == name and job.verb != "export"]
-        return mine[-1] if mine else None
+        return mine[::-1]
 
     def make(self, order: Order) -> Job:
         """A new run, when its turn comes."""

@@ -7,6 +7,7 @@ import importlib.util
 import json
 import os
 import socket
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -81,6 +82,8 @@ def serve(folder: Path, host: str, port: int | None, say: Callable[[str], None])
         studio = Studio(outputs, Queue(outputs), gallery.Gallery(outputs))
         app = application(studio, Names(host))
         studio.queue.begin()
+        # So that the list is there before somebody asks for it.
+        threading.Thread(target=studio.gallery.entries, daemon=True, name="sdi-gs gallery").start()
         stack.callback(studio.queue.end)
         say(f"{address}  (runs in {outputs.path}; Ctrl-C ends the page, runs go on)")
         _run(app, listening)
@@ -196,7 +199,8 @@ class Files:
         except UserError as error:
             return told(error)
         if data is None:  # what it looked like last, of a run that has no preview yet
-            data = self._live(self.queue.newest(request.path_params["name"]))
+            drawn = map(self._live, self.queue.numbers(request.path_params["name"]))
+            data = next((picture for picture in drawn if picture is not None), None)
         return _picture(data) if data is not None else Response(status_code=404)
 
     def live(self, request: Request) -> Response:
@@ -205,9 +209,7 @@ class Files:
         data = self._live(request.path_params["number"])
         return _picture(data) if data is not None else Response(status_code=404)
 
-    def _live(self, number: int | None) -> bytes | None:
-        if number is None:
-            return None
+    def _live(self, number: int) -> bytes | None:
         path = jobs.folder(self.outputs.jobs, number) / "live.jpg"
         if path.is_symlink() or not path.is_file():
             return None

@@ -77,7 +77,7 @@ def pictures(outputs: Outputs, queue: Queue) -> str:
     if not ended:
         return made("nothing_runs")
     last = ended[-1]
-    return made("ended", last, _thumb(outputs, last.run) or _live(outputs, last), last.run or "")
+    return made("ended", last, _live(outputs, last) or _thumb(outputs, last.run), last.run or "")
 
 
 def progress(outputs: Outputs, queue: Queue) -> str:

@@ -158,6 +158,7 @@ def studio(word: str, folder: Path) -> str:
     return "".join(
         (
             shown.made("head", word, word), shown.made("told", [word]), shown.made("told", ()),
+            shown.made("about", [word]),
             shown.made("pictures", [("", word), ("/live/1", word)]), shown.made("nothing_runs"),
             shown.made("progress", job, at), shown.made("progress", job, replace(at, steps=0)),
             shown.made("ended", job, "/live/1", word), shown.made("ended", job, "", ""),

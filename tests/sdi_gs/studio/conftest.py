@@ -17,7 +17,7 @@ from sdi_gs.studio import outputs
 from sdi_gs.studio.outputs import Outputs
 
 STEPS = 6
-LONG = 150
+LONG = 100
 """Steps that one can watch."""
 
 

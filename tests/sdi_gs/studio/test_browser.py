@@ -79,7 +79,7 @@ def test_from_a_sentence_to_a_file(served: Served, tab: Watched) -> None:
         assert job.state in ("waiting", "running", DONE), job.message
         return bool(job.state == DONE)
 
-    tab.sees("begins")
+    tab.sees("It begins")
     browser.until(over)
     assert len({step for step in steps if 0 < step < LONG}) >= 2
     assert sum(source.startswith("/live/") for source in pictures) >= 2

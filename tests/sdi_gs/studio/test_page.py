@@ -39,12 +39,12 @@ def test_a_press_is_a_job(page: Page) -> None:
     notes, confirmed, _ = page.make(
         "  a red\nmug ", "mini", "sds", "instant_ngp", "1,000", "", "", ""
     )
-    assert "“a red mug” begins" in notes
+    assert "It begins." in notes
     assert confirmed == ""
     (job,) = page.queue.all()
     assert job.order == jobs.Order("a red mug", "mini", "sds", "instant_ngp", 1000, None, None)
     notes, _, _ = page.make(*FORM, "")
-    assert "waits for 1 before it" in notes
+    assert "in the queue, behind 1." in notes
 
 
 def test_what_is_worth_knowing_is_said_before_and_the_second_press_makes_it(page: Page) -> None:
@@ -92,6 +92,14 @@ def test_anything_may_be_sent_in_place_of_words(page: Page) -> None:
         page.make_file(str(given), given)  # type: ignore[arg-type]
         page.describe(given, given)  # type: ignore[arg-type]
     assert page.queue.all() == []
+
+
+def test_a_choice_is_explained(page: Page) -> None:
+    told = page.describe("mini", "sds")
+    for part in ("plain CPU", "DreamFusion", "400 steps where you write none"):
+        assert part in told, part
+    assert f"{STEPS} steps" in page.describe("run:base", "")
+    assert "steps" not in page.describe("nothing", "")
 
 
 def test_the_parts_that_change_are_sent_once(page: Page, runs: Outputs) -> None:
