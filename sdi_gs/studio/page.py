@@ -110,7 +110,7 @@ class Page:
         with gr.Row():
             with gr.Column(min_width=300):
                 prompt = gr.Textbox(
-                    label="What shall it be?", placeholder="a red mug", lines=2, max_lines=4,
+                    label="What shall it be?", placeholder="a red mug", lines=1, max_lines=4,
                     max_length=2000, submit_btn=False, elem_id="prompt",
                 )  # fmt: skip
                 self.notes = gr.HTML("")
@@ -435,7 +435,7 @@ class Page:
 
     def _model(self, name: str) -> str | None:
         """The file of the shape that the viewer shows."""
-        for file in ("final.glb", "final.ply"):
+        for file in ("final.ply", "final.glb"):
             try:
                 return str(self.outputs.file(name, file))
             except UserError:
