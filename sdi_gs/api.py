@@ -19,6 +19,7 @@ from .artefacts import media
 from .config import SEAMS, Config, ModelConfig, load
 from .errors import RunFailure, UserError, command, nearest
 from .going_on import Change
+from .origin import origin_of
 from .splat_files import OpenedSplats, open_splats
 from .views import ViewPolicy
 from .watch.progress import watcher as standard_watcher
@@ -208,9 +209,9 @@ def generate(
         RunFailure: the run was stopped, or diverged.
     """
     config = configure(prompt, preset, guidance=guidance, seed=seed, steps=steps, settings=settings)
-    return _watched(
-        watcher, lambda shown: runs.generate(config, None if out is None else Path(out), shown)
-    )
+    origin = origin_of(preset, guidance)
+    folder = None if out is None else Path(out)
+    return _watched(watcher, lambda shown: runs.generate(config, folder, shown, origin))
 
 
 def resume(

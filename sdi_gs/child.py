@@ -19,8 +19,9 @@ from representations.files import open_own, write_bytes
 
 from .artefacts.holder import held
 from .artefacts.run_folder import RunFolder
-from .config import Config, dump, to_plain
+from .config import Config, to_plain
 from .errors import DIVERGED, NO_ROOM, RunFailure, UserError
+from .origin import Origin, noted
 from .stopping import CODES, GRACE_SECONDS, PARENT, Interrupted, Stop
 
 PATIENCE = GRACE_SECONDS + 12.0
@@ -64,6 +65,7 @@ class Orders:
     # The number of the signal with which somebody asks the child to stop, None while nobody does;
     # no such function: only a signal to this process stops it.
     asked: Callable[[], int | None] | None = None
+    origin: Origin | None = None  # what the settings of the run are made of
 
 
 def obtain(path: Path, config: Config, orders: Orders, say: Callable[[str], None]) -> RunFolder:
@@ -83,7 +85,7 @@ def obtain(path: Path, config: Config, orders: Orders, say: Callable[[str], None
     if not run.config_file.is_file():
         settings = beside(path, "yaml")
         _require_no_link(settings)
-        write_bytes(settings, dump(config).encode())
+        write_bytes(settings, noted(config, orders.origin).encode())
         call(run, ["generate", "--config", str(settings), "--out", str(path)], orders)
         return run
     _require_same(run, config)

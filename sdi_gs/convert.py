@@ -97,7 +97,7 @@ def _convert(
         ),
     )
     # The settings make it a run, and come last: one without its state would be trained anew.
-    run_folder.begin(made, new)
+    run_folder.begin(made, new, run.origin())
     holds = assets.export(student, made.final("ply"), "ply", config.views)
     _picture(made, student, teacher, shown, device)
     made.write_summary(

@@ -13,17 +13,20 @@ KINDS = ("noise.kind", "update.kind", "background.kind", "representation.kind")
 """The settings that say which fields their section has."""
 
 Setting = tuple[str, str, str]
-"""Its dotted name, its value, its default."""
+"""Its dotted name, its value, its value in what it is compared with."""
 
 
-def differing(config: Config) -> list[Setting]:
-    """The settings that are not as they would be without a word; a section of another kind is
-    compared with the defaults of that kind."""
-    tree = to_plain(config)
+def differing(config: Config, base: Config | None = None) -> list[Setting]:
+    """The settings that are not as in ``base``, by default as they would be without a word; a
+    section of another kind is compared with the defaults of that kind. The third of each setting is
+    that of ``base``."""
+    tree, below = to_plain(config), to_plain(base or Config())
     sections = {key: value for key, value in tree.items() if isinstance(value, dict)}
     kinds = {key: {"kind": value["kind"]} for key, value in sections.items() if "kind" in value}
-    plain = dict(_flat(to_plain(Config())))
-    same_kind = dict(_flat(to_plain(from_plain(kinds))))
+    same = [key for key, kind in kinds.items() if kind["kind"] == below[key]["kind"]]
+    plain = dict(_flat(below))
+    of_kind = {**to_plain(from_plain(kinds)), **{key: below[key] for key in same}}
+    same_kind = dict(_flat({**below, **{key: of_kind[key] for key in kinds}}))
     rows = []
     for name, value in _flat(tree):
         default = (plain if name in KINDS else same_kind).get(name, "-")

@@ -8,6 +8,7 @@ from typing import Any
 
 from .config import REPRESENTATIONS, Config, load
 from .errors import UserError, nearest
+from .origin import Origin, origin_of
 
 PRESETS = {
     "mini": {"gaussians": "mini", "instant_ngp": "mini_nerf"},
@@ -33,10 +34,24 @@ def configure(
     method, ``key=value`` settings and plain data over all. UserError for anything that no run could
     use."""
     require_family(family)
-    presets, settings = PRESETS[family], list(settings)
-    preset = presets.get(representation, representation)
-    if representation in REPRESENTATIONS.table and representation not in presets:
-        # Another's representation, in the family's surroundings.
-        preset = next(iter(presets.values()))
+    settings = list(settings)
+    if _foreign(family, representation):
         settings.insert(0, f"representation.kind={representation}")
-    return load(preset, settings, guidance, upper)
+    return load(_preset(family, representation), settings, guidance, upper)
+
+
+def made_of(family: str, representation: str, guidance: str) -> Origin | None:
+    """What the settings of such a run are made of, before its own are laid over them."""
+    return origin_of(_preset(family, representation), guidance)
+
+
+def _foreign(family: str, representation: str) -> bool:
+    """Whether it is another's representation, in the family's surroundings."""
+    return representation in REPRESENTATIONS.table and representation not in PRESETS[family]
+
+
+def _preset(family: str, representation: str) -> str:
+    presets = PRESETS[family]
+    if _foreign(family, representation):
+        return next(iter(presets.values()))
+    return presets.get(representation, representation)

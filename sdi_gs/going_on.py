@@ -19,9 +19,10 @@ from . import build, differences
 from .artefacts import checkpoint
 from .artefacts.checkpoint import Checkpoint
 from .artefacts.run_folder import RunFolder
-from .config import Config, dump, from_plain, to_plain
+from .config import Config, from_plain, to_plain
 from .errors import UserError, command
 from .look import newest
+from .origin import noted
 from .strict import set_by_path
 
 MAY_CHANGE = ("output", "device", "threads")
@@ -144,6 +145,6 @@ def _require_same(run: RunFolder, held: Config, written: Config) -> None:
 def note(run: RunFolder, config: Config, first_step: int) -> None:
     """Write down what was changed. A finished run that goes on is not finished any more."""
     if config != run.config():
-        write_bytes(run.config_file, dump(config).encode())
+        write_bytes(run.config_file, noted(config, run.origin()).encode())
     if first_step < config.steps:
         run.summary_file.unlink(missing_ok=True)

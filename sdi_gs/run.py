@@ -22,6 +22,7 @@ from .config import Config, to_plain
 from .errors import DISK, RunFailure, UserError, command, first_line, leading, refused
 from .going_on import Change
 from .look import Stage, stage, write_pictures, write_preview
+from .origin import Origin
 from .pages.run import write_one
 from .stopping import Interrupted, Stop, Stopping, stopping
 from .team import joined
@@ -58,8 +59,11 @@ def require_ready(config: Config, say: Callable[[str], None]) -> None:
         say(note)
 
 
-def generate(config: Config, out: Path | None, watcher: Watcher) -> RunFolder | None:
-    """A new run in a new folder; none in a process that only follows."""
+def generate(
+    config: Config, out: Path | None, watcher: Watcher, origin: Origin | None = None
+) -> RunFolder | None:
+    """A new run in a new folder; none in a process that only follows. ``origin``: what the settings
+    were made of, which the run writes down."""
     config = build.with_threads(config, watcher.say)
     require_ready(config, watcher.say)
     with stopping() as stop, ExitStack() as stack:
@@ -73,7 +77,7 @@ def generate(config: Config, out: Path | None, watcher: Watcher) -> RunFolder | 
                 _follow(training, 0, stop)
                 return None
             with _disk_errors(claim.run):
-                run = run_folder.begin(claim.run, config)
+                run = run_folder.begin(claim.run, config, origin)
             return _run(Begun(config, training, run, claim.hold, stop), watcher)
 
 

@@ -51,7 +51,9 @@ def refine(path: Path, steps: int, options: MeshOptions, watcher: run.Watcher) -
     )  # fmt: skip
     watcher.say(f"laying out and painting the mesh of {path}")
     _bake(opened, mesh, bare, watcher.say)
-    return run.generate(configuration(opened.config, steps, mesh), out, watcher)
+    return run.generate(
+        configuration(opened.config, steps, mesh), out, watcher, opened.run.origin()
+    )
 
 
 def _bake(opened: Reopened, mesh: Path, options: MeshOptions, say: Callable[[str], None]) -> None:

@@ -39,25 +39,62 @@ class Tab:
 
     def __init__(self, socket: Any) -> None:
         self.socket, self.numbers = socket, itertools.count(1)
+        self.events: list[dict[str, Any]] = []
 
     def ask(self, method: str, **parameters: Any) -> dict[str, Any]:
         number = next(self.numbers)
         self.socket.send(json.dumps({"id": number, "method": method, "params": parameters}))
         while True:
             told = json.loads(self.socket.recv(timeout=60))
-            self.hear(told)
+            if "method" in told:
+                self.events.append(told)
             if told.get("id") == number:
                 if "error" in told:
                     raise Refused(told["error"])
                 return dict(told["result"])
 
-    def hear(self, told: dict[str, Any]) -> None:
-        """Whatever the browser says meanwhile, where somebody has asked to be told."""
-
     def evaluate(self, script: str) -> Any:
         return self.ask("Runtime.evaluate", expression=script, returnByValue=True)["result"].get(
             "value"
         )
+
+    def listen(self) -> None:
+        """From now on, for :meth:`errors` and :meth:`requests`."""
+        for domain in ("Runtime", "Log", "Network"):
+            self.ask(f"{domain}.enable")
+
+    def errors(self) -> list[str]:
+        """What went wrong on the page, as its console has it."""
+        found = []
+        for event in self.events:
+            told = event["params"]
+            if event["method"] == "Runtime.exceptionThrown":
+                found.append(str(told["exceptionDetails"]))
+            if event["method"] == "Runtime.consoleAPICalled" and told["type"] == "error":
+                found.append(str(told["args"]))
+            if event["method"] == "Log.entryAdded" and told["entry"]["level"] == "error":
+                found.append(str(told["entry"]["text"]))
+        return found
+
+    def requests(self) -> list[str]:
+        """Addresses that the page asked for, without what is inside of it."""
+        sent = [e for e in self.events if e["method"] == "Network.requestWillBeSent"]
+        urls = [str(event["params"]["request"]["url"]) for event in sent]
+        return [url for url in urls if not url.startswith(("data:", "blob:", "about:"))]
+
+    def wear(self, width: int, height: int, **features: str) -> None:
+        """A window of that many pixels, and what its user prefers: ``scheme`` light or dark,
+        ``motion`` reduce or no-preference."""
+        names = {"scheme": "prefers-color-scheme", "motion": "prefers-reduced-motion"}
+        wanted = [{"name": names[key], "value": value} for key, value in features.items()]
+        self.ask("Emulation.setDeviceMetricsOverride", width=width, height=height,
+                 deviceScaleFactor=1, mobile=width < 500)  # fmt: skip
+        self.ask("Emulation.setEmulatedMedia", features=wanted)
+
+    def press(self, key: str) -> None:
+        """A key, by the name that the page gets."""
+        for kind in ("keyDown", "keyUp"):
+            self.ask("Input.dispatchKeyEvent", type=kind, key=key)
 
     def open(self, address: str) -> None:
         self.ask("Page.enable")

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from html.parser import HTMLParser
 
-VOID = ("meta", "br", "img", "path", "circle", "rect", "polyline")
+VOID = ("meta", "br", "img", "source", "path", "circle", "rect", "polyline")
 
 
 class Page(HTMLParser):
@@ -43,9 +43,9 @@ class Page(HTMLParser):
             assert self.open.pop() == tag
 
     def handle_data(self, data: str) -> None:
-        if "style" not in self.open:
+        if not {"style", "script"} & set(self.open):
             self.words.append(data)
-        if self.open and self.open[-1] in ("th", "td"):
+        if {"th", "td"} & set(self.open):
             self.rows[-1][-1] += data
 
     @property

@@ -37,7 +37,7 @@ FLOORS = (
         "sdi_gs.methods",
     ),
     ("sdi_gs.starting",),
-    ("sdi_gs.fitting",),
+    ("sdi_gs.fitting", "sdi_gs.origin"),
     ("sdi_gs.config",),
     ("sdi_gs.trainer", "sdi_gs.views"),
     ("sdi_gs.guidance",),

@@ -66,6 +66,18 @@ def save_film(frames: Tensor, path: Path, fps: int) -> Path:
     return path
 
 
+def first_frame(path: Path) -> Image.Image | None:
+    """The first picture of a film, .mp4 or .gif; None where there is none that can be read."""
+    import av
+
+    try:
+        with av.open(str(path)) as container:
+            frame: Image.Image = next(container.decode(video=0)).to_image()
+            return frame
+    except (av.error.FFmpegError, StopIteration, IndexError, ValueError, OSError):
+        return None
+
+
 def _mp4(frames: np.ndarray, fps: int) -> bytes:
     import av
 

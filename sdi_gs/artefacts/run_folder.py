@@ -29,8 +29,9 @@ import torch
 
 from representations.files import open_own, write_bytes
 
-from ..config import Config, dump, from_plain, read_tree
+from ..config import Config, from_plain, read_tree
 from ..errors import UserError, command
+from ..origin import Origin, noted, read_origin
 from ..trainer import StepReport
 from . import records
 from .records import Peaks, StepLine, Summary
@@ -102,6 +103,10 @@ class RunFolder:
         except UserError as error:
             raise UserError(f"{self.config_file}: {error}") from None
 
+    def origin(self) -> Origin | None:
+        """What the run was made of; None for one that did not note it."""
+        return read_origin(self.config_file)
+
     def append(self, report: StepReport) -> None:
         """One line of stats.jsonl."""
         line = records.to_json(records.line_of(report, peak_memory())) + "\n"
@@ -165,9 +170,10 @@ class RunFolder:
         )
 
 
-def begin(run: RunFolder, config: Config) -> RunFolder:
-    """Write the settings into an empty folder, which makes it the folder of a run."""
-    write_bytes(run.config_file, dump(config).encode())
+def begin(run: RunFolder, config: Config, origin: Origin | None = None) -> RunFolder:
+    """Write the settings into an empty folder, which makes it the folder of a run; ``origin``: what
+    they were made of."""
+    write_bytes(run.config_file, noted(config, origin).encode())
     run.checkpoints.mkdir(exist_ok=True)
     return run
 

@@ -143,13 +143,14 @@ def generate(
     chosen = configure(prompt, config, guidance=guidance, seed=seed, steps=steps, settings=settings)
 
     from .. import run
+    from ..origin import origin_of
     from . import results
 
     results.note_few_steps(chosen, config, guidance)
 
     watching = watch.watcher(view, port)
     try:
-        finished = run.generate(chosen, out, watching)
+        finished = run.generate(chosen, out, watching, origin_of(config, guidance))
         if finished is not None:
             results.print_results(finished, chosen)
             watching.linger()

@@ -48,7 +48,7 @@ def compare(
         typer.echo("\n" + table(made.rows) + "\n")
     for one in made.missing:
         typer.echo(str(one))
-    write_bytes(folder / "compare.html", page(plan, made, _machine()).encode())
+    write_bytes(folder / "compare.html", page(plan, made, _machine(), folder).encode())
     for name in ("compare.html", "compare.json"):
         typer.echo(f"  {folder / name}")
     _require_whole(made.lacking())

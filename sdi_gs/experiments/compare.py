@@ -26,7 +26,7 @@ from ..errors import UserError, first_line, nearest
 from ..evaluation.protocol import MINI_JUDGE, Judge, Judged, default_clip, mostly_empty
 from ..evaluation.truth import RING, truth_of
 from ..evaluation.truth import faces as count_faces
-from ..families import configure, require_family
+from ..families import configure, made_of, require_family
 from ..look import Reopened, reopen
 from . import study
 
@@ -170,7 +170,9 @@ def outcome(
 ) -> Row | study.Without:
     """What the run of that name below ``out`` measured, made if need be, or why it did not."""
     try:
-        return measure(study.obtain(name, config, out, say), cell, out, judge)
+        family = "mini" if config.model.embedded else "sdi"
+        origin = made_of(family, cell.representation, cell.guidance)
+        return measure(study.obtain(name, config, out, say, origin), cell, out, judge)
     except (NotRun, Diverged) as error:
         without = study.Without(str(error), isinstance(error, Diverged))
         say(f"  {without}")

@@ -19,6 +19,7 @@ from ..artefacts.run_folder import RunFolder
 from ..child import Orders
 from ..config import Config
 from ..errors import DISK, UserError, refused
+from ..origin import Origin
 
 RUNS = "runs"
 MARK = "study.json"
@@ -111,8 +112,14 @@ def _is_ours(path: Path) -> bool:
     return tree.get("format") == FORMAT["format"] or "plan" in tree
 
 
-def obtain(name: str, config: Config, out: Path, say: Callable[[str], None]) -> RunFolder:
-    """The finished run of ``config`` at ``out``/runs/``name``, made or continued if need be; see
-    :func:`sdi_gs.child.obtain`."""
-    orders = Orders(again=f"The same command with --out {out} goes on from here")
+def obtain(
+    name: str,
+    config: Config,
+    out: Path,
+    say: Callable[[str], None],
+    origin: Origin | None = None,
+) -> RunFolder:
+    """The finished run of ``config``, made of ``origin``, at ``out``/runs/``name``, made or
+    continued if need be; see :func:`sdi_gs.child.obtain`."""
+    orders = Orders(again=f"The same command with --out {out} goes on from here", origin=origin)
     return child.obtain(out / RUNS / name, config, orders, say)

@@ -24,8 +24,9 @@ from ..artefacts.run_folder import slug
 from ..config import Config
 from ..errors import UserError
 from ..pages import render
+from ..pages.films import Room
 from ..pages.plots import bars, standalone
-from ..pages.text import Column, drop_unmeasured, or_dash, text_table
+from ..pages.text import Column, drop_unmeasured, or_dash, steps_made, text_table
 from . import study
 from .chains import Variant
 from .compare import (
@@ -45,6 +46,8 @@ DIVERGED_DB = 5.0
 """Nearer than this to a white picture's PSNR there may be no object. A faithful one of the wrong
 size or place can be that near as well, so CLIP has a say where it is asked."""
 
+
+SHEET_WIDTH = 640  # pixels, of the views of a run on the page
 
 LONG = 40
 """Letters of a sentence that fit into the name of a folder."""
@@ -71,6 +74,7 @@ class Entry:
     ms_per_step: float | None
     network_samples_per_step: float | None
     peak_memory_mb: float | None  # largest
+    steps: int | None = None  # of each run; None where they differ
 
 
 class Wanted(NamedTuple):
@@ -182,6 +186,7 @@ def summarise(representation: str, variant: str, outcomes: Sequence[Row | Withou
     values = [row.psnr_db for row in good if row.psnr_db is not None]
     judged = [row.judged for row in good if row.judged is not None]
     scores = [j.clip_score for j in judged]
+    lengths = {row.steps for row in done}
     memory = [m for row in done if (m := row.peak_cuda_memory_mb or row.peak_memory_mb)]
 
     def mean(numbers: Sequence[float]) -> float | None:
@@ -205,23 +210,25 @@ def summarise(representation: str, variant: str, outcomes: Sequence[Row | Withou
         ms_per_step=mean([1e3 * sum(row.seconds_per_step.values()) for row in done]),
         network_samples_per_step=mean([row.evaluations_per_step for row in done]),
         peak_memory_mb=max(memory, default=None),
+        steps=lengths.pop() if len(lengths) == 1 else None,
     )
 
 
 COLUMNS: tuple[Column[Entry], ...] = (
     ("representation", lambda e: Path(e.representation).stem),
     ("variant", lambda e: e.variant),
-    ("runs", lambda e: str(e.runs)),
-    ("not run", lambda e: str(e.not_run) if e.not_run else "-"),
-    ("diverged %", lambda e: or_dash(e.diverged_percent, ".0f")),
     ("PSNR dB", lambda e: or_dash(e.psnr_db, ".2f")),
     ("PSNR +-", lambda e: or_dash(e.psnr_spread_db, ".2f")),
-    ("faces", lambda e: or_dash(e.faces, ".2f")),
+    ("R-prec. %", lambda e: or_dash(e.r_precision, ".0f", 100)),
     ("recognised", lambda e: or_dash(e.recognised, ".0f")),
     ("CLIP", lambda e: or_dash(e.clip_score, ".1f")),
     ("CLIP +-", lambda e: or_dash(e.clip_spread, ".1f")),
     ("IQA %", lambda e: or_dash(e.iqa_quality, ".0f", 100)),
-    ("R-prec. %", lambda e: or_dash(e.r_precision, ".0f", 100)),
+    ("faces", lambda e: or_dash(e.faces, ".2f")),
+    ("runs", lambda e: str(e.runs)),
+    ("diverged %", lambda e: or_dash(e.diverged_percent, ".0f")),
+    ("not run", lambda e: str(e.not_run) if e.not_run else "-"),
+    ("steps", lambda e: or_dash(e.steps, ",.0f")),
     ("seconds", lambda e: or_dash(e.seconds, ".0f")),
     ("ms/step", lambda e: or_dash(e.ms_per_step, ".0f")),
     ("network/step", lambda e: or_dash(e.network_samples_per_step, ".1f")),
@@ -229,13 +236,14 @@ COLUMNS: tuple[Column[Entry], ...] = (
 )
 
 NOTE = (
-    f"diverged: without numbers, empty in most views, or less than {DIVERGED_DB:g} dB better than "
-    "white pictures and recognised in no view; the other measures leave those out. not run: killed "
-    "or never made, and in no figure. faces: how often the front is seen around a shape, 1 being "
-    "right and 2 a Janus. recognised: runs whose sentence CLIP finds among all it may "
-    f"choose from in most of {VIEWS} views; R-prec.: the share of views. network/step: samples "
-    "that the denoiser was asked about in a step, of all views together. seconds and memory are of "
-    "whole runs."
+    "A run has diverged if its numbers stopped being numbers (NaN or infinity), if most of its "
+    f"views are empty, or if it is less than {DIVERGED_DB:g} dB better than white pictures and "
+    "recognised in no view; the measures of quality leave it out. not run: killed or never made, "
+    "and in no figure. R-prec.: the share of views whose sentence CLIP finds among all it may "
+    f"choose from; recognised: runs of which it does so in most of {VIEWS} views. faces: how often "
+    "the front is seen around a shape, 1 being right and 2 a Janus. network/step: samples that the "
+    "denoiser was asked about in a step, of all views together. seconds and memory are of whole "
+    "runs."
 )
 
 
@@ -244,20 +252,24 @@ def text(entries: Sequence[Entry]) -> str:
     return text_table(drop_unmeasured(COLUMNS, entries))
 
 
-def page(title: str, entries: Sequence[Entry], shown: Sequence[Shown], machine: str) -> str:
-    """The HTML page: the table, and below it a picture of every run, a line per variant and a
-    column per sentence and seed. Pictures are named relative to the page's folder."""
+def page(
+    title: str, entries: Sequence[Entry], shown: Sequence[Shown], machine: str, out: Path
+) -> str:
+    """The HTML page, which is to lie in the folder ``out`` of the table: the table, and below it a
+    picture of every run, a line per variant and a column per sentence and seed."""
+    room = Room(out)
     head, *body = drop_unmeasured(COLUMNS, entries)
+    steps = [one.outcome.steps for one in shown if isinstance(one.outcome, Row)]
     gallery: dict[str, list[Picture]] = {}
     for one in shown:
         run = one.wanted
         line = f"{Path(run.cell.representation).stem} / {run.variant.label}"
-        gallery.setdefault(line, []).append(_picture(one))
+        gallery.setdefault(line, []).append(_picture(one, room, out))
     return render.page(
         "table",
         {
             "title": title,
-            "machine": machine,
+            "made": f"{steps_made(steps)}{machine}",
             "head": head,
             "body": body,
             "note": NOTE,
@@ -295,7 +307,7 @@ def write(
     writer = csv.DictWriter(rows, list(asdict(entries[0])))
     writer.writeheader()
     writer.writerows(asdict(entry) for entry in entries)
-    contents = {"html": page(title, entries, shown, machine), "csv": rows.getvalue()}
+    contents = {"html": page(title, entries, shown, machine, out), "csv": rows.getvalue()}
     if drawn := plots(entries):
         contents["svg"] = standalone(drawn[0]) + "\n"
     paths = [out / f"table.{ending}" for ending in contents]
@@ -311,7 +323,7 @@ class Picture(NamedTuple):
     caption: tuple[str, ...]
 
 
-def _picture(shown: Shown) -> Picture:
+def _picture(shown: Shown, room: Room, out: Path) -> Picture:
     run, row = shown.wanted, shown.outcome
     words = run.config.prompt + (f", seed {run.cell.seed}" if run.cell.seed else "")
     if isinstance(row, Without):
@@ -319,4 +331,5 @@ def _picture(shown: Shown) -> Picture:
     said = [or_dash(row.psnr_db, ".1f") + " dB"] if row.psnr_db is not None else []
     if row.judged is not None:
         said.append(f"recognised in {100 * row.judged.r_precision:.0f} % of views")
-    return Picture(f"{row.run}/preview.png", (words, ", ".join(said)))
+    url = room.sheet(out / row.run / "preview.png", SHEET_WIDTH)
+    return Picture(url, (words, ", ".join(said)))

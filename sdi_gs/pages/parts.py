@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import base64
 import io
+import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 from markupsafe import Markup
 
@@ -16,6 +19,9 @@ from representations.files import write_bytes
 
 from ..errors import UserError
 from .render import part
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 MARK = '<meta name="generator" content="sdi-gs">'
 """Stands in base.html.j2. It tells a page of ours from any other file, which is never replaced."""
@@ -39,6 +45,12 @@ def embedded(path: Path) -> str:
     return f"data:{TYPES[path.suffix]};base64,{coded}"
 
 
+def embedded_within(path: Path, most: int, width: int) -> str:
+    """A picture as text that goes into the page: as it is where it has at most ``most`` bytes, else
+    at most ``width`` pixels wide."""
+    return embedded(path) if path.stat().st_size <= most else embedded_small(path, width)
+
+
 def embedded_small(path: Path, width: int) -> str:
     """A picture at most ``width`` pixels wide, as text that goes into the page."""
     from PIL import Image
@@ -48,11 +60,26 @@ def embedded_small(path: Path, width: int) -> str:
             small = image.convert("RGB")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise UserError(f"{path} is damaged; delete it to go on without it") from error
+    return as_jpeg(small, width)
+
+
+def as_jpeg(image: Image.Image, width: int) -> str:
+    """The same of a picture in colours that is open already."""
+    small = image.copy()
     small.thumbnail((width, 10 * width))
     buffer = io.BytesIO()
     small.save(buffer, format="JPEG", quality=88)
     coded = base64.b64encode(buffer.getvalue()).decode("ascii")
     return f"data:{TYPES['.jpg']};base64,{coded}"
+
+
+def link(path: Path, folder: Path) -> str:
+    """The address of a file on a page that lies in ``folder``."""
+    there, here = path.resolve(), folder.resolve()
+    try:
+        return quote(Path(os.path.relpath(there, here)).as_posix())
+    except ValueError:  # on another drive
+        return there.as_uri()
 
 
 def write(path: Path, text: str) -> Path:

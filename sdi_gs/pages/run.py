@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What runs have left in their folders, as one page that needs nothing else: report.html.
+"""What runs have left in their folders, as one page: report.html. It asks for nothing from outside;
+it links the files that lie beside it.
 
 Only files are read: no model, no checkpoint and no device is needed.
 """
@@ -11,24 +12,28 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from markupsafe import Markup
 
 from ..artefacts import run_folder
-from ..artefacts.records import Peaks, StepLine, Summary, largest_memory, lost
-from ..artefacts.run_folder import STAGES, RunFolder
-from ..config import Config, dump
-from ..differences import between, differing
+from ..artefacts.run_folder import STAGES
+from ..config import dump
+from ..differences import Setting, between, differing
 from ..errors import UserError, command
 from . import parts
+from .facts import Facts, File, read
+from .films import film_of
 from .plots import Line, bars, plot
 from .render import page
+from .shape import PAGE_BYTES, splats_of, turned
 from .text import Column
 
 POINTS = 200  # of a curve, at most
 PREVIEWS = 8  # contact sheets from the time of training, at most
 PREVIEW_WIDTH = 640  # pixels
-BOOKKEEPING = {"config.yaml", "stats.jsonl", "summary.json", "preview.png", "report.html"}
+DIGITS = 100  # bytes by which numbers of many splats are longer than of one
+VIEWS_BYTES, VIEWS_WIDTH = 300_000, 1280  # a larger sheet of views is made that many pixels wide
 
 NOTE = (
     "Seconds of a step are medians by stage without the first tenth of the steps, in which kernels "
@@ -37,84 +42,11 @@ NOTE = (
 )
 
 
-@dataclass(frozen=True)
-class Facts:
-    """A run as its folder has it."""
-
-    run: RunFolder
-    config: Config
-    lines: list[StepLine]  # of stats.jsonl, one per step
-    summary: Summary | None  # None: the run has not finished
-    damage: str = ""  # what is said about lines of stats.jsonl that were left out
-
-    @property
-    def name(self) -> str:
-        return self.run.path.resolve().name
-
-    @property
-    def steps_done(self) -> int:
-        return self.lines[-1].step + 1 if self.lines else 0
-
-    @property
-    def seconds(self) -> float | None:
-        """Of the whole run; for an unfinished one those of its steps alone."""
-        if self.summary is not None:
-            return self.summary.seconds
-        return sum(sum(line.seconds.values()) for line in self.lines)
-
-    @property
-    def peaks(self) -> Peaks:
-        """Of all processes of the run."""
-        return largest_memory([*self.lines, *([self.summary] if self.summary else [])])
-
-    def status(self) -> str:
-        damage = f"; {self.damage}" if self.damage else ""
-        if self.summary is None:
-            return f"not finished: {self.steps_done} of {self.config.steps} steps{damage}"
-        if self.summary.converted_from is not None:
-            return f"converted from {self.summary.converted_from}{damage}"
-        return f"finished: {self.config.steps} steps{damage}"
-
-    def turntable(self) -> Path | None:
-        known = [self.run.turntable(kind) for kind in ("mp4", "gif")]
-        known.sort(key=lambda path: path.suffix[1:] != self.config.output.turntable.format)
-        return next((path for path in known if path.is_file()), None)
-
-    def exported(self) -> list[tuple[str, str]]:
-        """Name of each asset, and what it holds."""
-        told = self.summary.asset if self.summary is not None else {}
-        found = [
-            path
-            for path in sorted(self.run.path.iterdir())
-            if path.is_file()
-            and path.name not in BOOKKEEPING
-            and not path.name.startswith((".", "turntable."))
-        ]
-        sizes = {path.name: f"{path.stat().st_size:,} bytes" for path in found}
-        missing = {name: text for name, text in told.items() if name not in sizes}
-        held = {name: f"{told[name]}, {size}" if name in told else size
-                for name, size in sizes.items()}  # fmt: skip
-        return [*held.items(), *missing.items()]
-
-
-def read(path: Path) -> Facts:
-    """The run in the folder ``path``. UserError for any other folder, and for a run that has
-    nothing to show yet."""
-    run = run_folder.open_existing(path)
-    lines, _, damage = run.read_stats()
-    summary = run.summary() if run.summary_file.exists() else None
-    if not lines and summary is None:
-        raise UserError(
-            f"{path} has no finished step yet, so there is nothing to report; wait for the first, "
-            "or start the run again: " + command("generate", "--config", run.config_file)
-        )
-    return Facts(run, run.config(), lines, summary, lost(damage))
-
-
 def write_one(path: Path, out: Path | None = None) -> Path:
     """The report of one run, by default as report.html in its folder; the file."""
     facts = read(path)
-    return parts.write(out if out is not None else facts.run.report_file, one(facts))
+    target = out if out is not None else facts.run.report_file
+    return parts.write(target, one(facts, target.parent))
 
 
 def write(paths: Sequence[Path], out: Path | None = None) -> Path:
@@ -128,9 +60,8 @@ def write(paths: Sequence[Path], out: Path | None = None) -> Path:
             raise UserError(f"{path} is named twice; name each run once")
         seen.add(path.resolve())
     found = [read(path) for path in paths]
-    return parts.write(
-        out if out is not None else _free_page(paths[0].resolve().parent), many(found)
-    )
+    target = out if out is not None else _free_page(paths[0].resolve().parent)
+    return parts.write(target, many(found, target.parent))
 
 
 def _free_page(folder: Path) -> Path:
@@ -140,28 +71,67 @@ def _free_page(folder: Path) -> Path:
     return folder / f"comparison-{number}.html"
 
 
-def one(facts: Facts) -> str:
-    """The page of one run."""
-    config = facts.config
-    return page(
-        "run",
-        {
-            "measures": MEASURES,
-            "note": NOTE,
-            "title": config.prompt or facts.name,
-            "prompt": config.prompt,
-            "run": _shown(facts, facts.name),
-            "settings": differing(config) or [("none", "-", "-")],
-            "all_settings": dump(config),
-            "plots": _plots([facts], [""]),
-            "previews": _previews(facts),
-            "environment": _environment(facts),
-        },
-    )
+def one(facts: Facts, folder: Path) -> str:
+    """The page of one run, which is to lie in ``folder``."""
+    config, splats = facts.config, splats_of(facts.run)
+    values: dict[str, object] = {
+        "measures": [column for column in (*MADE, *MEASURES) if column[1](facts) != "-"],
+        "note": NOTE,
+        "title": f"{config.prompt or facts.name}: a run of sdi-gs",
+        "prompt": config.prompt,
+        "run": _shown(facts, facts.name, folder),
+        "shape": None,
+        "shape_note": splats.note,
+        "next": _next(facts),
+        "from_preset": _from_preset(facts),
+        "settings": differing(config) or [("none", "-", "-")],
+        "all_settings": dump(config),
+        "plots": _plots([facts], [""]),
+        "previews": _previews(facts),
+        "environment": _environment(facts),
+    }
+    if splats.cloud is None:
+        return page("run", values)
+    # What the page takes with a shape of one splat says how many there is room for.
+    bare = page("run", {**values, "shape": turned(splats.cloud, config, PAGE_BYTES, most=1)})
+    room = PAGE_BYTES - len(bare.encode()) - DIGITS
+    return page("run", {**values, "shape": turned(splats.cloud, config, room)})
 
 
-def many(found: Sequence[Facts]) -> str:
-    """One page for several runs."""
+class FromPreset(NamedTuple):
+    """What a run has otherwise than what it was made of."""
+
+    origin: str
+    settings: list[Setting]
+
+
+def _from_preset(facts: Facts) -> FromPreset | None:
+    """None for a run that did not note its preset, or whose preset there is no more."""
+    origin = facts.run.origin()
+    base = None if origin is None else origin.config()
+    return None if base is None else FromPreset(str(origin), differing(facts.config, base))
+
+
+def _next(facts: Facts) -> list[tuple[str, str]]:
+    """Commands that are worth typing now, and what for."""
+    path, config = facts.run.path, facts.config
+    if facts.summary is None:
+        return [(command("resume", path), "goes on with it"), (command("view", path), VIEW)]
+    again = command("generate", "--config", facts.run.config_file, "--seed", config.seed + 1)
+    longer = command("resume", path, "--steps", 2 * config.steps)
+    return [
+        (command("view", path), VIEW),
+        (command("export", path, "--format", "glb"), "a mesh for an engine or Blender"),
+        *([(longer, "twice the steps")] if facts.summary.converted_from is None else []),
+        (again, "the same with another seed"),
+    ]
+
+
+VIEW = "turn it, drawn by the program that trained it"
+
+
+def many(found: Sequence[Facts], folder: Path) -> str:
+    """One page for several runs, which is to lie in ``folder``."""
     labels = _labels(found)
     prompts = list(dict.fromkeys(facts.config.prompt for facts in found))
     environments = [_environment(facts) for facts in found]
@@ -171,9 +141,12 @@ def many(found: Sequence[Facts]) -> str:
         "runs",
         {
             "note": NOTE,
-            "measured": [("run", *labels), *measured],
+            "measured": measured,
+            "head": ("run", *labels),
             "title": prompts[0] if len(prompts) == 1 else f"{len(found)} runs compared",
-            "runs": [_shown(facts, label) for facts, label in zip(found, labels, strict=True)],
+            "runs": [
+                _shown(facts, label, folder) for facts, label in zip(found, labels, strict=True)
+            ],
             "settings": between([facts.config for facts in found])
             or [("none", *("-" for _ in found))],
             "labels": labels,
@@ -191,21 +164,25 @@ class Shown:
     label: str
     facts: Facts
     resume: str  # the command that continues a run which has not finished, else ""
-    turntable: str
+    turntable: str  # the film, or its address
+    still: str
+    film_note: str
     views: str
-    files: list[tuple[str, str]]
+    files: list[File]
 
 
-def _shown(facts: Facts, label: str) -> Shown:
-    table, views = facts.turntable(), _views(facts)
+def _shown(facts: Facts, label: str, folder: Path) -> Shown:
+    film, views = film_of(facts.turntable(), folder), _views(facts)
     unfinished = facts.summary is None
     return Shown(
         label=label,
         facts=facts,
         resume=command("resume", facts.run.path) if unfinished else "",
-        turntable="" if table is None else parts.embedded(table),
-        views="" if views is None else parts.embedded(views),
-        files=facts.exported(),
+        turntable=film.url,
+        still=film.still,
+        film_note=film.note,
+        views="" if views is None else parts.embedded_within(views, VIEWS_BYTES, VIEWS_WIDTH),
+        files=facts.exported(folder),
     )
 
 
@@ -266,6 +243,8 @@ NAMES: tuple[Column[Facts], ...] = (
     ("prompt", lambda f: f.config.prompt),
     ("status", lambda f: f.status()),
 )
+
+MADE: tuple[Column[Facts], ...] = (("preset", lambda f: str(f.run.origin() or "-")),)
 
 MEASURES: tuple[Column[Facts], ...] = (
     ("steps", lambda f: f"{f.steps_done:,}"),

@@ -35,3 +35,12 @@ def text_table(lines: Sequence[Sequence[str]], left: int = 0) -> str:
         )
         for line in lines
     )
+
+
+def steps_made(steps: Sequence[int]) -> str:
+    """How many steps the runs of a page made, for the beginning of a sentence; "" for no run."""
+    if not steps:
+        return ""
+    least, most = min(steps), max(steps)
+    told = f"{least:,}" if least == most else f"{least:,} to {most:,}"
+    return f"{told} steps a run; "

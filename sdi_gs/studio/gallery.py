@@ -28,6 +28,7 @@ from ..artefacts.records import read_text
 from ..artefacts.run_folder import RunFolder
 from ..config import LARGEST_FILE, SCHEMA_VERSION, load, to_plain
 from ..errors import UserError
+from ..origin import read_origin
 from .orders import REPRESENTATIONS, shape_presets
 from .outputs import Outputs, Refused
 
@@ -55,7 +56,8 @@ class Entry:
     name: str
     state: str  # one of STATES
     prompt: str = ""
-    preset: str = ""  # the one that it is nearest to
+    preset: str = ""  # the one that it was made of, or is nearest to
+    method: str = ""  # instead of that preset's own
     changes: int = 0  # settings in which it differs from that one, beside FREE
     representation: str = ""
     steps: int = 0
@@ -132,7 +134,7 @@ class Gallery:
             tree = read_settings(path)
         except (UserError, ValueError) as error:
             return Entry(name, DAMAGED, why=_sentence(error), changed=changed)
-        preset, changes = nearest_preset(tree)
+        preset, method, changes = made_of(path, tree)
         finished = (path / "summary.json").is_file()
         why = _bad_summary(path) if finished else ""
         steps = _whole(tree.get("steps"))
@@ -141,6 +143,7 @@ class Gallery:
             state=DAMAGED if why else FINISHED if finished else UNFINISHED,
             prompt=str(tree.get("prompt") or "")[:2000],
             preset=preset,
+            method=method,
             changes=changes,
             representation=str(_section(tree, "representation").get("kind", ""))[:60],
             steps=steps,
@@ -221,13 +224,25 @@ def read_settings(path: Path) -> dict[str, Any]:
     return tree
 
 
+def made_of(path: Path, tree: Mapping[str, Any]) -> tuple[str, str, int]:
+    """Preset, method and the number of settings in which a run differs from them: those that it
+    noted, else the preset that it is nearest to."""
+    origin = read_origin(path / "config.yaml")
+    if origin is not None and origin.preset in shape_presets():
+        theirs = _of(origin.preset, origin.guidance)
+        if theirs is not None:
+            return origin.preset, origin.guidance or "", _differing(_leaves(tree), theirs)
+    preset, changes = nearest_preset(tree)
+    return preset, "", changes
+
+
 def nearest_preset(tree: Mapping[str, Any]) -> tuple[str, int]:
     """The preset whose settings differ from ``tree`` in the fewest places, and in how many."""
     mine = _leaves(tree)
     best, least = "", MOST_LEAVES
-    for name, theirs in _of_presets().items():
-        differing = sum(1 for key, value in theirs.items() if mine.get(key, _NONE) != value)
-        differing += sum(1 for key in mine if key not in theirs)
+    for name in shape_presets():
+        theirs = _of(name, None)
+        differing = least if theirs is None else _differing(mine, theirs)
         if differing < least:
             best, least = name, differing
     return best, least if best else 0
@@ -236,9 +251,18 @@ def nearest_preset(tree: Mapping[str, Any]) -> tuple[str, int]:
 _NONE = object()
 
 
+def _differing(mine: Mapping[str, object], theirs: Mapping[str, object]) -> int:
+    changed = sum(1 for key, value in theirs.items() if mine.get(key, _NONE) != value)
+    return changed + sum(1 for key in mine if key not in theirs)
+
+
 @cache
-def _of_presets() -> dict[str, dict[str, object]]:
-    return {name: _leaves(to_plain(load(name))) for name in shape_presets()}
+def _of(preset: str, method: str | None) -> dict[str, object] | None:
+    """Settings of a preset with a method; None where there is no such method here."""
+    try:
+        return _leaves(to_plain(load(preset, guidance=method)))
+    except UserError:
+        return None
 
 
 def _leaves(tree: Mapping[str, Any]) -> dict[str, object]:

@@ -22,7 +22,7 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Message, Receive, Send], Awaitable[None]]
 
-OURS = re.compile(r"/(thumb|live|file|report)/.*|/compare|/gradio_api/file=.*")
+OURS = re.compile(r"/(thumb|live|file)/.+|/gradio_api/file=.+")
 """Addresses of this package; see :mod:`sdi_gs.studio.server`."""
 
 GRADIO = re.compile(
@@ -135,7 +135,9 @@ def _crosses(headers: dict[str, list[str]], method: str) -> bool:
     site = headers.get("sec-fetch-site", ["none"])[-1]
     mode = headers.get("sec-fetch-mode", [""])[-1]
     dest = headers.get("sec-fetch-dest", [""])[-1]
-    opening = method in ("GET", "HEAD") and mode == "navigate" and dest == "document"
+    # A page of a run is a stranger in a frame of this one, and its links are pressed there; the
+    # policies keep what they lead to out of the frames of any other page.
+    opening = method in ("GET", "HEAD") and mode == "navigate" and dest in ("document", "iframe")
     return site not in ("none", "same-origin") and not opening
 
 

@@ -178,15 +178,11 @@ class Page:
                 self.go_on = gr.Button("Go on", min_width=120)
                 self.longer = gr.Textbox(label="to so many steps", max_lines=1, min_width=120)
             self.run_notes = gr.HTML("")
-            with gr.Row():
-                with gr.Column(min_width=300):
-                    self.no_shape = gr.HTML(made("no_shape"), visible=False)
-                    self.shape = gr.Model3D(
-                        label="Shape: drag to turn it", height=420, interactive=False,
-                        clear_color=(1.0, 1.0, 1.0, 1.0),
-                    )  # fmt: skip
-                with gr.Column(min_width=300):
-                    self.seen = gr.HTML("")
+            self.shape = gr.Model3D(
+                label="Shape: drag to turn it", height=420, interactive=False, visible=False,
+                clear_color=(1.0, 1.0, 1.0, 1.0),
+            )  # fmt: skip
+            self.seen = gr.HTML("")
             gr.Markdown("### Files")
             self.files = gr.HTML("")
             with gr.Row(elem_classes="st-low"):
@@ -205,7 +201,7 @@ class Page:
         verb, what = (gr.Textbox(visible="hidden") for _ in range(2))
         live = [self.picture, self.progress, self.waiting, self.stop_button]
         one = [
-            self.chosen, self.run_head, self.run_body, self.no_shape, self.shape, self.seen,
+            self.chosen, self.run_head, self.run_body, self.shape, self.seen,
             self.files, self.kind, self.other, self.comparison, self.run_notes, self.go_on,
             self.longer,
         ]  # fmt: skip
@@ -213,7 +209,7 @@ class Page:
         tick = gr.Timer(TICK)
         tick.tick(
             self.tick, [self.last, self.chosen],
-            [*live, self.run_head, self.no_shape, self.shape, self.seen, self.files,
+            [*live, self.run_head, self.shape, self.seen, self.files,
              self.run_notes, self.last],
             **quiet,
         )  # fmt: skip
@@ -323,7 +319,6 @@ class Page:
         return (
             sent("picture"), sent("progress"), sent("waiting"),
             sent("stop", gr.update(interactive=running)), sent("head"),
-            sent("shape", gr.update(visible=not shape)),
             sent("shape", gr.update(value=shape or None, visible=bool(shape))),
             sent("seen"), sent("files"), sent("export"), now if changed else gr.skip(),
         )  # fmt: skip
@@ -381,12 +376,12 @@ class Page:
     def arrive(self, name: str) -> tuple[Any, ...]:
         """A browser opens the page; its address may name a run."""
         if not name:
-            return (self.gr.skip(),) * 15
+            return (self.gr.skip(),) * 14
         return self._open(str(name))
 
     def asked(self, verb: str, what: str) -> tuple[Any, ...]:
         """A button of our own was pressed."""
-        skip = (self.gr.skip(),) * 13
+        skip = (self.gr.skip(),) * 12
         verb, what = str(verb), str(what)
         try:
             if verb == "open":
@@ -407,7 +402,7 @@ class Page:
         try:
             entry = self.studio.gallery.entry(name)
         except UserError as error:
-            empty = (gr.skip(),) * 10
+            empty = (gr.skip(),) * 9
             nothing = gr.update(visible=False)
             return (gr.Tabs(selected=ONE), gr.skip(), "", _wrong(error), nothing, *empty)
         damaged, shape = entry.state == gallery.DAMAGED, self._model(name)
@@ -421,7 +416,6 @@ class Page:
             gr.Tabs(selected=ONE), gr.skip(), name,
             self._head(entry),
             gr.update(visible=not damaged),
-            gr.update(visible=shape is None),
             gr.update(value=shape, visible=shape is not None),
             shown.seen(self.outputs, name),
             self._files(name),
@@ -434,13 +428,13 @@ class Page:
         )  # fmt: skip
 
     def _model(self, name: str) -> str | None:
-        """The file of the shape that the viewer shows."""
-        for file in ("final.ply", "final.glb"):
-            try:
-                return str(self.outputs.file(name, file))
-            except UserError:
-                continue
-        return None
+        """The file that Gradio's viewer shows: a mesh, where there are no splats, which the report
+        shows itself."""
+        if shown.is_there(self.outputs, name, "final.ply"):
+            return None
+        if not shown.is_there(self.outputs, name, "final.glb"):
+            return None
+        return str(self.outputs.file(name, "final.glb"))
 
     def _files(self, name: str) -> str:
         try:
@@ -471,7 +465,7 @@ class Page:
         preset = entry.preset if exact else f"{orders.OF_A_RUN}{name}"
         return (
             gr.Tabs(selected=MAKE), made("told", [said]), str(tree.get("prompt") or ""), preset,
-            "", "", str(entry.steps), str(entry.seed), "",
+            entry.method if exact else "", "", str(entry.steps), str(entry.seed), "",
         )  # fmt: skip
 
     def resume(self, name: str, steps: Any) -> str:

@@ -20,6 +20,7 @@ from representations.files import write_bytes
 from ..artefacts.holder import Held, held
 from ..errors import UserError
 from ..pages import run as report_pages
+from ..pages.facts import Facts, read
 from ..watch.gate import LOCAL
 from . import gallery, jobs, orders
 from .desk import Studio
@@ -176,9 +177,8 @@ def add_files(app: FastAPI, studio: Studio) -> None:
     for path, answer in (
         ("/thumb/{name}", files.thumb),
         ("/live/{number:int}", files.live),
+        ("/file/report.html", files.report),
         ("/file/{name}/{inner:path}", files.file),
-        ("/report/{name}", files.report),
-        ("/compare", files.compare),
         ("/gradio_api/file={path:path}", files.path),
     ):
         app.add_route(path, answer, methods=["GET", "HEAD"])
@@ -245,14 +245,20 @@ class Files:
         return FileResponse(found, media_type="application/octet-stream", headers=PAGE_HEADERS)
 
     def report(self, request: Request) -> Response:
-        name = request.path_params["name"]
-        return _page(lambda: report_pages.one(facts(self.outputs, name)))
-
-    def compare(self, request: Request) -> Response:
+        """The report of a run, or one page for several. It stands where its links to the files of
+        the runs are right."""
         names = request.query_params.getlist("run")
-        if not 2 <= len(set(names)) == len(names) <= MOST_COMPARED:
-            return told(UserError(f"two to {MOST_COMPARED} different runs are compared"))
-        return _page(lambda: report_pages.many([facts(self.outputs, name) for name in names]))
+        if not 1 <= len(set(names)) == len(names) <= MOST_COMPARED:
+            return told(UserError(f"one run is shown, or two to {MOST_COMPARED} that differ"))
+
+        def made() -> str:
+            found = [facts(self.outputs, name) for name in names]
+            folder = self.outputs.path
+            if len(found) == 1:
+                return report_pages.one(found[0], folder)
+            return report_pages.many(found, folder)
+
+        return _page(made)
 
 
 PAGE_HEADERS = {"Content-Security-Policy": FILE_POLICY, "Cache-Control": "no-store"}
@@ -283,8 +289,8 @@ def _page(make: Callable[[], str]) -> Response:
         return told(UserError(f"a file of the run cannot be read: {error.strerror or error}"))
 
 
-def facts(outputs: Outputs, name: str) -> report_pages.Facts:
+def facts(outputs: Outputs, name: str) -> Facts:
     """What the run ``name`` has left. UserError where the studio does not open it."""
     run = outputs.whole(name)
     orders.settings_of(run)
-    return report_pages.read(run)
+    return read(run)

@@ -12,7 +12,6 @@ from urllib.parse import quote
 from markupsafe import Markup
 
 from ..pages.render import environment
-from ..pages.run import BOOKKEEPING
 from . import gallery, jobs
 from .gallery import Entry
 from .jobs import RUNNING, WAITING, Job, Progress
@@ -20,8 +19,7 @@ from .outputs import Outputs, Refused
 from .queue import Queue
 
 SILENT = 60.0  # seconds without a word after which that is said
-FILMS = ("turntable.mp4", "turntable.gif")
-KEPT_TO_ITSELF = BOOKKEEPING - {"preview.png", "config.yaml"} | {"stats.jsonl"}
+KEPT_TO_ITSELF = ("stats.jsonl", "summary.json", "report.html")
 LISTED = 60  # runs that a list shows at once
 
 
@@ -133,15 +131,22 @@ def rows(entry: Entry, summary: str) -> list[tuple[str, str]]:
     return [*found, *([("time", summary)] if summary else [])]
 
 
-def film_of(outputs: Outputs, name: str) -> str:
-    return next((film for film in FILMS if _is_there(outputs, name, film)), "")
-
-
-def views_of(outputs: Outputs, name: str) -> str:
+def seen(outputs: Outputs, name: str) -> str:
+    """The report of a run in a frame: its shape to turn or its film, and what it took. The address
+    changes when there is something new to see."""
+    run = outputs.run(name)
+    new = [_time(run / name) for name in ("summary.json", "final.ply")]
     source = gallery.picture_of(outputs, name)
-    if source is None:
-        return ""
-    return f"previews/{source.name}" if source.parent.name == "previews" else source.name
+    new.append(0 if source is None else source.stat().st_mtime_ns)
+    there = gallery.steps_done(run) > 0 or (run / "summary.json").is_file()
+    return made("seen", name, max(new) if there else None)
+
+
+def _time(path: Path) -> int:
+    try:
+        return path.lstat().st_mtime_ns
+    except OSError:
+        return 0
 
 
 def files_of(outputs: Outputs, name: str) -> list[tuple[str, str]]:
@@ -149,7 +154,7 @@ def files_of(outputs: Outputs, name: str) -> list[tuple[str, str]]:
     run = outputs.run(name)
     found = []
     for path in sorted(run.iterdir(), key=_order):
-        if path.name in KEPT_TO_ITSELF or not _is_there(outputs, name, path.name):
+        if path.name in KEPT_TO_ITSELF or not is_there(outputs, name, path.name):
             continue
         found.append((path.name, _size(path.stat().st_size)))
     return found
@@ -159,12 +164,8 @@ def _order(path: Path) -> tuple[bool, str]:
     return not path.name.startswith(("final", "export", "mesh")), path.name
 
 
-def seen(outputs: Outputs, name: str) -> str:
-    """Film and views of a run."""
-    return made("seen", name, film_of(outputs, name), views_of(outputs, name))
-
-
-def _is_there(outputs: Outputs, name: str, inner: str) -> bool:
+def is_there(outputs: Outputs, name: str, inner: str) -> bool:
+    """Whether a run has that file."""
     try:
         outputs.file(name, inner)
     except Refused:

@@ -20,6 +20,7 @@ from typing import Any
 from ..artefacts.holder import Held
 from ..child import Diverged, NotRun, Orders, obtain
 from ..errors import RunFailure, UserError, command, first_line, refused
+from ..families import made_of
 from ..stopping import Interrupted
 from . import states
 from .manifest import Line, Manifest, Sweep
@@ -210,9 +211,10 @@ class Worker:
         def asked() -> int | None:
             return signal.SIGTERM if claimed in self._lost else self._signal
 
-        orders = Orders("sweep", "It is put back.", environment or {}, asked)
         try:
             config = configuration(line)
+            origin = made_of(line.family, line.representation, line.method)
+            orders = Orders("sweep", "It is put back.", environment or {}, asked, origin)
             self.sweep.manifest.stat()  # nothing comes back of a sweep that was deleted
             path.parent.mkdir(parents=True, exist_ok=True)
             self.say(f"{line.name}: {line.steps} steps")

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import json
 import xml.etree.ElementTree as ET
@@ -11,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from sdi_gs.artefacts import media
 from sdi_gs.artefacts.run_folder import STAGES
 from sdi_gs.config import load
 from sdi_gs.evaluation.truth import truth_of
@@ -86,18 +89,27 @@ def test_the_table_leaves_out_what_nobody_measured() -> None:
     assert len({len(line) for line in lines}) == 1
 
 
-def test_the_page_is_well_formed_and_shows_every_film() -> None:
+def test_the_page_is_well_formed_and_shows_every_film(tmp_path: Path) -> None:
+    """Inside of it; one that is missing is named by its address."""
+    (tmp_path / "runs" / "a").mkdir(parents=True)
+    frames = torch.rand(2, 3, 16, 16)
+    film = media.save_film(frames, tmp_path / "runs" / "a" / "turntable.mp4", 2)
     plan = compare.Plan("a red mug")
     cell = compare.Cell("gaussians", "sds", 1)
     made = compare.Comparison(
         [row(), row(run="runs/b", psnr_db=None, curve=[])],
         [compare.Missing(cell, study.Without("killed <by> SIGKILL", False))],
     )
-    text = report.page(plan, made, "a machine")
+    text = report.page(plan, made, "a machine", tmp_path)
     assert "gaussians-sds-1: not run: killed &lt;by&gt; SIGKILL" in text
-    assert Page(text).urls == [
-        f"runs/{run}/{file}" for run in "ab" for file in ("turntable.mp4", "preview.png")
-    ]
+    shown = Page(text)
+    first, poster, other = shown.urls
+    assert base64.b64decode(first.removeprefix("data:video/mp4;base64,")) == film.read_bytes()
+    assert poster.startswith("data:image/jpeg;base64,")
+    assert other == "runs/b/turntable.mp4"
+    assert f"{row().steps} steps a run; a machine" in shown.text
+    measures = [line[0] for line in shown.rows]
+    assert measures.index("PSNR dB") < measures.index("total s")
     for part in text.split("<svg")[1:]:
         ET.fromstring("<svg" + part.split("</svg>")[0] + "</svg>")
 

@@ -11,11 +11,15 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
+import torch
 from jinja2 import Environment, PackageLoader, StrictUndefined, UndefinedError, nodes
 from PIL import Image
 
+from representations.cloud import SplatCloud
+from representations.export import write_ply
 from sdi_gs.artefacts.run_folder import STAGES
 from sdi_gs.config import dump, load
 from sdi_gs.experiments import compare, compare_page, study, tables
@@ -65,6 +69,19 @@ def run_folder(path: Path, word: str, finished: bool = True) -> Path:
     return path
 
 
+def balls(count: int) -> SplatCloud:
+    """Splats in a heap, seeded."""
+    rng = torch.Generator().manual_seed(count)
+    return SplatCloud(
+        means=0.3 * torch.randn(count, 3, generator=rng),
+        log_scale=torch.log(0.02 + 0.1 * torch.rand(count, 3, generator=rng)),
+        quat_wxyz=torch.randn(count, 4, generator=rng),
+        opacity_logit=torch.randn(count, generator=rng),
+        sh_dc=torch.rand(count, 3, generator=rng) * 3.0 - 1.5,
+        sh_rest=torch.zeros(count, 0, 3),
+    )
+
+
 def row(word: str, psnr_db: float | None = 20.0) -> compare.Row:
     return compare.Row(
         representation=word, guidance=word, seed=0, prompt=word, run=word, steps=3,
@@ -76,23 +93,27 @@ def row(word: str, psnr_db: float | None = 20.0) -> compare.Row:
 
 
 def one(word: str, folder: Path) -> str:
-    return run_report.one(run_report.read(run_folder(folder, word)))
+    """With splats that can be turned."""
+    path = run_folder(folder, word)
+    write_ply(path / "final.ply", balls(3))
+    return run_report.one(run_report.read(path), path)
 
 
 def unfinished(word: str, folder: Path) -> str:
-    return run_report.one(run_report.read(run_folder(folder, word, finished=False)))
+    path = run_folder(folder, word, finished=False)
+    return run_report.one(run_report.read(path), path)
 
 
 def several(word: str, folder: Path) -> str:
     """Of one name, so that the page shows whole paths."""
     made = [run_folder(folder / "a", word), run_folder(folder / "b", word, finished=False)]
-    return run_report.many([run_report.read(path) for path in made])
+    return run_report.many([run_report.read(path) for path in made], folder)
 
 
 def compared(word: str, folder: Path) -> str:
     missing = [compare.Missing(compare.Cell(word, word, 1), study.Without(word, False))]
     made = compare.Comparison([row(word), row(word, None)], missing)
-    return compare_page.page(compare.Plan(word), made, word)
+    return compare_page.page(compare.Plan(word), made, word, folder)
 
 
 def table(word: str, folder: Path) -> str:
@@ -100,7 +121,7 @@ def table(word: str, folder: Path) -> str:
     wanted = tables.Wanted(compare.Cell(word, word, 1), Variant(word, word), config)
     entries = [tables.summarise(word, word, [row(word)])]
     shown = [tables.Shown(wanted, row(word)), tables.Shown(wanted, study.Without(word, False))]
-    return tables.page(word, entries, shown, word)
+    return tables.page(word, entries, shown, word, folder)
 
 
 def facts(word: str, folder: Path) -> str:
@@ -152,7 +173,7 @@ def studio(word: str, folder: Path) -> str:
     resumed = replace(job, verb="resume", state="running")
     at = shown.Now(word, 1, 2, word, word, (word,))
     entries = [
-        Entry(word, state, word, word, 1, word, 4, 2, 0, word if state == "damaged" else "")
+        Entry(word, state, word, word, word, 1, word, 4, 2, 0, word if state == "damaged" else "")
         for state in STATES
     ]
     return "".join(
@@ -165,8 +186,7 @@ def studio(word: str, folder: Path) -> str:
             shown.made("queue", [job, resumed]), shown.made("queue", []),
             shown.made("gallery", entries, 4, 9), shown.made("gallery", [], 0, 0),
             shown.made("run", entries[0], [(word, word)]), shown.made("run", entries[3], []),
-            shown.made("no_shape"), shown.made("seen", word, "a.mp4", "b.png"),
-            shown.made("seen", word, "a.gif", ""), shown.made("seen", word, "", ""),
+            shown.made("seen", word, 7), shown.made("seen", word, None),
             shown.made("files", word, [(word, word)], True), shown.made("files", word, [], False),
             shown.made("compare", word, word), shown.made("compare", word, ""),
         )
@@ -193,7 +213,7 @@ def test_words_stay_words(page: Callable[[str, Path], str], tmp_path: Path) -> N
         # JSON, YAML and the shell put quotes of their own around an evil word.
         assert ("script>" in found) == ("word" in other), (found, other)
     assert sum(EVIL in found for found in shown.words) > 0
-    assert [EVIL in url for url in shown.urls] == [PLAIN in url for url in expected.urls]
+    assert [EVIL in unquote(url) for url in shown.urls] == [PLAIN in url for url in expected.urls]
 
 
 def test_every_template_is_on_one_of_these_pages(
@@ -246,9 +266,9 @@ def test_a_name_that_nobody_passed_is_an_error() -> None:
 def test_a_film_is_a_picture_where_its_file_is_one() -> None:
     assert Page(render.part("film", "a.mp4", ["c"], "p.png")).urls == ["a.mp4", "p.png"]
     assert Page(render.part("film", "a.mp4", ["c"])).tags[1] == "video"
-    assert Page(render.part("film", "a.gif", ["c"])).tags[1] == "img"
+    assert Page(render.part("film", "a.gif", ["c"])).tags[1:3] == ["picture", "img"]
     caption = Page(render.part("film", "data:image/gif;base64,", ["one", "two"]))
-    assert caption.tags == ["figure", "img", "figcaption", "br"]
+    assert caption.tags == ["figure", "picture", "img", "figcaption", "br"]
     assert "one\ntwo" in caption.text
 
 

@@ -48,8 +48,11 @@ def test_a_run_ends_with_a_page_that_needs_nothing_else(whole: Path) -> None:
     shown = Page(text)
     assert "b" not in shown.tags  # the prompt is text, not HTML
     assert f"\n{PROMPT}\n" in shown.text
-    assert all(url.startswith("data:") for url in shown.urls)
-    assert not {"script", "link", "iframe"} & set(shown.tags)
+    links = [url for url in shown.urls if not url.startswith("data:")]
+    assert links == ["final.ply", "turntable.gif"]
+    assert all((whole / link).is_file() for link in links)
+    assert not {"link", "iframe"} & set(shown.tags)
+    assert not [part for part in shown.structure if part[0] == "script" and "src" in part]
     assert "http" not in text
     films = [url for url in shown.urls if url.startswith("data:image/gif;base64,")]
     assert base64.b64decode(films[0].partition(",")[2]) == (whole / "turntable.gif").read_bytes()
@@ -71,7 +74,7 @@ def test_a_run_ends_with_a_page_that_needs_nothing_else(whole: Path) -> None:
 def test_settings_that_differ_are_shown_with_the_default(whole: Path) -> None:
     shown = opened(whole / "report.html")
     assert shown.row("seed") == ["3", "0"]
-    assert shown.row("resolution") == ["16", "512"]
+    assert [row for row in shown.rows if row[0] == "resolution"] == [["resolution", "16", "512"]]
     assert shown.row("representation.densify.every") == ["2", "25"]
     names = [row[0] for row in shown.rows]
     assert "views.fov_y_deg" not in names  # as the default has it

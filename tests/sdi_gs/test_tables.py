@@ -40,6 +40,9 @@ from sdi_gs.experiments.tables import (
 )
 from sdi_gs.experiments.tables import write as write_table
 from sdi_gs.guidance.noise import DDIMInversion, IntervalInversion
+from sdi_gs.origin import Origin
+
+from ..markup import Page
 
 Run = Callable[..., Any]
 
@@ -115,8 +118,12 @@ def test_table1_from_the_command_line(sdi_gs: Run, fast: Path, tmp_path: Path) -
     with (out / "table.csv").open(newline="") as file:
         assert [line["variant"] for line in csv.DictReader(file)] == ["sdi", "sds"]
     for run in report["runs"]:
-        assert f'src="{run["run"]}/preview.png"' in (out / "table.html").read_text()
         assert (out / run["run"] / "preview.png").is_file()
+    page = Page((out / "table.html").read_text())
+    assert len(page.urls) == 2  # both sheets are in the page, which is one file
+    assert all(url.startswith("data:image/jpeg") for url in page.urls)
+    assert page.text.count("3 steps a run") == 1
+    assert page.row("fast")[0] == "sdi"
     with Image.open(out / "table.png") as drawn:
         assert drawn.height == sheet.HEAD + 2 * sheet.TILE  # a line for each method
     assert sdi_gs("table1", "a mug", "--guidances", "sdss", "--out", tmp_path / "n").code == 2
@@ -171,6 +178,16 @@ def test_plots_of_a_table_leave_out_what_nobody_measured(tmp_path: Path) -> None
     assert "svg" not in {path.suffix[1:] for path in write_table("t", [failed], [], "m", tmp_path)}
 
 
+def test_quality_stands_before_time_and_the_steps_are_said(tmp_path: Path) -> None:
+    judged = Judged(8, 30.0, 1.0, {"quality": 0.5}, 0.75, None)
+    entry = summarise("gaussians", "sdi", [dataclasses.replace(row(20.0), judged=judged)])
+    shown = Page(page("t", [entry], [], "m", tmp_path))
+    head = shown.rows[0]
+    assert max(map(head.index, ("PSNR dB", "R-prec. %", "CLIP"))) < head.index("seconds")
+    assert shown.rows[1][head.index("steps")] == str(row(20.0).steps)
+    assert "stopped being numbers" in shown.text
+
+
 def test_a_table_counts_what_ended_and_says_what_did_not(
     fast: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -178,7 +195,9 @@ def test_a_table_counts_what_ended_and_says_what_did_not(
     results, and the killed one changes no figure."""
     whole = row(20.0)
 
-    def obtained(name: str, config: Config, out: Path, say: Callable[[str], None]) -> RunFolder:
+    def obtained(
+        name: str, config: Config, out: Path, say: Callable[[str], None], origin: Origin
+    ) -> RunFolder:
         if config.seed == 0:
             raise child.NotRun("killed by SIGKILL")
         if config.seed == 1:
@@ -199,7 +218,7 @@ def test_a_table_counts_what_ended_and_says_what_did_not(
     runs = json.loads((tmp_path / "t" / "table.json").read_text())["runs"]
     assert runs[0]["not_run"] == "killed by SIGKILL"
     assert runs[1]["diverged"] == "step 1: the loss is inf"
-    html = page("t", [entry], shown, "m")
+    html = page("t", [entry], shown, "m", tmp_path / "t")
     assert "not run: killed by SIGKILL" in html
     assert "diverged: step 1" in html
     lacking = missing(shown)
@@ -253,7 +272,7 @@ def test_a_killed_child_makes_the_verb_fail_and_the_same_command_mends_it(
 def test_a_sentence_that_mini_does_not_know_is_told_before_the_first_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def stopped(name: str, config: Config, out: Path, say: Callable[[str], None]) -> RunFolder:
+    def stopped(*_: object) -> RunFolder:
         raise child.NotRun("enough")
 
     monkeypatch.setattr("sdi_gs.experiments.study.obtain", stopped)

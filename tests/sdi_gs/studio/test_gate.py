@@ -87,7 +87,10 @@ SECRET = [
     "/file//etc/passwd", f"{RUN}/../../../outside/secret.png", f"{RUN}/..%5c..%5csecret.png",
     "/file/.studio/gallery.json", "/file/.studio/jobs%2f000001", "/live/0",
     "/live/..", "/thumb/away",
-    "/thumb/..", "/report/away", "/report/..%2foutside", "/static/../../../../etc/passwd",
+    "/thumb/..", "/file/report.html?run=away",
+    "/file/report.html?run=..%2foutside", "/file/report.html",
+    "/file/report.html?run=base&run=base",
+    "/static/../../../../etc/passwd",
     "/assets/..%2f..%2f..%2fetc%2fpasswd", "/static/%2e%2e/%2e%2e/app.py",
 ]  # fmt: skip
 
@@ -118,7 +121,7 @@ def test_nothing_outside_of_the_runs_is_readable(filled: Served, path: str) -> N
     "path",
     ["/gradio_api/upload", "/upload", "/gradio_api/call/make", "/gradio_api/run/make", "/login",
      "/gradio_api/api/make", "/gradio_api/component_server", "/gradio_api/process_recording",
-     "/gradio_api/stream/1", "/gradio_api/vibe-edit", "/", "/report/base",
+     "/gradio_api/stream/1", "/gradio_api/vibe-edit", "/", "/file/report.html",
      "/file/base/config.yaml"],
 )  # fmt: skip
 def test_nothing_is_taken_but_events_of_the_page(filled: Served, path: str) -> None:
@@ -136,7 +139,7 @@ FOREIGN = [
     {"Origin": "http://127.0.0.1:1"},  # another server of this machine
     {"Sec_Fetch_Site": "cross-site", "Sec_Fetch_Mode": "no-cors", "Sec_Fetch_Dest": "image"},
     {"Sec_Fetch_Site": "same-site", "Sec_Fetch_Mode": "cors", "Sec_Fetch_Dest": "empty"},
-    {"Sec_Fetch_Site": "cross-site", "Sec_Fetch_Mode": "navigate", "Sec_Fetch_Dest": "iframe"},
+    {"Sec_Fetch_Site": "cross-site", "Sec_Fetch_Mode": "navigate", "Sec_Fetch_Dest": "object"},
 ]
 
 
