@@ -172,16 +172,19 @@ class Page:
     def _one(self) -> None:
         gr = self.gr
         self.run_head = gr.HTML('<p class="st-small">Choose a run in the tab Runs.</p>')
+        # Gradio's viewer never draws a mesh that comes while it is out of sight. So it stands by
+        # itself, its style hides it while it is empty, and the mesh comes with the next tick.
+        self.shape = gr.Model3D(
+            label="Shape: drag to turn it", height=420, interactive=False, elem_id="mesh",
+            clear_color=(1.0, 1.0, 1.0, 1.0),
+        )  # fmt: skip
+
         with gr.Column(visible=False) as self.run_body:
             with gr.Row(elem_classes="st-low"):
                 self.again = gr.Button("Again with changes", min_width=150)
                 self.go_on = gr.Button("Go on", min_width=120)
                 self.longer = gr.Textbox(label="to so many steps", max_lines=1, min_width=120)
             self.run_notes = gr.HTML("")
-            self.shape = gr.Model3D(
-                label="Shape: drag to turn it", height=420, interactive=False, visible=False,
-                clear_color=(1.0, 1.0, 1.0, 1.0),
-            )  # fmt: skip
             self.seen = gr.HTML("")
             gr.Markdown("### Files")
             self.files = gr.HTML("")
@@ -203,7 +206,7 @@ class Page:
         one = [
             self.chosen, self.run_head, self.run_body, self.shape, self.seen,
             self.files, self.kind, self.other, self.comparison, self.run_notes, self.go_on,
-            self.longer,
+            self.longer, self.last,
         ]  # fmt: skip
         listing = [self.words, self.state, self.preset]
         tick = gr.Timer(TICK)
@@ -315,11 +318,10 @@ class Page:
             known = name in changed and now[name] is not None
             return gr.skip() if not known else now[name] if update is None else update
 
-        shape = now["shape"]
         return (
             sent("picture"), sent("progress"), sent("waiting"),
             sent("stop", gr.update(interactive=running)), sent("head"),
-            sent("shape", gr.update(value=shape or None, visible=bool(shape))),
+            sent("shape", gr.update(value=now["shape"] or None)),
             sent("seen"), sent("files"), sent("export"), now if changed else gr.skip(),
         )  # fmt: skip
 
@@ -376,12 +378,12 @@ class Page:
     def arrive(self, name: str) -> tuple[Any, ...]:
         """A browser opens the page; its address may name a run."""
         if not name:
-            return (self.gr.skip(),) * 14
+            return (self.gr.skip(),) * 15
         return self._open(str(name))
 
     def asked(self, verb: str, what: str) -> tuple[Any, ...]:
         """A button of our own was pressed."""
-        skip = (self.gr.skip(),) * 12
+        skip = (self.gr.skip(),) * 13
         verb, what = str(verb), str(what)
         try:
             if verb == "open":
@@ -402,10 +404,10 @@ class Page:
         try:
             entry = self.studio.gallery.entry(name)
         except UserError as error:
-            empty = (gr.skip(),) * 9
+            empty = (gr.skip(),) * 10
             nothing = gr.update(visible=False)
             return (gr.Tabs(selected=ONE), gr.skip(), "", _wrong(error), nothing, *empty)
-        damaged, shape = entry.state == gallery.DAMAGED, self._model(name)
+        damaged = entry.state == gallery.DAMAGED
         kinds = FORMATS if entry.representation == "gaussians" else FORMATS[len(SPLAT_FORMATS) :]
         others = [
             (f"{other.title[:60]} ({other.name})", other.name)
@@ -416,7 +418,7 @@ class Page:
             gr.Tabs(selected=ONE), gr.skip(), name,
             self._head(entry),
             gr.update(visible=not damaged),
-            gr.update(value=shape, visible=shape is not None),
+            gr.update(value=None),
             shown.seen(self.outputs, name),
             self._files(name),
             gr.update(choices=list(kinds), value=kinds[0]),
@@ -424,7 +426,7 @@ class Page:
             made("compare", name, ""),
             self._export_of(name) or "",
             gr.update(interactive=entry.state in (gallery.UNFINISHED, gallery.FINISHED)),
-            gr.update(value="", placeholder=str(2 * entry.steps)),
+            gr.update(value="", placeholder=str(2 * entry.steps)), {},
         )  # fmt: skip
 
     def _model(self, name: str) -> str | None:

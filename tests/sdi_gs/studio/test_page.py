@@ -148,6 +148,17 @@ def test_a_run_is_shown_with_what_it_has_left(page: Page, runs: Outputs) -> None
     assert page.arrive("")[2] == page.gr.skip()
 
 
+def test_a_mesh_comes_once_its_place_is_in_sight(page: Page, runs: Outputs) -> None:
+    mesh = runs.path / "base" / "final.glb"
+    mesh.write_bytes(b"glTF")
+    opened = page.asked("open", "base")
+    assert str(mesh) not in text(opened)
+    assert opened[-1] == {}  # what was sent before is forgotten
+    assert str(mesh) in text(page.tick(opened[-1], "base")[:-1])
+    (runs.path / "base" / "final.ply").write_bytes(b"ply")  # which the report shows itself
+    assert str(mesh) not in text(page.tick({}, "base"))
+
+
 def test_a_run_that_is_damaged_or_not_there_is_said(page: Page, runs: Outputs) -> None:
     (runs.path / "base" / "config.yaml").write_text("[")
     assert "config.yaml is damaged" in text(page.asked("open", "base"))
