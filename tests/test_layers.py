@@ -99,7 +99,7 @@ RESERVED = {
     ),
     "nerfacc": ("representations.ops.fields.ray_nerfacc",),
     "tinycudann": ("representations.ops.fields.hash_cuda",),
-    "viser": ("sdi_gs.watch.viewer",),
+    "viser": ("sdi_gs.watch.page",),
     "gradio": ("sdi_gs.studio",),
     "fastapi": ("sdi_gs.studio",),
     "starlette": ("sdi_gs.studio",),

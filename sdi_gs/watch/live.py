@@ -59,13 +59,14 @@ class Look:
 
 
 class Controls:
-    """What visitors have asked for: pause, resume, save. Any thread may ask; the thread that trains
-    answers between two steps."""
+    """What visitors have asked for: pause, resume, save, pictures and files. Any thread may ask;
+    the thread that trains answers between two steps."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._paused = False
         self._save = False
+        self._wishes: list[tuple[str, int]] = []
 
     @property
     def paused(self) -> bool:
@@ -92,10 +93,23 @@ class Controls:
             asked, self._save = self._save, False
             return asked
 
+    def ask_for(self, what: str, visitor: int) -> None:
+        """For a visitor alone: a "snapshot" or an "export"."""
+        with self._changed:
+            if (what, visitor) not in self._wishes:
+                self._wishes.append((what, visitor))
+            self._changed.notify_all()
+
+    def take_wishes(self) -> list[tuple[str, int]]:
+        """What visitors have asked for since the last call, each once."""
+        with self._changed:
+            asked, self._wishes = self._wishes, []
+            return asked
+
     def wait(self, seconds: float) -> None:
         """Until somebody asks for something, at most ``seconds``."""
         with self._changed:
-            if not self._save:
+            if not self._save and not self._wishes:
                 self._changed.wait(seconds)
 
 

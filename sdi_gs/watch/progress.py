@@ -69,11 +69,16 @@ class Pace:
         known."""
         if self.per_step is None:
             return ""
-        seconds = round((self.steps - done) * self.per_step)
-        minutes, seconds = divmod(seconds, 60)
+        return f"{self.per_step:.2f} s/step  {self.left(done)} left"
+
+    def left(self, done: int) -> str:
+        """The time that is left after ``done`` steps, as on a clock; empty before the pace is
+        known."""
+        if self.per_step is None:
+            return ""
+        minutes, seconds = divmod(round((self.steps - done) * self.per_step), 60)
         hours, minutes = divmod(minutes, 60)
-        left = f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
-        return f"{self.per_step:.2f} s/step  {left} left"
+        return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
 
 
 def describe(report: StepReport, pace: Pace) -> str:

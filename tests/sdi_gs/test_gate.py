@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
+import gzip
 import http.client
 from collections.abc import Iterator
 
 import pytest
 
-from sdi_gs.watch.gate import allowed
+from sdi_gs.watch.gate import _titled, allowed
 
 
 @pytest.mark.parametrize(
@@ -86,3 +87,21 @@ def test_a_foreign_page_opens_no_websocket(port: int, foreign: bool) -> None:
     with pytest.raises(InvalidStatus) as caught:
         attempt()
     assert caught.value.response.status_code == 403
+
+
+def test_a_page_has_the_title_of_what_it_shows() -> None:
+    """Packed or not, escaped, with the length that is sent; other files stay as they are."""
+    from websockets.datastructures import Headers
+    from websockets.http11 import Response
+
+    plain = b"<html><title>Viser</title><p>Viser</p>"
+    wanted = b"<html><title>a &lt;b&gt; mug \\1</title><p>Viser</p>"
+    for packed in (False, True):
+        headers = Headers({"Content-Type": "text/html; charset=utf-8", "Content-Length": "9"})
+        headers["Content-Encoding"] = "gzip" if packed else "identity"
+        body = gzip.compress(plain) if packed else plain
+        made = _titled(Response(200, "OK", headers, body), "a <b> mug \\1")
+        assert (gzip.decompress(made.body) if packed else made.body) == wanted
+        assert made.headers.get_all("Content-Length") == [str(len(made.body))]
+    script = Response(200, "OK", Headers({"Content-Type": "text/javascript"}), plain)
+    assert _titled(script, "x").body == plain

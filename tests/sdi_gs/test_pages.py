@@ -216,6 +216,38 @@ def test_words_stay_words(page: Callable[[str, Path], str], tmp_path: Path) -> N
     assert [EVIL in unquote(url) for url in shown.urls] == [PLAIN in url for url in expected.urls]
 
 
+WHOLE = (one, unfinished, several, compared, table, facts, sweep)
+"""Those that are pages by themselves."""
+
+
+@pytest.mark.parametrize("page", WHOLE)
+def test_what_is_shown_is_said_too(page: Callable[[str, Path], str], tmp_path: Path) -> None:
+    """Pictures, films and charts have words, and nothing moves unasked. A real browser and axe-core
+    look closer in tests/viewers/test_reports.py."""
+    shown = Page(page(PLAIN, tmp_path))
+    must = {"img": {"alt"}, "svg": {"role"}, "th": {"scope"}, "html": {"lang"},
+            "video": {"controls", "aria-label"}, "canvas": {"tabindex", "role", "aria-label"},
+            "pre": {"tabindex"}}  # fmt: skip
+    for tag, *attributes in shown.structure:
+        assert must.get(tag, set()) <= set(attributes), (tag, attributes)
+        assert not {"autoplay", "onclick", "style"} & set(attributes), (tag, attributes)
+    count = Counter(shown.tags)
+    assert (count["main"], count["h1"]) == (1, 1)
+    assert count["title"] == 1 + count["svg"]
+    assert count["desc"] == count["svg"]
+    assert not {"link", "iframe", "object"} & set(count)
+    assert not [part for part in shown.structure if part[0] == "script" and "src" in part]
+
+
+def test_a_chart_is_told_in_words() -> None:
+    drawn = plot([Line("a", [(1.0, 2.5), (4.0, 0.5)]), Line("b", [])], "steps", "loss")
+    assert "<title>loss by steps</title><desc>a: 2.5 at 1, 0.5 at 4</desc>" in drawn
+    many = [Line(str(k), [(0.0, 1.0)]) for k in range(15)]
+    assert "; and 3 more</desc>" in plot(many, "x", "y")
+    told = bars([("one", {"a": 1.0, "b": 2.0}), ("", {"a": 1.0})], "cost", "ms")
+    assert "<title>cost</title><desc>one: 3 ms; 1 ms</desc>" in told
+
+
 def test_every_template_is_on_one_of_these_pages(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

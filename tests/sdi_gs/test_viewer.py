@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import math
 import os
 import signal
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from scipy.spatial.transform import Rotation
 from torch import Tensor
 
@@ -26,10 +28,12 @@ from representations.ops.constants import SH_DC
 from sdi_gs.artefacts import checkpoint
 from sdi_gs.cli import watch as cli_watch
 from sdi_gs.config import load
+from sdi_gs.errors import UserError
 from sdi_gs.look import stage
 from sdi_gs.splat_files import open_splats
 from sdi_gs.watch import viewer
 from sdi_gs.watch.live import Controls, Look, RenderScheduler
+from sdi_gs.watch.progress import Pace
 
 from .. import browser
 
@@ -51,6 +55,8 @@ class Pages:
         self.asked = 0
         self.pictures: list[Tensor] = []
         self.notes: list[str] = []
+        self.sent: dict[str, bytes] = {}
+        self.began_with: int | None = None  # pictures that were shown before the first step
         self.curves: dict[str, int] = {}
         self.closed = False
 
@@ -69,7 +75,13 @@ class Pages:
     def present(self, shown: viewer.Exhibit, curves: Sequence[str], with_buttons: bool) -> None:
         self.exhibit = shown
 
+    def send(self, visitor: int, name: str, data: bytes) -> None:
+        assert visitor == 0
+        self.sent[name] = data
+
     def numbers(self, text: str) -> None:
+        if self.began_with is None and text.startswith("step 1 "):
+            self.began_with = len(self.pictures)
         self.notes.append(text)
 
     note = numbers
@@ -135,6 +147,9 @@ def test_being_watched_changes_no_bit(
     def pause_and_save(page: Pages) -> None:
         if page.asked == 6:
             page.controls.ask_save()
+            page.controls.ask_for("snapshot", 0)
+            if kind == "fast":  # a field's surface takes seconds
+                page.controls.ask_for("export", 0)
             page.controls.pause()
         if page.asked == 12:
             page.controls.resume()
@@ -149,12 +164,58 @@ def test_being_watched_changes_no_bit(
     assert any("saved after step" in note for note in page.notes)
     assert page.exhibit.title == PROMPT
     assert page.exhibit.steps == 6
+    assert page.exhibit.unit == ("splats" if kind == "fast" else "cells")
+    assert page.began_with == 1  # what the run begins with, before its first step
+    assert [note for note in page.notes if " left, " in note]
+    named = {name.rpartition(".")[2]: data for name, data in page.sent.items()}
+    assert named.keys() == ({"png", "ply"} if kind == "fast" else {"png"})
+    with Image.open(io.BytesIO(named["png"])) as picture:
+        assert picture.size == (1024, 683)  # the window of the visitor is 3 : 2
+    assert all(name.startswith("a-red-mug-") for name in page.sent)
     assert page.curves == {"loss": 6, "size": 6}
     assert "paused after step" in said.out
     for part in ("renderer", "guidance", "rng"):
         assert same(newest(alone)[part], newest(seen)[part])
     for path in alone.glob("final.*"):
         assert (seen / path.name).read_bytes() == path.read_bytes()
+
+
+def test_a_narrow_window_sees_as_much_across() -> None:
+    shown = viewer.Exhibit("", (), 0, (3.0, 0.0, 1.0), (0.0, 0.0, 0.0), 0.6)
+    away = math.hypot(3.0, 1.0)
+    assert shown.stand("Front", 1.5) == pytest.approx((3.0, 0.0, 1.0), abs=1e-5)
+    phone = shown.stand("Front", 0.5)
+    assert phone == pytest.approx((6.0, 0.0, 2.0), abs=1e-5)
+    assert shown.stand("Side", 1.0) == pytest.approx((0.0, 3.0, 1.0), abs=1e-5)
+    assert shown.stand("Back", 1.0) == pytest.approx((-3.0, 0.0, 1.0), abs=1e-5)
+    assert shown.stand("Top", 1.0) == pytest.approx((0.0, 0.0, away), abs=0.01)
+    assert shown.stand("Front", math.nan) == shown.stand("Front", 1.0)
+
+
+def test_an_errand_that_fails_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A visitor who has left gets nothing, and a shape that cannot be exported is named."""
+    page: Any = Pages(0)
+    asked = stage(load("mini"), open_splats(balls(tmp_path / "a.ply")).shown)
+    errands = viewer.Errands(page, asked, "a red mug")
+    page.looks = dict  # nobody is there
+    page.controls.ask_for("snapshot", 0)
+    errands.run(3)
+    assert page.sent == {}
+
+    def refused(*_: object) -> None:
+        raise UserError("the disk is full")
+
+    monkeypatch.setattr("sdi_gs.assets.export", refused)
+    page.controls.ask_for("export", 0)
+    page.controls.ask_for("export", 0)  # twice is once
+    errands.run(3)
+    assert page.sent == {}
+    assert page.notes == ["no export: the disk is full"]
+
+
+def balls(path: Path) -> Path:
+    write_ply(path, blob(((0.0, 0.0, 0.0), RED)))
+    return path
 
 
 def test_ctrl_c_ends_a_pause(sdi_gs: Run, watched: Run, fast: Path, tmp_path: Path) -> None:
@@ -216,6 +277,7 @@ def test_a_pause_is_no_time_of_the_run() -> None:
     scene: Any = type("Scene", (), {"stopping": lambda self: False, "rested": rested.append})()
     scene.rested = rested.append
     live.scheduler = RenderScheduler(page, lambda cameras: torch.zeros(1, 3, 8, 8), lambda: now[0])
+    live.errands, live.pace = viewer.Errands(page, Any, PROMPT), Pace(9)  # type: ignore[arg-type]
     page.controls.pause()
     assert live._wait(scene, 3) == 60.0
     assert rested == [60.0]
@@ -428,10 +490,23 @@ def test_in_a_real_browser(tmp_path: Path) -> None:
             browser.until(lambda: not page.controls.paused)
             assert tab.click("Save")
             browser.until(page.controls.take_save)
+            assert tab.evaluate("document.title") == "a <i>&</i> b - sdi-gs"
+            assert "splats or cells" not in text
+            assert tab.click("Snapshot")
+            browser.until(lambda: page.controls.take_wishes() == [("snapshot", page_visitor(page))])
+            assert tab.click("Back")
+            browser.until(lambda: centre(tab.canvas(), blue)[2] > 500)  # what was behind
+            assert centre(tab.canvas(), red)[2] < 50
+            page.curve("loss", [(float(i), 1.0 / i) for i in range(1, 11)])
     finally:
         going.clear()
         serving.join(60)
         page.close()
+
+
+def page_visitor(page: viewer.Page) -> int:
+    (name,) = page.looks()
+    return name
 
 
 def sharp(scheduler: RenderScheduler) -> bool:
