@@ -3,18 +3,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from sdi_gs.studio import jobs, shown
+from sdi_gs.studio.answers import Answers
 from sdi_gs.studio.desk import Studio
 from sdi_gs.studio.gallery import Gallery
 from sdi_gs.studio.jobs import Outcome, Progress
 from sdi_gs.studio.outputs import Outputs
-from sdi_gs.studio.page import Page
 from sdi_gs.studio.queue import Hands, Queue
 
 from .conftest import STEPS, lay, picture
@@ -24,18 +23,18 @@ FORM = ("a red mug", "mini", "", "", "", "0", "")
 
 
 @pytest.fixture
-def page(runs: Outputs) -> Iterator[Page]:
+def page(runs: Outputs) -> Answers:
     """The page of a studio whose queue does not move by itself."""
     gr = pytest.importorskip("gradio")
     queue = Queue(runs, Hands(lambda outputs, job: 2**22 + job.number, lambda: ("",)))
-    return Page(gr, Studio(runs, queue, Gallery(runs)))
+    return Answers(gr, Studio(runs, queue, Gallery(runs)))
 
 
 def text(made: Any) -> str:
     return " ".join(str(made).split())
 
 
-def test_a_press_is_a_job(page: Page) -> None:
+def test_a_press_is_a_job(page: Answers) -> None:
     notes, confirmed, _ = page.make(
         "  a red\nmug ", "mini", "sds", "instant_ngp", "1,000", "", "", ""
     )
@@ -47,7 +46,7 @@ def test_a_press_is_a_job(page: Page) -> None:
     assert "in the queue, behind 1." in notes
 
 
-def test_what_is_worth_knowing_is_said_before_and_the_second_press_makes_it(page: Page) -> None:
+def test_what_is_worth_knowing_is_said_before_and_the_second_press_makes_it(page: Answers) -> None:
     typed = ("a red mugg", *FORM[1:])
     notes, confirmed, _ = page.make(*typed, "")
     assert "never taught: mugg; it knows mug" in notes
@@ -72,7 +71,7 @@ def test_what_is_worth_knowing_is_said_before_and_the_second_press_makes_it(page
         (6, "/etc", "model_index.json"),
     ],
 )
-def test_a_mistake_is_said_on_the_page(page: Page, place: int, typed: str, told: str) -> None:
+def test_a_mistake_is_said_on_the_page(page: Answers, place: int, typed: str, told: str) -> None:
     form = [*FORM]
     form[place] = typed
     notes, _, _ = page.make(*form, "")
@@ -81,7 +80,7 @@ def test_a_mistake_is_said_on_the_page(page: Page, place: int, typed: str, told:
     assert page.queue.all() == []
 
 
-def test_anything_may_be_sent_in_place_of_words(page: Page) -> None:
+def test_anything_may_be_sent_in_place_of_words(page: Answers) -> None:
     for given in (None, 3, [], {}, True, float("nan")):
         page.make(*(given,) * 8)
         for verb in ("open", "stop", "resume", "?"):
@@ -94,7 +93,7 @@ def test_anything_may_be_sent_in_place_of_words(page: Page) -> None:
     assert page.queue.all() == []
 
 
-def test_a_choice_is_explained(page: Page) -> None:
+def test_a_choice_is_explained(page: Answers) -> None:
     told = page.describe("mini", "sds")
     for part in ("plain CPU", "DreamFusion", "400 steps where you write none"):
         assert part in told, part
@@ -102,7 +101,7 @@ def test_a_choice_is_explained(page: Page) -> None:
     assert "steps" not in page.describe("nothing", "")
 
 
-def test_the_parts_that_change_are_sent_once(page: Page, runs: Outputs) -> None:
+def test_the_parts_that_change_are_sent_once(page: Answers, runs: Outputs) -> None:
     first = page.tick({}, "")
     seen = first[-1]
     assert "Nothing runs" in first[0]
@@ -128,7 +127,7 @@ def test_how_a_run_is_doing_is_told_truthfully() -> None:
     ]  # fmt: skip
 
 
-def test_a_run_is_shown_with_what_it_has_left(page: Page, runs: Outputs) -> None:
+def test_a_run_is_shown_with_what_it_has_left(page: Answers, runs: Outputs) -> None:
     run = runs.path / "base"
     picture(run / "preview.png")
     (run / "final.ply").write_bytes(b"ply\n")
@@ -148,7 +147,7 @@ def test_a_run_is_shown_with_what_it_has_left(page: Page, runs: Outputs) -> None
     assert page.arrive("")[2] == page.gr.skip()
 
 
-def test_a_mesh_comes_once_its_place_is_in_sight(page: Page, runs: Outputs) -> None:
+def test_a_mesh_comes_once_its_place_is_in_sight(page: Answers, runs: Outputs) -> None:
     mesh = runs.path / "base" / "final.glb"
     mesh.write_bytes(b"glTF")
     opened = page.asked("open", "base")
@@ -159,14 +158,14 @@ def test_a_mesh_comes_once_its_place_is_in_sight(page: Page, runs: Outputs) -> N
     assert str(mesh) not in text(page.tick({}, "base"))
 
 
-def test_a_run_that_is_damaged_or_not_there_is_said(page: Page, runs: Outputs) -> None:
+def test_a_run_that_is_damaged_or_not_there_is_said(page: Answers, runs: Outputs) -> None:
     (runs.path / "base" / "config.yaml").write_text("[")
     assert "config.yaml is damaged" in text(page.asked("open", "base"))
     for name in ("nothing", "../base", ".studio", "/etc"):
         assert "st-error" in text(page.asked("open", name))
 
 
-def test_again_with_changes_fills_the_form(page: Page, runs: Outputs) -> None:
+def test_again_with_changes_fills_the_form(page: Answers, runs: Outputs) -> None:
     filled = page.fill("base")
     assert filled[2:] == ("a red mug", "mini", "", "", str(STEPS), "0", "")
     lay(runs.path / "other", "mini_nerf", prompt="a duck", seed=4, batch=2)
@@ -178,7 +177,7 @@ def test_again_with_changes_fills_the_form(page: Page, runs: Outputs) -> None:
     assert job.order.preset == "run:other"
 
 
-def test_a_run_goes_on_from_its_page(page: Page, runs: Outputs) -> None:
+def test_a_run_goes_on_from_its_page(page: Answers, runs: Outputs) -> None:
     assert "goes on when its turn comes" in page.resume("base", "")
     page.queue.stop(1)
     finish(runs.path / "base")
@@ -189,7 +188,7 @@ def test_a_run_goes_on_from_its_page(page: Page, runs: Outputs) -> None:
     assert "is waiting already" in page.resume("base", str(STEPS + 2))
 
 
-def test_a_file_is_made_of_a_run(page: Page, runs: Outputs) -> None:
+def test_a_file_is_made_of_a_run(page: Answers, runs: Outputs) -> None:
     assert "is not known" in page.make_file("base", "exe")
     assert "is being made" in page.make_file("base", "splat")
     assert "is being made" in text(page.tick({}, "base"))
@@ -203,13 +202,13 @@ def test_a_file_is_made_of_a_run(page: Page, runs: Outputs) -> None:
     assert "final.splat" not in text(page.tick({}, "other"))
 
 
-def test_two_runs_are_compared_on_one_page(page: Page, runs: Outputs) -> None:
+def test_two_runs_are_compared_on_one_page(page: Answers, runs: Outputs) -> None:
     lay(runs.path / "other", prompt="a duck")
     assert "/file/report.html?run=base&amp;run=other" in page.compare("base", "other")
     assert "st-error" in page.compare("base", "../other")
 
 
-def test_the_list_is_shown_in_portions(page: Page, runs: Outputs) -> None:
+def test_the_list_is_shown_in_portions(page: Answers, runs: Outputs) -> None:
     settings = (runs.path / "base" / "config.yaml").read_text()
     for number in range(70):
         (runs.path / f"run-{number}").mkdir()
@@ -224,7 +223,7 @@ def test_the_list_is_shown_in_portions(page: Page, runs: Outputs) -> None:
     assert "None of 71 runs fits" in grid
 
 
-def test_who_runs_is_stopped_and_an_end_is_shown(page: Page, runs: Outputs) -> None:
+def test_who_runs_is_stopped_and_an_end_is_shown(page: Answers, runs: Outputs) -> None:
     assert "Nothing runs" in page.stop_all()
     page.make(*FORM, "")
     page.queue.look()
