@@ -11,7 +11,7 @@ import typer
 
 def studio(
     outputs: Annotated[
-        Path, typer.Argument(metavar="[OUTPUTS]", help="folder of the runs, made where missing")
+        Path, typer.Argument(metavar="OUTPUTS", help="folder of the runs, made where missing")
     ] = Path("outputs"),
     host: Annotated[
         str,

@@ -147,6 +147,8 @@ def listen(host: str, port: int | None) -> Iterator[socket.socket]:
 def address_of(listening: socket.socket) -> str:
     """What is typed into a browser."""
     host, port = listening.getsockname()[:2]
+    if host in ("0.0.0.0", "::"):  # all of this machine's
+        host = socket.gethostname()
     shown = f"[{host}]" if ":" in host else host
     return f"http://{shown}:{port}"
 

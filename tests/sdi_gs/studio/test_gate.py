@@ -257,6 +257,30 @@ def test_a_port_that_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
             assert port < other.getsockname()[1] < port + server.TRIES
 
 
+def test_the_address_can_be_typed() -> None:
+    with server.listen("127.0.0.1", None) as here:
+        port = here.getsockname()[1]
+        assert server.address_of(here) == f"http://127.0.0.1:{port}"
+    with server.listen("0.0.0.0", None) as wide:
+        told = server.address_of(wide)
+        assert "0.0.0.0" not in told
+        assert told.split(":")[1].removeprefix("//").lower() in Names("0.0.0.0")
+
+
+def test_other_machines_are_let_in_with_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("gradio")
+    monkeypatch.setattr(server, "application", lambda studio, names: names)
+    monkeypatch.setattr(server, "_run", lambda app, listening: None)
+    said: list[str] = []
+    server.serve(tmp_path / "outputs", "127.0.0.1", None, said.append)
+    assert not any("warning" in line for line in said)
+    server.serve(tmp_path / "outputs", "0.0.0.0", None, said.append)
+    assert any("there is no password" in line for line in said)
+    assert "/outputs" in said[-1]
+
+
 def test_a_host_that_is_not_ours() -> None:
     with pytest.raises(UserError, match="--host"), server.listen("no.such.host.invalid", None):
         pass
