@@ -108,7 +108,8 @@ def check_prompt(config: Config) -> str | None:
             "For anything else use Stable Diffusion: --config sdi_gaussians"
         )
     taught = set(words())
-    unknown = [word for word in split_words(config.prompt) if word not in taught]
+    said = dict.fromkeys(split_words(config.prompt))
+    unknown = [word for word in said if word not in taught]
     if not unknown:
         return None
     objects = (*KINDS, *COLORS)

@@ -19,6 +19,7 @@ FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("
 FLOORS = (
     ("sdi_gs.__main__",),
     ("sdi_gs.cli",),
+    ("sdi_gs.studio",),
     ("sdi_gs.api",),
     ("sdi_gs.sweep",),
     ("sdi_gs.experiments", "sdi_gs.watch"),
@@ -99,6 +100,10 @@ RESERVED = {
     "nerfacc": ("representations.ops.fields.ray_nerfacc",),
     "tinycudann": ("representations.ops.fields.hash_cuda",),
     "viser": ("sdi_gs.watch.page",),
+    "gradio": ("sdi_gs.studio",),
+    "fastapi": ("sdi_gs.studio",),
+    "starlette": ("sdi_gs.studio",),
+    "uvicorn": ("sdi_gs.studio",),
     "tensorboardX": ("sdi_gs.artefacts.scalars",),
     "open3d": ("representations.export.fuse_open3d",),
     "fast_simplification": ("representations.export.simplify",),

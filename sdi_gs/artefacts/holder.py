@@ -132,6 +132,18 @@ def living(folder: Path) -> Holder | None:
     return holder if holder is not None and _lives(folder, holder) else None
 
 
+def glance(folder: Path) -> Holder | None:
+    """Who seems to hold ``folder``, for lists of many: nothing is written and nobody is watched, so
+    that a holder on another machine counts for as long as its last heartbeat is not too old."""
+    holder = _read(folder / FILE)
+    if holder is None:
+        return None
+    if holder.machine == machine():
+        return holder if alive(holder.pid, holder.started) else None
+    beat = _last_beat(folder)
+    return holder if beat is not None and time.time() - beat / 1e9 < SILENCE else None
+
+
 def _take(folder: Path, me: Holder) -> Holder | None:
     """Become the holder; the other one where there is one that lives."""
     name = folder / FILE

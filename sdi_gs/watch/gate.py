@@ -12,7 +12,7 @@ from __future__ import annotations
 import gzip
 import http
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit
@@ -27,13 +27,13 @@ REFUSAL = (
 )
 
 
-def allowed(host: str | None, origin: str | None) -> bool:
-    """Whether a request with these headers may pass. Programs that are no browser send no
-    ``Origin``; a forwarded port may be any."""
+def allowed(host: str | None, origin: str | None, names: Collection[str] = LOCAL) -> bool:
+    """Whether a request with these headers may pass, to a server that goes by ``names``. Programs
+    that are no browser send no ``Origin``; a forwarded port may be any."""
     if host is None:
         return False
     try:
-        if urlsplit(f"//{host}").hostname not in LOCAL:
+        if urlsplit(f"//{host}").hostname not in names:
             return False
         return origin is None or urlsplit(origin).netloc.lower() == host.lower()
     except ValueError:

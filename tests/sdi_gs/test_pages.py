@@ -8,6 +8,7 @@ import json
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -29,6 +30,9 @@ from sdi_gs.pages import parts, render
 from sdi_gs.pages import run as run_report
 from sdi_gs.pages.plots import Line, bars, plot
 from sdi_gs.pages.text import text_table
+from sdi_gs.studio import shown
+from sdi_gs.studio.gallery import STATES, Entry
+from sdi_gs.studio.jobs import Job, Order
 from sdi_gs.sweep import report as sweep_report
 from sdi_gs.sweep.manifest import Line as ManifestLine
 from sdi_gs.sweep.manifest import Manifest, Sweep
@@ -163,7 +167,35 @@ def sweep(word: str, folder: Path) -> str:
     return sweep_report.html(made, found, seen, pictures, [folder / "runs.csv"])
 
 
-PAGES = (one, unfinished, several, compared, table, facts, viewer_panel, drawings, figure, sweep)
+def studio(word: str, folder: Path) -> str:
+    """Every part of the studio's page."""
+    job = Job(1, "generate", "stopped", Order(word), run=word, message=word)
+    resumed = replace(job, verb="resume", state="running")
+    at = shown.Now(word, 1, 2, word, word, (word,))
+    entries = [
+        Entry(word, state, word, word, word, 1, word, 4, 2, 0, word if state == "damaged" else "")
+        for state in STATES
+    ]
+    return "".join(
+        (
+            shown.made("head", word, word), shown.made("told", [word]), shown.made("told", ()),
+            shown.made("about", [word]),
+            shown.made("pictures", [("", word), ("/live/1", word)]), shown.made("nothing_runs"),
+            shown.made("progress", job, at), shown.made("progress", job, replace(at, steps=0)),
+            shown.made("ended", job, "/live/1", word), shown.made("ended", job, "", ""),
+            shown.made("queue", [job, resumed]), shown.made("queue", []),
+            shown.made("gallery", entries, 4, 9), shown.made("gallery", [], 0, 0),
+            shown.made("run", entries[0], [(word, word)]), shown.made("run", entries[3], []),
+            shown.made("seen", word, 7), shown.made("seen", word, None),
+            shown.made("files", word, [(word, word)], True), shown.made("files", word, [], False),
+            shown.made("compare", word, word), shown.made("compare", word, ""),
+        )
+    )  # fmt: skip
+
+
+PAGES = (
+    one, unfinished, several, compared, table, facts, viewer_panel, drawings, figure, sweep, studio,
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("page", PAGES)
