@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,6 +13,7 @@ from ..errors import RunFailure
 from .arguments import ASSIGNMENT, ClipOption, Settings, StudyOut, WideOption, split_words
 
 if TYPE_CHECKING:
+    from ..experiments.base import Result
     from ..experiments.chains import Variant
     from ..experiments.compare import Plan
 
@@ -109,7 +110,9 @@ def generate2d(
 
 
 def experiment(
-    name: Annotated[str, typer.Argument(help="such as fig9; 'list' says what each shows")],
+    name: Annotated[
+        str, typer.Argument(help="such as fig9; 'list' says what each shows, 'all' makes all")
+    ],
     words: Annotated[
         list[str] | None,
         typer.Argument(metavar="[PROMPT] [KEY=VALUE]...", help="a sentence, then settings"),
@@ -140,17 +143,72 @@ def experiment(
             typer.echo(f"{known:<10} {shows}")
         return
     prompt, settings = split_words(words or [])
-    if name in CHAINS:
+
+    def figure(name: str, out: Path | None) -> tuple[Result, list[Path]]:
+        chosen = load(config, [*settings, f"prompt={prompt or 'a red mug'}"])
+        return experiments.run(name, chosen, samples, out, typer.echo)
+
+    def runs(name: str, out: Path | None) -> None:
         plan = Plan("", family, (representation,), seeds=seeds, settings=tuple(settings))
         prompts = [prompt] if prompt else EXAMPLES.get(name, [])
         _print_table(name, CHAINS[name], chain(name, family), plan, prompts, out, wide)
+
+    if name == "all":
+        _everything(figure, runs, out)
+        return
+    if name in CHAINS:
+        runs(name, out)
         return
     entry = experiments.require(name)
-    chosen = load(config, [*settings, f"prompt={prompt or 'a red mug'}"])
-    result, paths = experiments.run(name, chosen, samples, out, typer.echo)
+    result, paths = figure(name, out)
     typer.echo(f"\n{entry.shows}\n{result.y}\n{table(result, room(wide))}\n")
     for path in paths:
         typer.echo(f"  {path}")
+
+
+def _everything(
+    figure: Callable[[str, Path | None], object],
+    runs: Callable[[str, Path | None], object],
+    out: Path | None,
+) -> None:
+    """Every experiment into a folder of its own below ``out``, where it is not there yet, and the
+    page that leads to them, which grows. One that fails is told on it, and the others are made."""
+    from representations.telling import each
+
+    from ..artefacts.claim import free_name
+    from ..errors import UserError, command
+    from ..experiments import everything
+    from ..experiments.chains import CHAINS
+    from ..experiments.run import EXPERIMENTS
+    from ..stopping import Interrupted
+
+    folder = out if out is not None else free_name("experiments")
+    again = command("experiment", "all", "--out", folder)
+    typer.echo(f"may be stopped at any time; {again} goes on")
+    made, lost = [], []
+    known = [(name, entry.shows, False) for name, entry in EXPERIMENTS.items()]
+    for name, shows, whole in each([*known, *((n, s, True) for n, s in CHAINS.items())],
+                                   "experiment"):  # fmt: skip
+        typer.echo(f"\n{name}: {shows}")
+        said = ""
+        try:
+            if whole:
+                runs(name, folder / name)
+            elif (folder / name / f"{name}.json").is_file():
+                typer.echo("  finished before")
+            else:
+                figure(name, folder / name)
+        except Interrupted:
+            raise
+        except (UserError, RunFailure) as error:
+            said = str(error)
+            lost.append(name)
+            typer.echo(f"  {said}", err=True)
+        made.append(everything.found(name, shows, folder, said))
+        page = everything.write(made, _machine(), folder)
+    typer.echo(f"\n  {page}")
+    if lost:
+        raise RunFailure(f"not whole: {', '.join(lost)}; the page says why")
 
 
 def table1(
