@@ -303,7 +303,7 @@ def export(
         assets.check_refine(refine, kind)
         asset, options = _refined(run, refine, options)
     if kind in assets.TEXTURE_FORMATS and options.texture is not None and refine is None:
-        typer.echo("painting the texture from pictures all around: a minute or two", err=True)
+        typer.echo("painting the texture from pictures all around: half a minute or more", err=True)
     holds = asset.save(path, kind, mesh=options, splats=splats)
     typer.echo(f"{path}  ({holds}, {path.stat().st_size:,} bytes)")
 
