@@ -108,6 +108,13 @@ OF_GRADIO = [
 ]  # fmt: skip
 
 
+def test_a_report_follows_no_link(filled: Served) -> None:
+    """It would have the picture of another place inside."""
+    got = ask(filled, "/file/report.html?run=mug%2C%2050%25%20red")
+    assert got.status == 404
+    assert "link.png in mug, 50% red is a symbolic link" in got.text
+
+
 @pytest.mark.parametrize("path", [*SECRET, *OF_GRADIO])
 def test_nothing_outside_of_the_runs_is_readable(filled: Served, path: str) -> None:
     path = path.replace("OUTPUTS", str(filled.outputs.path))

@@ -188,6 +188,17 @@ def test_a_run_goes_on_from_its_page(page: Answers, runs: Outputs) -> None:
     assert "is waiting already" in page.resume("base", str(STEPS + 2))
 
 
+def test_the_buttons_of_the_queue(page: Answers, runs: Outputs) -> None:
+    page.make(*FORM, "")
+    page.asked("stop", "1")
+    assert page.queue.job(1).message == "taken out of the queue"
+    assert "base goes on" in text(page.asked("resume", "base"))
+    assert page.queue.job(2).verb == "resume"
+    for verb, what in (("stop", "9"), ("resume", "../base"), ("resume", "base")):
+        assert "st-error" in text(page.asked(verb, what))
+    assert len(page.queue.all()) == 2
+
+
 def test_a_file_is_made_of_a_run(page: Answers, runs: Outputs) -> None:
     assert "is not known" in page.make_file("base", "exe")
     assert "is being made" in page.make_file("base", "splat")
