@@ -13,7 +13,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from sdi_gs.config import dump, to_plain
+from sdi_gs.config import to_plain
+from sdi_gs.families import made_of
+from sdi_gs.origin import noted
 from sdi_gs.sweep import plan
 from sdi_gs.sweep.manifest import Line, Sweep
 from sdi_gs.sweep.plan import Plan, configuration, digest
@@ -53,7 +55,8 @@ def make_alone(
             return
         if line.prompt != IMPOSSIBLE and not made.exists():
             settings = alone / f"{line.name}.yaml"
-            settings.write_text(dump(configuration(line)), encoding="utf-8")
+            origin = made_of(line.family, line.representation, line.method)
+            settings.write_text(noted(configuration(line), origin), encoding="utf-8")
             said = sdi_gs("generate", "--config", settings, "--out", made)
             assert said.code == 0, said.err
 

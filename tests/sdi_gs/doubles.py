@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Generator, Tensor
 
+from representations.cameras import look_at, pinhole
+from representations.interface import Cameras, Render
 from sdi_gs.diffusion.analytic import GaussianMixture
 from sdi_gs.diffusion.base import Condition
 from sdi_gs.diffusion.schedule import mix
@@ -84,3 +86,14 @@ def noised(
     at = Times.of(torch.as_tensor(t), z.device)
     source = rng() if generator is None else generator
     return strategy(NoiseInput(z, at, predict, alpha_bar, source, progress, viewpoints))
+
+
+def before_a_wall(views: Viewpoints, pixels: int, device: torch.device | str = "cpu") -> Viewpoints:
+    """The same, for methods that look at the shape: every pixel of theirs sees a wall at z-depth 1,
+    on pictures of that size."""
+    at = views.camera_to_world[:, :3, 3]
+    lens = pinhole(torch.ones(len(views)), pixels, pixels)
+    pose = look_at(at, torch.zeros_like(at))
+    cameras = Cameras(pose.to(device), lens.to(device), pixels, pixels)
+    one = torch.ones(len(views), 1, pixels, pixels, device=device)
+    return views.seeing(Render(one.expand(-1, 3, -1, -1), one, one, one), cameras)

@@ -11,8 +11,6 @@ import pytest
 import torch
 from torch import Generator, Tensor
 
-from representations.cameras import look_at, pinhole
-from representations.interface import Cameras, Render
 from sdi_gs import methods
 from sdi_gs.config import Config, guidances, load
 from sdi_gs.diffusion.stable import StableDiffusion
@@ -20,17 +18,11 @@ from sdi_gs.guidance import Guidance, PromptSet, Viewpoints
 from sdi_gs.guidance.draws import ViewSlice
 from sdi_gs.guidance.variational import Variational
 
+from .doubles import before_a_wall
 
-def shown() -> Viewpoints:
-    """Two views of a wall, for methods that look at the shape."""
-    views = Viewpoints.orbit(torch.tensor([20.0, -130.0]), torch.tensor([10.0, 40.0]))
-    at = views.camera_to_world[:, :3, 3]
-    cameras = Cameras(look_at(at, torch.zeros(2, 3)), pinhole(torch.ones(2), 16, 16), 16, 16)
-    one = torch.ones(2, 1, 16, 16)
-    return views.seeing(Render(one.expand(2, 3, 16, 16), one, one, one), cameras)
-
-
-VIEWS = shown()
+VIEWS = before_a_wall(
+    Viewpoints.orbit(torch.tensor([20.0, -130.0]), torch.tensor([10.0, 40.0])), 16
+)
 
 
 class Answer(NamedTuple):

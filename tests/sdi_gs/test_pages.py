@@ -22,7 +22,7 @@ from representations.cloud import SplatCloud
 from representations.export import write_ply
 from sdi_gs.artefacts.run_folder import STAGES
 from sdi_gs.config import dump, load
-from sdi_gs.experiments import compare, compare_page, study, tables
+from sdi_gs.experiments import compare, compare_page, everything, study, tables
 from sdi_gs.experiments.base import Result
 from sdi_gs.experiments.base import write as write_figure
 from sdi_gs.experiments.chains import Variant
@@ -149,6 +149,14 @@ def figure(word: str, folder: Path) -> str:
     return (folder / "fig.svg").read_text()
 
 
+def all_experiments(word: str, folder: Path) -> str:
+    """The page that leads to every experiment: one with a table, one that failed."""
+    whole = everything.Made("fig9", word, [f"a/{word}"], [f"a/{word}"], "a/table.html", "")
+    folder.mkdir(exist_ok=True)
+    made = [whole, everything.Made("fig1", word, [], [], "", word)]
+    return everything.write(made, word, folder).read_text()
+
+
 def sweep(word: str, folder: Path) -> str:
     """The page of a sweep, with a run of each kind."""
     settings = ManifestLine(
@@ -195,6 +203,7 @@ def studio(word: str, folder: Path) -> str:
 
 PAGES = (
     one, unfinished, several, compared, table, facts, viewer_panel, drawings, figure, sweep, studio,
+    all_experiments,
 )  # fmt: skip
 
 

@@ -25,6 +25,7 @@ from sdi_gs.guidance.predict import GuidedPredictor
 
 from ..tiny import FIELD, FIELD_TERMS, save_settings
 from ..tiny_priors import FAMILIES
+from .doubles import before_a_wall
 from .test_prior_folders import single_file
 
 
@@ -82,7 +83,7 @@ AROUND = Viewpoints.orbit(
 
 def seen(model: Prior) -> Viewpoints:
     """Two views, or two groups of those that are seen together."""
-    return VIEWS if model.views_together == 1 else AROUND
+    return before_a_wall(VIEWS if model.views_together == 1 else AROUND, 16)
 
 
 def pictures_of(model: Prior) -> Tensor:
