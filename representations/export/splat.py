@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ..cloud import SplatCloud
 from ..files import write_bytes
@@ -22,6 +23,18 @@ from .layout import DEFAULT, Layout, require_scales, tell_cut
 
 LOG_SCALES = (-87.0, 88.0)
 """Whose exponentials are neither 0 nor infinite in float32."""
+
+
+def falling(values: Tensor) -> Tensor:
+    """Indices [N] that sort float32 ``values`` [N], none NaN, from the largest to the smallest,
+    equal ones as they come: a stable argsort. As whole numbers of value and place they are sorted
+    faster than floats with their indices."""
+    bits = (values + 0.0).numpy().view(np.int32).astype(np.int64)  # -0.0 is 0.0
+    # The bits of a float rise with it where it is positive, and fall where it is negative.
+    rising = np.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
+    keys = (~rising << 32) | np.arange(len(bits))
+    keys.sort()
+    return torch.from_numpy(keys & 0xFFFFFFFF)
 
 
 def write_splat(
@@ -35,7 +48,9 @@ def write_splat(
     Raises ValueError when no splat is left or one does not fit, OSError when the disk refuses; the
     old file survives.
     """
-    coloured = bool(cloud.check().sh_rest.numel()) and bool(cloud.sh_rest.any())
+    rest = cloud.check().sh_rest
+    # Of the least and the largest, which are found many times as fast as any that is not 0.
+    coloured = bool(rest.numel()) and bool(torch.stack(torch.aminmax(rest)).any())
     # Before they are turned, which takes most of the time and is of no use here.
     cloud = replace(layout, sh_degree=None).apply(cloud.with_sh_degree(0))
     require_scales(cloud, *LOG_SCALES, "a .splat file")
@@ -44,7 +59,7 @@ def write_splat(
     tell_cut(say, cloud.sh_dc, 0.5 / SH_DC + 1e-4, "colours")
     opacity = cloud.opacity_logit.sigmoid()
     importance = cloud.log_scale.sum(-1) + opacity.log()  # log of volume * opacity
-    order = torch.argsort(importance, descending=True, stable=True)
+    order = falling(importance)
     rgba = torch.cat([0.5 + SH_DC * cloud.sh_dc, opacity[:, None]], dim=-1)
     quat = torch.nn.functional.normalize(cloud.quat_wxyz, dim=-1)
     rows = np.empty(len(cloud), ROW)

@@ -17,6 +17,7 @@ import torch
 
 from representations.export import Layout, packed, playcanvas, read_ply, write_ply, write_splat
 from representations.export.packed import MissingTool
+from representations.export.splat import falling
 
 from .test_splat_files import cloud
 
@@ -219,3 +220,11 @@ def test_the_page_of_one_faint_splat_still_has_a_camera():
     splats = cloud(1).replace(opacity_logit=torch.tensor([-3.0]))
     begin = playcanvas.page_settings(splats)["cameras"][0]["initial"]
     assert math.dist(begin["position"], begin["target"]) > 1e-4
+
+
+def test_the_most_important_come_first_and_equal_ones_as_they_come() -> None:
+    """As a stable argsort has it, with zeros of both signs, infinities and many that are equal."""
+    values = torch.randn(5000, generator=torch.Generator().manual_seed(0))
+    values[::7] = values[::7].round()
+    values[:6] = torch.tensor([0.0, -0.0, float("inf"), float("-inf"), -0.0, 0.0])
+    assert torch.equal(falling(values), torch.argsort(values, descending=True, stable=True))
