@@ -167,7 +167,7 @@ class Line:
         spent = time.perf_counter() - self._moved
         return f"{SPINNER[int(4 * spent) % 4]} {spent:.0f} s"
 
-    def parts(self, width: int) -> list[Part]:
+    def parts(self) -> list[Part]:
         """The words of now."""
         levels = [one for one in self.levels if time.perf_counter() - one.began > SOON]
         still = time.perf_counter() - self._moved > STILL
@@ -179,7 +179,7 @@ class Line:
         width = options.max_width
         with contextlib.suppress(OSError):  # of this stream, not of the first that is a terminal
             width = os.get_terminal_size(self._stream.fileno()).columns
-        yield Text(fitted(self.parts(width), width), no_wrap=True, overflow="crop")
+        yield Text(fitted(self.parts(), width), no_wrap=True, overflow="crop")
 
 
 class Work(Line):

@@ -245,10 +245,10 @@ class Live(Line):
         self._listening.__exit__(None, None, None)
         self.close()
 
-    def parts(self, width: int) -> list[Part]:
+    def parts(self) -> list[Part]:
         """The step, and what it was told; while it trains, what draws is a moment of a step."""
         if not self._training or self._pace is None:
-            return super().parts(width)
+            return super().parts()
         steps, report, pace = self._pace.steps, self._report, self._pace
         done = self._first if report is None else report.step + 1
         found = [Part(f"step {done}/{steps}", 0), Part(bar(done, steps), 3)]
