@@ -4,14 +4,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from representations.cloud import SplatCloud
 from representations.reading import SplatFileError, holds_splats, read_splats
 
 from ..artefacts.run_folder import RunFolder
 from ..config import Config
-from .splats import View, fitting, packed
+from .splats import Packed, View, fitting, packed
 
 PAGE_BYTES = 2_000_000
 """Of the page of one run, at most, unless its pictures alone are larger."""
@@ -37,16 +36,7 @@ def splats_of(run: RunFolder) -> Splats:
     return Splats(cloud) if len(cloud) else Splats(None, f"{path} holds no splats.")
 
 
-class Turned(NamedTuple):
-    """Splats as a page has them."""
-
-    values: dict[str, object]
-    kept: int
-    of: int
-    flat: bool  # colours that change with the side were left out
-
-
-def turned(cloud: SplatCloud, config: Config, room: int, most: int | None = None) -> Turned | None:
+def turned(cloud: SplatCloud, config: Config, room: int, most: int | None = None) -> Packed | None:
     """As many splats as fit into ``room`` bytes and as are wanted at ``most``, seen as in the
     turntable of the run; None where not one fits."""
     most = fitting(room) if most is None else min(most, fitting(room))
@@ -60,5 +50,4 @@ def turned(cloud: SplatCloud, config: Config, room: int, most: int | None = None
         fov_y_deg=sum(views.fov_y_deg) / 2,
         background=(red, green, blue),
     )
-    made = packed(cloud, most, view)
-    return Turned(made.values, made.kept, made.of, bool((cloud.sh_rest != 0).any()))
+    return packed(cloud, most, view)

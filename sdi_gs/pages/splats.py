@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import base64
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -63,6 +62,7 @@ class Packed:
     kept: int
     of: int  # what the file holds
     values: dict[str, object]  # plain data for the program on the page
+    flat: bool  # colours that change with the side were left out
 
 
 def fitting(size: int) -> int:
@@ -91,13 +91,9 @@ def packed(cloud: SplatCloud, most: int, view: View) -> Packed:
         "count": len(kept), "low": low.tolist(), "span": span.tolist(),
         "thin": thin, "thick": thick, "distance": view.distance,
         "elevation": view.elevation_deg, "fov": view.fov_y_deg,
-        "background": _listed(view.background), "rules": RULES, "data": data,
+        "background": list(view.background), "rules": RULES, "data": data,
     }  # fmt: skip
-    return Packed(len(kept), len(cloud), values)
-
-
-def _listed(values: Sequence[float]) -> list[float]:
-    return [float(value) for value in values]
+    return Packed(len(kept), len(cloud), values, bool((cloud.sh_rest != 0).any()))
 
 
 def _steps(share: torch.Tensor, steps: int) -> np.ndarray:
