@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -152,16 +151,11 @@ def stills(sheet: Path) -> Tensor:
 
     try:
         with Image.open(sheet) as image:
-            pixels = torch.from_numpy(np.array(image.convert("RGB"))).float() / 255.0
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UserError(f"{sheet} is no picture ({first_line(error)}): draw it again") from None
-    rows = STILL_VIEWS // STILL_COLUMNS
-    if pixels.shape[0] % rows or pixels.shape[1] % STILL_COLUMNS:
+            return media.tiles(image, STILL_COLUMNS, STILL_VIEWS // STILL_COLUMNS)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UserError(
-            f"{sheet} is no sheet of {rows} rows of {STILL_COLUMNS} views: draw it again"
-        )
-    tiled: Tensor = pixels.unflatten(1, (STILL_COLUMNS, -1)).unflatten(0, (rows, -1))
-    return tiled.permute(0, 2, 4, 1, 3).flatten(0, 1)
+            f"{sheet} is no sheet of {STILL_VIEWS} views ({first_line(error)}): draw it again"
+        ) from None
 
 
 def write_preview(shown: Stage, size: int, elevation_deg: float, path: Path) -> Path:

@@ -43,6 +43,16 @@ def contact_sheet(images: Tensor, columns: int | None = None) -> Image.Image:
     return Image.fromarray(sheet)
 
 
+def tiles(sheet: Image.Image, columns: int, rows: int) -> Tensor:
+    """What :func:`contact_sheet` has put on a sheet: [columns * rows, 3, H, W] in [0, 1], row by
+    row. ValueError where the sheet has no so many columns and rows of whole pixels."""
+    if sheet.width % columns or sheet.height % rows:
+        raise ValueError(f"{sheet.width} x {sheet.height} pixels are no {columns} x {rows} images")
+    pixels = torch.from_numpy(np.array(sheet.convert("RGB"))).float() / 255.0
+    apart: Tensor = pixels.unflatten(1, (columns, -1)).unflatten(0, (rows, -1))
+    return apart.permute(0, 2, 4, 1, 3).flatten(0, 1)
+
+
 def save_png(image: Image.Image, path: Path) -> Path:
     return write_bytes(path, png_bytes(image))
 

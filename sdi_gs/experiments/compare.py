@@ -287,10 +287,10 @@ def _preview(path: Path, size: int, steps: int) -> tuple[int, torch.Tensor]:
                 raise ValueError(f"the run has {steps} steps")
             if height != size or width % size or width > 100 * size:
                 raise ValueError(f"it is {width} x {height} pixels, views are {size} x {size}")
-            sheet = torch.from_numpy(np.array(image.convert("RGB"))).float() / 255.0
+            views = media.tiles(image, width // size, 1)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise UserError(
             f"{path} is no sheet of views of this run ({first_line(error)}): delete it to compare "
             "without it"
         ) from None
-    return int(digits), sheet.reshape(size, width // size, size, 3).permute(1, 3, 0, 2)
+    return int(digits), views

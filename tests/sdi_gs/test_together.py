@@ -106,8 +106,8 @@ def test_the_views_of_a_sheet_come_back_in_their_order(tmp_path: Path) -> None:
     assert torch.allclose(stills(path), views, atol=1e-6)
     for spoiled in (b"no picture", path.read_bytes()[:60]):
         path.write_bytes(spoiled)
-        with pytest.raises(UserError, match="no picture"):
+        with pytest.raises(UserError, match="no sheet of 8 views"):
             stills(path)
     media.save_png(media.contact_sheet(views[:1, :, :, :5]), path)
-    with pytest.raises(UserError, match="no sheet"):
+    with pytest.raises(UserError, match="are no 4 x 2 images"):
         stills(path)
