@@ -9,6 +9,7 @@ import os
 import pty
 import re
 import struct
+import subprocess
 import sys
 import termios
 import threading
@@ -26,7 +27,8 @@ import typer
 from representations.export import bake, surface
 from representations.interface import RefineReport
 from representations.telling import Level, each, heard, level, listening
-from sdi_gs import fitting, look
+from sdi_gs import child, fitting, look
+from sdi_gs.artefacts.run_folder import RunFolder
 from sdi_gs.child import Lines
 from sdi_gs.config import load
 from sdi_gs.pages.text import text_table
@@ -302,6 +304,30 @@ def test_the_lines_of_a_file_that_grows_and_is_cut(tmp_path: Path) -> None:
     assert lines.count() == 3
     (tmp_path / "stats.jsonl").write_text("a\n")  # as a run that is continued cuts it
     assert lines.count() == 1
+
+
+def test_the_steps_of_a_child_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that its stats.jsonl has, while it runs."""
+    run = RunFolder(tmp_path / "r")
+    run.path.mkdir()
+    script = f"for i in 1 2 3; do echo {{}} >> '{run.stats_file}'; sleep 0.5; done"
+    start = subprocess.Popen
+    monkeypatch.setattr(
+        "subprocess.Popen", lambda words, **more: start(["sh", "-c", script], **more)
+    )
+    listener = Heard()
+    with listening(listener), level("step", 3) as told:
+        child.call(run, ["generate"], child.Orders(told=told))
+    assert [told[0] for told in listener.told if told] == [("step", n, 3) for n in (1, 2, 3)]
+
+
+def test_the_command_line_listens_and_a_process_that_follows_does_not(
+    sdi_gs: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sdi_gs.cli.known.greeting", lambda: f"heard: {heard()}")
+    assert sdi_gs().out == "heard: True\n"
+    monkeypatch.setenv("RANK", "1")
+    assert sdi_gs().out == "heard: False\n"
 
 
 def test_whatever_is_drawn_or_fitted_is_told() -> None:
