@@ -7,7 +7,7 @@ Consistent Flow Distillation (arXiv 2501.05445) paints the noise on the surface,
 Distillation (arXiv 2405.10988) on a panorama around the camera.
 
 Noise is a function, not a table: a normal number for every (cell, channel, seed) by a hash, so it
-is as large as it needs to be, the same on every device, and nothing has to be kept or resumed.
+is as large as it needs to be, and nothing has to be kept or resumed.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def _shifted(x: Tensor, by: int) -> Tensor:
 
 def normal_of(cells: Tensor, channels: int, seed: int) -> Tensor:
     """A standard normal number for each channel of each of ``cells`` (int64 [N]): [N, channels],
-    float32. The same cell and seed give the same numbers, on every device."""
+    float32. The same cell and seed give the same numbers; only their rounding is the device's."""
     # Channels are mixed in before the cell, so that no cell's channel is another cell's.
     place = torch.arange(channels, device=cells.device) + (seed << 8)
     mixed = hashed(hashed(place)[None, :] ^ hashed(cells)[:, None])
