@@ -6,6 +6,9 @@
 // A job is {viewer, file, out, ...camera} or {viewer: "html", file, out, width, height}. An answer
 // is {ok} or {error}, and for every job the requests that left the page. BUILD is a folder for the
 // bundled pages. Files are served from 127.0.0.1; every other request is refused and told.
+//
+// A job that is not done after its limitMs is given up, and the next one begins: a viewer may wait
+// for ever for what a file does not have, and then says nothing.
 import { build } from "esbuild";
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { createServer } from "node:http";
@@ -14,6 +17,7 @@ import { basename, dirname, join } from "node:path";
 import { fileURLToPath, pathToFileURL } from "node:url";
 import { chromium } from "playwright-core";
 
+const LIMIT_MS = 30000;
 const here = dirname(fileURLToPath(import.meta.url));
 const [executablePath, built] = process.argv.slice(2);
 const jobs = JSON.parse(readFileSync(0, "utf8"));
@@ -61,9 +65,10 @@ const browser = await chromium.launchPersistentContext(profile, {
   ],
 });
 
-// A screenshot once two in a row, a second apart, are the same and not plain; or after 'waitMs'.
+// A screenshot once two in a row, a second apart, are the same and not plain; or after 'waitMs',
+// where that is given.
 async function still(page, job) {
-  const deadline = Date.now() + (job.waitMs ?? 60000);
+  const deadline = Date.now() + (job.waitMs ?? LIMIT_MS);
   let last = "";
   do {
     await page.waitForTimeout(1000);
@@ -72,6 +77,30 @@ async function still(page, job) {
     if (same && shot.length > (job.plainBytes ?? 8000)) return;
     last = shot.toString("base64");
   } while (Date.now() < deadline);
+  if (job.waitMs !== undefined) return;
+  throw new Error(`${basename(job.file)}: still moves or is plain after ${LIMIT_MS / 1000} s`);
+}
+
+// What 'work' comes to, or an error once 'ms' have passed.
+async function within(ms, what, work) {
+  let timer;
+  const bound = new Promise((_, fail) => {
+    timer = setTimeout(() => fail(new Error(`${what}: not done within ${ms / 1000} s`)), ms);
+  });
+  try {
+    return await Promise.race([work, bound]);
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+async function draw(page, job, index) {
+  const path = `/${index}/${basename(job.file)}`;
+  served.set(path, job.file);
+  await page.goto(`${home}/${job.viewer}.html`);
+  await page.waitForFunction(() => window.draw);
+  const data = await page.evaluate((given) => window.draw(given), { ...job, url: home + path });
+  writeFileSync(job.out, Buffer.from(data.split(",")[1], "base64"));
 }
 
 async function shoot(job, index) {
@@ -94,12 +123,8 @@ async function shoot(job, index) {
       await page.goto(pathToFileURL(job.file).href + (job.query ?? ""));
       await still(page, job);
     } else {
-      const path = `/${index}/${basename(job.file)}`;
-      served.set(path, job.file);
-      await page.goto(`${home}/${job.viewer}.html`);
-      await page.waitForFunction(() => window.draw);
-      const data = await page.evaluate((given) => window.draw(given), { ...job, url: home + path });
-      writeFileSync(job.out, Buffer.from(data.split(",")[1], "base64"));
+      const what = `${job.viewer}, ${basename(job.file)}`;
+      await within(job.limitMs ?? LIMIT_MS, what, draw(page, job, index));
     }
     return { ok: true, refused, said };
   } catch (error) {
