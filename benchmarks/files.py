@@ -47,13 +47,14 @@ def file(folder: Path, kind: str) -> Path:
 
 
 def writer(kind: str) -> Callable[..., object]:
-    from representations.export import forge, packed, write_ply, write_splat
+    from representations.export import packed, write_ply, write_splat
     from representations.export.gltf_splats import write_gltf_splats
+    from representations.export.ksplat import write_ksplat
 
     return {
         "ply": write_ply, "splat": write_splat, "spz": packed.write_spz,
         "ply-compressed": packed.write_compressed_ply, "gltf-splats": write_gltf_splats,
-        "ksplat": lambda path, cloud: forge.write_by_gaussforge(path, cloud, "ksplat"),
+        "ksplat": write_ksplat,
     }[kind]  # fmt: skip
 
 

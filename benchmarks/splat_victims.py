@@ -41,6 +41,7 @@ def splat_files(folder: Path) -> None:
     from representations.cloud import SplatCloud
     from representations.export import forge, packed, write_ply, write_splat
     from representations.export.gltf_splats import write_gltf_splats
+    from representations.export.ksplat import write_ksplat
 
     folder.mkdir(parents=True)
     rng = torch.Generator().manual_seed(0)
@@ -60,8 +61,8 @@ def splat_files(folder: Path) -> None:
     data = gsply.GSData.from_arrays(**packed._columns(cloud), shN=cloud.sh_rest.numpy())
     for name, version in (("a.spz", 3), ("v4.spz", 4)):
         gsply.write_spz(folder / name, data, version=version)
-    for kind in ("ksplat", "sog"):
-        forge.write_by_gaussforge(folder / f"a.{kind}", cloud, kind)
+    write_ksplat(folder / "a.ksplat", cloud)
+    forge.write_by_gaussforge(folder / "a.sog", cloud)
     raw = (folder / "a.ply").read_bytes()
     small = gaussforge.GaussForge().convert(raw, "ply", "ksplat")["data"]
     (folder / "small.ksplat").write_bytes(small[: len(small) // 2 * 2])

@@ -127,6 +127,7 @@ def write_splats(cloud: SplatCloud, path: Path, kind: str, splats: SplatOptions,
     two tools wrote it."""
     from representations.export import forge, packed, playcanvas, usd, write_ply, write_splat
     from representations.export.gltf_splats import write_gltf_splats
+    from representations.export.ksplat import write_ksplat
 
     layout = splats.layout()
     match kind:
@@ -144,9 +145,9 @@ def write_splats(cloud: SplatCloud, path: Path, kind: str, splats: SplatOptions,
         case "usda" | "usdc" | "usdz":
             return usd.write_usd(path, cloud, kind, layout)
         case "ksplat":
-            return forge.write_by_gaussforge(path, cloud, kind, layout, say)
+            return write_ksplat(path, cloud, layout, say)
         case "sog" if not playcanvas.found() and forge.installed():
-            return forge.write_by_gaussforge(path, cloud, kind, layout, say)
+            return forge.write_by_gaussforge(path, cloud, layout, say)
         case _:
             count = playcanvas.write_by_splat_transform(path, cloud, kind, layout)
             say("written by splat-transform")

@@ -89,7 +89,7 @@ def _sections(path: Path, file: File, most: int, size: int) -> list[Section]:
         (degree,) = struct.unpack_from("<H", head, 40)
         centres_at = at + 4 * partial
         splats_at = centres_at + stored * buckets
-        end = splats_at + room * _row(file.level, min(degree, 3)).itemsize
+        end = splats_at + room * row(file.level, min(degree, 3)).itemsize
         if degree > 3 or end > size or count > room or (buckets and stored not in (0, 12)):
             raise SplatFileError(f"{path}: broken or truncated .ksplat file: its section {i}")
         reach = reach or REACH
@@ -106,7 +106,7 @@ def _sections(path: Path, file: File, most: int, size: int) -> list[Section]:
     return sections
 
 
-def _row(level: int, degree: int) -> np.dtype[np.void]:
+def row(level: int, degree: int) -> np.dtype[np.void]:
     half = FLOATS[level]
     return np.dtype(
         [
@@ -121,7 +121,7 @@ def _row(level: int, degree: int) -> np.dtype[np.void]:
 
 def _blocks(file: File, sections: list[Section], rest: int) -> Iterator[SplatCloud]:
     for section in sections:
-        kind = _row(file.level, section.degree)
+        kind = row(file.level, section.degree)
         for rows in ranges(section.splats):
             first, last = (section.at + kind.itemsize * end for end in (rows.start, rows.stop))
             held = np.frombuffer(file.raw[first:last].tobytes(), kind)

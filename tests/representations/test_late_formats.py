@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""glTF of splats, OpenUSD, SPZ 4, SOG and .ksplat without Node.js: each by a reader that does not
+"""glTF of splats, OpenUSD, SPZ 4, .ksplat, and SOG without Node.js: each by a reader that does not
 share our code, or by numbers known beforehand. tests/viewers has three.js and splat-transform."""
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from representations.axes import rotate_to_file
 from representations.cloud import SplatCloud
 from representations.export import Layout, forge, packed, usd
 from representations.export.gltf_splats import write_gltf_splats
+from representations.export.ksplat import write_ksplat
 from representations.export.packed import MissingTool
 from representations.harmonics import evaluate_rest
 from representations.ops.constants import SH_DC
@@ -403,7 +404,7 @@ def test_usd_with_y_down_is_refused(tmp_path: Path) -> None:
     ("missing", "write", "said"),
     [
         ("pxr", lambda path: usd.write_usd(path, cloud(3), "usdc"), "pip install 'usd-core>=26.3'"),
-        ("gaussforge", lambda path: forge.write_by_gaussforge(path, cloud(3), "ksplat"),
+        ("gaussforge", lambda path: forge.write_by_gaussforge(path, cloud(3)),
          "pip install 'gaussforge>=0.6,<1'"),
         ("zstandard", lambda path: packed.write_spz(path, cloud(3), version=4),
          "pip install zstandard"),
@@ -451,23 +452,73 @@ def test_an_spz_of_another_version_is_refused(tmp_path: Path) -> None:
         packed.write_spz(tmp_path / "a.spz", cloud(3), version=2)
 
 
+# .ksplat
+
+
+@pytest.mark.parametrize("degree", [0, 1, 2, 3])
+def test_ksplat_to_the_byte(tmp_path: Path, degree: int) -> None:
+    """What GaussianSplats3D's own writer has at its level 0, field by field."""
+    before, told = cloud(5, degree), list[str]()
+    path = tmp_path / "a.ksplat"
+    assert write_ksplat(path, before, Layout(up="z", min_opacity=0.0), told.append) == 5
+    raw = path.read_bytes()
+    assert raw[:4] == b"\0\1\0\0"
+    assert struct.unpack_from("<4I", raw, 4) == (1, 1, 5, 5)  # sections, splats: most and all
+    assert struct.unpack_from("<HH3f2f", raw, 20) == (0, 0, 0.0, 0.0, 0.0, -1.5, 1.5)
+    size = 44 + 12 * ((degree + 1) ** 2 - 1)
+    assert struct.unpack_from("<4IfI2I2II", raw, 4096) == (
+        5, 5, 0, 0, 0.0, 0, 0, 5 * size, 0, 0, degree,
+    )  # fmt: skip
+    assert len(raw) == 4096 + 1024 + 5 * size
+    assert not any(raw[44:4096] + raw[4096 + 42 : 5120])
+    for i in range(5):
+        found = raw[5120 + i * size :][:size]
+        place, scale = (np.frombuffer(found, "<f4", 3, at) for at in (0, 12))
+        np.testing.assert_array_equal(place, before.means[i])
+        np.testing.assert_allclose(scale, np.exp(before.log_scale[i].numpy()), rtol=1e-6)
+        quat = np.frombuffer(found, "<f4", 4, 24)
+        np.testing.assert_allclose(quat, before.quat_wxyz[i], atol=1e-6)
+        rgb = 255 * (0.5 + 0.28209479 * before.sh_dc[i].numpy()).clip(0, 1)
+        assert np.abs(np.frombuffer(found, "u1", 3, 40) - rgb).max() <= 0.501
+        opacity = 255 / (1 + math.exp(-float(before.opacity_logit[i])))
+        assert abs(found[43] - opacity) <= 0.501
+        at = 44
+        for first, last in ((0, 3), (3, 8), (8, 15))[:degree]:
+            for channel in range(3):
+                wanted = before.sh_rest[i, first:last, channel].numpy()
+                np.testing.assert_array_equal(np.frombuffer(found, "<f4", len(wanted), at), wanted)
+                at += 4 * len(wanted)
+    beyond = int((before.sh_dc.abs() > 0.5 / SH_DC + 1e-4).any(1).sum())
+    assert [int(line.split()[0]) for line in told] == [beyond] * bool(beyond)
+
+
+@pytest.mark.parametrize("degree", [0, 1, 2, 3])
+def test_ksplat_reads_back_equal(tmp_path: Path, degree: int) -> None:
+    before = cloud(300, degree)
+    before = before.replace(sh_dc=before.sh_dc.clamp(-1.7, 1.7))
+    assert write_ksplat(tmp_path / "a.ksplat", before, Layout(min_opacity=0.0)) == 300
+    got = read_splats(tmp_path / "a.ksplat").cloud
+    same(got.replace(opacity_logit=got.opacity_logit.sigmoid()),
+         before.replace(opacity_logit=before.opacity_logit.sigmoid()),
+         log_scale=1e-5, quat_wxyz=1e-6, opacity_logit=0.002, sh_dc=0.007)  # fmt: skip
+
+
 # Without Node.js
 
 
-@pytest.mark.parametrize("kind", forge.KINDS)
 @pytest.mark.parametrize("degree", [0, 1, 2, 3])
-def test_what_gaussforge_writes_reads_back_equal(tmp_path: Path, kind: str, degree: int) -> None:
+def test_what_gaussforge_writes_reads_back_equal(tmp_path: Path, degree: int) -> None:
     pytest.importorskip("gaussforge", reason="gaussforge is not installed (extra 'formats')")
     before, told = cloud(300, degree), list[str]()
     before = before.replace(sh_dc=before.sh_dc.clamp(-1.7, 1.7))
-    path = tmp_path / f"a.{kind}"
+    path = tmp_path / "a.sog"
     layout = Layout(up="z", min_opacity=0.0)
-    assert forge.write_by_gaussforge(path, before, kind, layout, told.append) == 300
+    assert forge.write_by_gaussforge(path, before, layout, told.append) == 300
     assert told[-1].startswith("written by gaussforge ")
     got = read_splats(path, AS_IS).cloud
     near = torch.cdist(before.means, got.means).argmin(1)
     got = got.map(lambda tensor: tensor[near])
-    step = 0.03 if kind == "sog" else 1e-5
+    step = 0.03
     same(got.replace(opacity_logit=got.opacity_logit.sigmoid()),
          before.replace(opacity_logit=before.opacity_logit.sigmoid()),
          means=1e-4, log_scale=step, quat_wxyz=0.01, opacity_logit=0.005, sh_dc=0.02,
@@ -477,9 +528,15 @@ def test_what_gaussforge_writes_reads_back_equal(tmp_path: Path, kind: str, degr
 def test_another_order_of_harmonics_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As gaussforge 0.6.0 would write them, were it given them as they are."""
+    """Channel after channel over all degrees, as gaussforge 0.6.0 has them in its .ksplat."""
     pytest.importorskip("gaussforge", reason="gaussforge is not installed (extra 'formats')")
-    monkeypatch.setattr(forge, "_for_ksplat", lambda rest: rest)
+    columns = forge._columns
+
+    def other(given: SplatCloud) -> dict[str, Any]:
+        rest = given.sh_rest.transpose(1, 2).reshape(given.sh_rest.shape)
+        return columns(given.replace(sh_rest=rest))
+
+    monkeypatch.setattr(forge, "_columns", other)
     with pytest.raises(ValueError, match="reads back as other splats"):
-        forge.write_by_gaussforge(tmp_path / "a.ksplat", cloud(300, 2), "ksplat")
+        forge.write_by_gaussforge(tmp_path / "a.sog", cloud(300, 2))
     assert list(tmp_path.iterdir()) == []

@@ -18,7 +18,11 @@ window.draw = async (job) => {
     sceneRevealMode: GS3D.SceneRevealMode.Instant, // else the fade-in is what is seen
     sphericalHarmonicsDegree: 2, // all that it can
   });
-  await viewer.addSplatScene(job.url, { showLoadingUI: false, splatAlphaRemovalThreshold: 1 });
+  await viewer.addSplatScene(job.url, {
+    showLoadingUI: false,
+    splatAlphaRemovalThreshold: 1,
+    progressiveLoad: job.progressive,
+  });
   return settle(renderer, () => {
     viewer.update();
     viewer.render();

@@ -23,15 +23,20 @@ from . import scenes
 from .conftest import BIN, LIMIT_S
 from .scenes import FOV_Y_DEG, SIZE, Scene
 
-KINDS = ("ply", "ply-compressed", "splat", "spz", "sog")
+KINDS = ("ply", "ply-compressed", "splat", "spz", "spz 4", "sog", "ksplat")
+OPTIONS = {"spz 4": ("spz", "--spz-version", "4")}
 BANDS = {"splat": 0}  # of harmonics, where the format holds fewer than the splats have
 
 # How far a statistic may be from ours. PLY holds float32 and six digits are printed; the others
-# hold steps: compressed PLY 10 bits of a range of some units and of some logs, .splat float32, SPZ
-# 1/4096 and 1/16 of a log, SOG 16 bits and 256 values; colours and opacities have 8 bits.
-POSITION = {"ply": 6e-6, "ply-compressed": 4e-3, "splat": 6e-6, "spz": 2e-4, "sog": 2e-4}
-SCALE_LOG = {"ply": 1e-5, "ply-compressed": 8e-3, "splat": 1e-5, "spz": 0.04, "sog": 0.02}
-BYTE = {"ply": 6e-6, "ply-compressed": 0.01, "splat": 0.005, "spz": 0.007, "sog": 0.01}
+# hold steps: compressed PLY 10 bits of a range of some units and of some logs, .splat and .ksplat
+# float32, SPZ 1/4096 and 1/16 of a log, SOG 16 bits and 256 values; colours and opacities have 8
+# bits.
+POSITION = {"ply": 6e-6, "ply-compressed": 4e-3, "splat": 6e-6, "spz": 2e-4, "spz 4": 2e-4,
+            "sog": 2e-4, "ksplat": 6e-6}  # fmt: skip
+SCALE_LOG = {"ply": 1e-5, "ply-compressed": 8e-3, "splat": 1e-5, "spz": 0.04, "spz 4": 0.04,
+             "sog": 0.02, "ksplat": 1e-5}  # fmt: skip
+BYTE = {"ply": 6e-6, "ply-compressed": 0.01, "splat": 0.005, "spz": 0.007, "spz 4": 0.007,
+        "sog": 0.01, "ksplat": 0.005}  # fmt: skip
 
 
 def ask(node: str, path: Path, what: str) -> dict[str, Any]:
@@ -50,7 +55,7 @@ def test_the_file_says_how_many(
     node: str, export: Callable[..., Path], all_scenes: dict[str, Scene], scene: str, kind: str
 ) -> None:
     cloud = all_scenes[scene].cloud
-    info = ask(node, export(scene, kind), "--info")
+    info = ask(node, export(scene, *OPTIONS.get(kind, (kind,))), "--info")
     assert info["gaussian"] is True
     assert info["numGaussians"] == len(drawable(cloud))
     assert info["shBands"] == BANDS.get(kind, cloud.sh_degree)
@@ -91,7 +96,7 @@ def activated(cloud: SplatCloud) -> dict[str, dict[str, float]]:
 def test_statistics_of_activated_values_are_ours(
     node: str, export: Callable[..., Path], all_scenes: dict[str, Scene], scene: str, kind: str
 ) -> None:
-    (told,) = ask(node, export(scene, kind), "--stats")["stats"]
+    (told,) = ask(node, export(scene, *OPTIONS.get(kind, (kind,))), "--stats")["stats"]
     table = {
         name: {what: told["data"][what][i] for what in told["data"]}
         for i, name in enumerate(told["columns"])
@@ -109,8 +114,8 @@ def test_statistics_of_activated_values_are_ours(
             elif name.startswith("scale_"):
                 near = abs(math.log(theirs / ours)) <= SCALE_LOG[kind]
             else:
-                # a colour of .splat cannot be below 0 or above 1
-                byte = kind == "splat" and name.startswith("f_dc_")
+                # a colour of these cannot be below 0 or above 1
+                byte = kind in ("splat", "ksplat") and name.startswith("f_dc_")
                 near = abs(theirs - (min(max(ours, 0.0), 1.0) if byte else ours)) <= BYTE[kind]
             assert near, f"{name}: {what} is {theirs} there and {ours} here"
 
@@ -141,10 +146,11 @@ def test_it_draws_what_we_draw_and_upright(
     the one that stands upright in SuperSplat."""
     x, y, z = all_scenes[scene].position
     name = f"splat-transform-{scene}-{kind}"
+    path = export(scene, *OPTIONS.get(kind, (kind,)))
     picture = pictures / f"{name}.webp"
     done = subprocess.run(
         [
-            node, str(BIN / "splat-transform"), "-q", "-w", str(export(scene, kind)), str(picture),
+            node, str(BIN / "splat-transform"), "-q", "-w", str(path), str(picture),
             f"--camera-pos={-x},{z},{y}", "--camera-target=0,0,0", "--camera-up=0,1,0",
             f"--camera-fov={FOV_Y_DEG}", f"--resolution={SIZE}x{SIZE}", "--background=0,0,0",
         ],
