@@ -92,7 +92,10 @@ def _stage(tools: tuple[Any, Any, Any, Any], draft: Path, cloud: SplatCloud, up:
     splats.CreateOpacitiesAttr(vt.FloatArray.FromNumpy(np.ascontiguousarray(opacity.numpy())))
     splats.CreateRadianceSphericalHarmonicsDegreeAttr(cloud.sh_degree)
     whole = torch.cat([cloud.sh_dc[:, None], cloud.sh_rest], dim=1)
-    splats.CreateRadianceSphericalHarmonicsCoefficientsAttr(triples(whole))
+    shs = splats.CreateRadianceSphericalHarmonicsCoefficientsAttr(triples(whole))
+    # The schema does not ask for them; NVIDIA's rule VG.035 does.
+    shs.SetMetadata("interpolation", geom.Tokens.vertex)
+    shs.SetMetadata("elementSize", whole.shape[1])
     splats.CreateProjectionModeHintAttr("perspective")
     splats.CreateSortingModeHintAttr("zDepth")
     reach = REACH * scale.amax(-1, keepdim=True)

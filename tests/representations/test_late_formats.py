@@ -383,7 +383,10 @@ def test_usd_core_finds_every_number(tmp_path: Path, kind: str, up: str) -> None
     turns = [(q.GetReal(), *q.GetImaginary()) for q in got.GetOrientationsAttr().Get()]
     np.testing.assert_allclose(turns, held.quat_wxyz.numpy(), atol=1e-5)
     assert got.GetRadianceSphericalHarmonicsDegreeAttr().Get() == 2
-    shs = np.array(got.GetRadianceSphericalHarmonicsCoefficientsAttr().Get()).reshape(30, 9, 3)
+    held_shs = got.GetRadianceSphericalHarmonicsCoefficientsAttr()
+    assert held_shs.GetMetadata("interpolation") == "vertex"
+    assert held_shs.GetMetadata("elementSize") == 9
+    shs = np.array(held_shs.Get()).reshape(30, 9, 3)
     np.testing.assert_allclose(shs[:, 0], held.sh_dc.numpy(), atol=1e-5)
     np.testing.assert_allclose(shs[:, 1:], held.sh_rest.numpy(), atol=1e-5)
     low, high = np.array(got.GetExtentAttr().Get())
