@@ -23,8 +23,9 @@ window.draw = async (job) => {
     splatAlphaRemovalThreshold: 1,
     progressiveLoad: job.progressive,
   });
-  return settle(renderer, () => {
+  const frame = () => {
     viewer.update();
     viewer.render();
-  });
+  };
+  return settle(renderer, frame, () => viewer.sortRunning);
 };

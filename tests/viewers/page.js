@@ -21,8 +21,9 @@ export function cameraOf(THREE, job) {
 }
 
 // Viewers sort in a worker and may show nothing, or a half, for many frames: what is waited for is
-// a picture that is not blank and has been the same for a second. shots.mjs ends a wait for nothing.
-export async function settle(renderer, frame) {
+// a picture that is not blank and has been the same for a second in which the viewer was not at work
+// (a busy machine may sort for longer). shots.mjs ends a wait for nothing.
+export async function settle(renderer, frame, busy = () => false) {
   const gl = renderer.getContext();
   const pixels = new Uint8Array(4 * gl.drawingBufferWidth * gl.drawingBufferHeight);
   let last = 0;
@@ -37,7 +38,7 @@ export async function settle(renderer, frame) {
       if (i % 4 !== 3) light += pixels[i];
       sum = (Math.imul(sum, 31) + pixels[i]) | 0;
     }
-    if (sum !== last) since = performance.now();
+    if (sum !== last || busy()) since = performance.now();
     last = sum;
     if (light > 0 && performance.now() - since > 1000) return renderer.domElement.toDataURL("image/png");
     await new Promise((done) => setTimeout(done, 30));
