@@ -270,6 +270,7 @@ def load_prior(
     layout: str | Path | None = None,
     lora: str | Path | None = None,
     lora_scale: float = 1.0,
+    adapter: str | Path | None = None,
 ) -> Denoiser:
     """A frozen diffusion model, ready to guide.
 
@@ -281,12 +282,15 @@ def load_prior(
         variant: of the files of weights, such as "fp16"; one that is alone is found by itself.
         layout: for a single file, a folder of the same architecture with settings and tokenizers.
         lora: a .safetensors file of low-rank weights, added to the networks ``lora_scale`` times.
+        adapter: a .safetensors file of MV-Adapter, with which Stable Diffusion 2.1 or SDXL sees six
+            views of a shape at once.
 
     Raises UserError where it cannot be loaded, with what to do about it.
     """
     chosen = ModelConfig(
         source=str(source), dtype=dtype, variant=variant, layout=None if layout is None
         else str(layout), lora=None if lora is None else str(lora), lora_scale=lora_scale,
+        adapter=None if adapter is None else str(adapter),
     )  # fmt: skip
     return build.denoiser(chosen, build.device(device))
 

@@ -18,7 +18,7 @@ from .config import PRIORS, Config, load, presets
 from .diffusion import cost
 from .diffusion.latents import Prior
 from .diffusion.lora import low_rank_parameters
-from .diffusion.published import Sizes, shaped, sizes_of
+from .diffusion.published import Sizes, shaped, sizes_of, with_adapter
 from .diffusion.source import DTYPES
 from .diffusion.tuning import bound_encoder
 from .errors import UserError, command
@@ -142,7 +142,8 @@ def _model(config: Config) -> Prior:
 
 def _sizes(config: Config) -> Sizes:
     chosen = config.model
-    return sizes_of(str(FOLDERS.get(chosen.source, chosen.layout or chosen.source)))
+    sizes = sizes_of(str(FOLDERS.get(chosen.source, chosen.layout or chosen.source)))
+    return sizes if chosen.adapter is None else with_adapter(sizes)
 
 
 def require_card(config: Config, free: int, team: Team = ALONE) -> None:

@@ -139,6 +139,7 @@ def _how(chosen: ModelConfig, target: torch.device) -> How:
     return How(
         dtype=dtype, device=target, engine=chosen.engine, variant=chosen.variant,
         layout=chosen.layout, lora=chosen.lora, lora_scale=chosen.lora_scale,
+        adapter=chosen.adapter,
     )  # fmt: skip
 
 

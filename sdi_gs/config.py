@@ -76,6 +76,7 @@ class ModelConfig(Section):
     layout: str | None = None  # a folder with the settings of a model that is a single file
     lora: str | None = None  # a .safetensors file of low-rank weights
     lora_scale: float = 1.0  # times which they are added
+    adapter: str | None = None  # a .safetensors file of MV-Adapter: six views at once
     # of the network: modes of torch.compile; openvino: for the CPU, sooner than torch
     compile: Literal[
         "no", "default", "reduce-overhead", "max-autotune", "openvino", "openvino-bfloat16"

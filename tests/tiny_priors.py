@@ -82,14 +82,15 @@ def ddim(**more: Any) -> Any:
     )
 
 
-def stable(path: Path, **schedule: Any) -> Path:
+def stable(path: Path, own: Any = None, **schedule: Any) -> Path:
+    """``own``: another UNet than the tiny one."""
     from diffusers import StableDiffusionPipeline
     from transformers import CLIPTextModel
 
     torch.manual_seed(0)
     StableDiffusionPipeline(
         vae=vae(), text_encoder=CLIPTextModel(clip_config(16, 16)), tokenizer=clip_tokenizer(),
-        unet=unet(), scheduler=ddim(**schedule), safety_checker=None, feature_extractor=None,
+        unet=own or unet(), scheduler=ddim(**schedule), safety_checker=None, feature_extractor=None,
         requires_safety_checker=False,
     ).save_pretrained(path)  # fmt: skip
     return path
@@ -120,7 +121,7 @@ def stable_v(path: Path) -> Path:
     return stable(path, prediction_type="v_prediction", rescale_betas_zero_snr=True)
 
 
-def stable_xl(path: Path) -> Path:
+def stable_xl(path: Path, **more: Any) -> Path:
     from diffusers import StableDiffusionXLPipeline
     from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
@@ -132,7 +133,7 @@ def stable_xl(path: Path) -> Path:
         unet=unet(
             cross_attention_dim=24, addition_embed_type="text_time", addition_time_embed_dim=4,
             projection_class_embeddings_input_dim=6 + 6 * 4, use_linear_projection=True,
-            transformer_layers_per_block=(1, 2),
+            **({"transformer_layers_per_block": (1, 2)} | more),
         ),
         force_zeros_for_empty_prompt=True,
     ).save_pretrained(path)  # fmt: skip
@@ -193,8 +194,77 @@ def deepfloyd(path: Path) -> Path:
     return path
 
 
+ADAPTER = "mvadapter.safetensors"
+
+
+def adapter_file(path: Path, own: Any, xl: bool) -> Path:
+    """Random weights of MV-Adapter for a UNet, by the names of the published files: those of the
+    attention processors of diffusers, and of its ``T2IAdapter``."""
+    from diffusers import T2IAdapter
+    from safetensors.torch import save_file
+
+    torch.manual_seed(1)
+    widths = list(own.config.block_out_channels)
+    encoder = T2IAdapter(
+        in_channels=6, channels=[*widths, widths[-1]] if xl else widths, num_res_blocks=2,
+        downscale_factor=4 if xl else 2,
+        adapter_type="full_adapter_xl" if xl else "full_adapter",
+    )  # fmt: skip
+    state = dict(encoder.state_dict())
+    for name in own.attn_processors:
+        if not name.endswith("attn1.processor"):
+            continue
+        block, _, rest = name.partition(".")
+        level = {"mid_block": -1, "down_blocks": 0, "up_blocks": 0}[block]
+        if block != "mid_block":
+            level = int(rest.split(".")[0])
+        width = (widths[::-1] if block == "up_blocks" else widths)[level]
+        for each in ("to_q_mv", "to_k_mv", "to_v_mv", "to_out_mv.0"):
+            state[f"{name}.{each}.weight"] = torch.randn(width, width) / width**0.5
+        state[f"{name}.to_out_mv.0.bias"] = torch.randn(width)
+    save_file({k: v.detach().contiguous() for k, v in state.items()}, path)
+    return path
+
+
+def adapted(path: Path) -> Path:
+    """Three resolutions in the order of Stable Diffusion 2.1, and an adapter in the folder."""
+    torch.manual_seed(0)
+    own = unet(
+        block_out_channels=(8, 16, 16), use_linear_projection=True, attention_head_dim=(2, 4, 4),
+        down_block_types=("CrossAttnDownBlock2D",) * 2 + ("DownBlock2D",),
+        up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 2,
+    )  # fmt: skip
+    adapter_file(stable(path, own) / ADAPTER, own, xl=False)
+    return path
+
+
+def adapted_xl(path: Path) -> Path:
+    """Three resolutions in the order of SDXL, and an adapter in the folder."""
+    from diffusers import UNet2DConditionModel
+
+    stable_xl(
+        path, block_out_channels=(8, 16, 24), attention_head_dim=(1, 2, 3),
+        down_block_types=("DownBlock2D",) + ("CrossAttnDownBlock2D",) * 2,
+        up_block_types=("CrossAttnUpBlock2D",) * 2 + ("UpBlock2D",),
+        transformer_layers_per_block=(1, 1, 2),
+    )  # fmt: skip
+    own = UNet2DConditionModel.from_pretrained(path, subfolder="unet")
+    adapter_file(path / ADAPTER, own, xl=True)
+    return path
+
+
+def how(folder: Path, **more: Any) -> Any:
+    """How a family's folder is loaded: with the adapter that is in it, if there is one."""
+    from sdi_gs.diffusion.source import How
+
+    there = folder / ADAPTER
+    return How(adapter=str(there) if there.is_file() else None, **more)
+
+
 FAMILIES = {
     "sd15": stable, "sd21v": stable_v, "sdxl": stable_xl, "sd35": stable_3, "if": deepfloyd,
     "mv": multi_view,
 }  # fmt: skip
 """By a short name: what saves a folder of that family."""
+ADAPTED = {"mva": adapted, "mvaxl": adapted_xl}
+"""The same, of those that have an adapter beside them."""

@@ -65,6 +65,11 @@ def _plain(network: nn.Module) -> PlainUNet:
             "model.compile=openvino is for the plain UNet of Stable Diffusion, and the network of "
             f"this model is of class {type(network).__name__}: write model.compile=no"
         )
+    if network.rays is not None:
+        raise ModelError(
+            "model.compile=openvino is for a UNet alone, and this one has an adapter beside it "
+            "(model.adapter): write model.compile=no"
+        )
     one = next(network.parameters())
     if one.device.type != "cpu":
         raise ModelError(

@@ -47,6 +47,12 @@ class Networked(ABC):
     def predict_noise(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         return in_rows(partial(self._noise, self.network), self.rows, x_t, t, condition)
 
+    def _beside(
+        self, network: Any, x_t: Tensor, condition: Condition, camera: Tensor | None
+    ) -> dict[str, Any]:
+        """What ``network`` takes besides, by name, for the families that tell it more."""
+        return {}
+
     def learner(self, prompt: str, rank: int, rate: float) -> LoraLearner:
         """A second network with low-rank weights of its own; see :class:`~.lora.LoraLearner`."""
         ask = under(self._noise, self.embed([prompt]))

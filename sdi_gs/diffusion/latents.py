@@ -5,7 +5,8 @@ time, and the check that the parts of a model go together."""
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import torch
@@ -108,18 +109,17 @@ def ask_unet(
     t: Tensor,
     hidden: Tensor,
     camera: Tensor | None,
-    added: dict[str, Tensor] | None = None,
+    told: Mapping[str, Any] = MappingProxyType({}),
 ) -> Tensor:
     """What a UNet of diffusers, or the plain one, makes of x_t [B, c, h, w], like x_t.
 
-    ``hidden`` [B, words, width]; ``camera`` [B, 16] for a copy that is told poses; ``added``: what
-    SDXL is told besides.
+    ``hidden`` [B, words, width]; ``camera`` [B, 16] for a copy that is told poses; ``told``: what
+    else a UNet of diffusers takes, by name.
     """
     dtype = next(unet.parameters(), x_t).dtype
-    told: dict[str, Any] = {} if camera is None else {"class_labels": camera}
-    if added is not None:
-        told["added_cond_kwargs"] = added
-    out: Tensor = unet(x_t.to(dtype), t, encoder_hidden_states=hidden.to(dtype), **told).sample
+    more: dict[str, Any] = {} if camera is None else {"class_labels": camera}
+    more |= told
+    out: Tensor = unet(x_t.to(dtype), t, encoder_hidden_states=hidden.to(dtype), **more).sample
     return out.to(x_t.dtype)
 
 

@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from . import mvdream, parts
+from . import mv_adapter, mvdream, parts
 from .folder import ModelError, read_json
 from .latents import Prior
 from .multi_view import MultiView
@@ -80,6 +80,9 @@ def _family(found: Opened) -> Callable[[Opened], Prior]:
             f"{found.folder / INDEX} names the class {name!r}, which is not known here: known are "
             f"{', '.join(FAMILIES)}. Your own code can make a prior of it: see docs/extend.md"
         )
+    if found.how.adapter is not None:
+        mv_adapter.check(found)
+        return mv_adapter.of
     return FAMILIES[name]
 
 

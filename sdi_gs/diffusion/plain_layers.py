@@ -156,6 +156,7 @@ class Attention(nn.Module):
         super().__init__()
         self.heads, self.to_itself = heads, words is None
         self.views = 1  # rows that attend to each other
+        self.across: Any = None  # a module [B, n, width] -> the same, that is added
         self.to_q = nn.Linear(width, width, bias=False)
         self.to_k = nn.Linear(words or width, width, bias=False)
         self.to_v = nn.Linear(words or width, width, bias=False)
@@ -169,7 +170,7 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, words: Tensor) -> Tensor:
         """x [B, n, width], words [B, tokens, words] -> [B, n, width]."""
-        rows = x.shape[0]
+        rows, given = x.shape[0], x
         if self.to_itself:
             x = x.reshape(rows // self.views, -1, x.shape[-1])
             q, k, v = self.joined(x, self.asked())
@@ -178,7 +179,8 @@ class Attention(nn.Module):
         q, k, v = (y.unflatten(-1, (self.heads, -1)).transpose(1, 2) for y in (q, k, v))
         out = F.scaled_dot_product_attention(q, k, v)
         result: Tensor = self.to_out[0](out.transpose(1, 2).flatten(2))
-        return result.reshape(rows, -1, result.shape[-1])
+        result = result.reshape(rows, -1, result.shape[-1])
+        return result if self.across is None else result + self.across(given)
 
 
 class Gated(nn.Module):

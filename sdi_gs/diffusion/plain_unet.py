@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -117,6 +117,7 @@ class PlainUNet(Plain):
         self.conv_norm_out = nn.GroupNorm(groups, widths[0], eps=eps)
         self.conv_out = nn.Conv2d(widths[0], config["out_channels"], 3, padding=1)
         self.joined = Joined()
+        self.rays: nn.Module | None = None  # an encoder of cameras; see mv_layers
 
     def asked(self) -> list[nn.Module]:
         """What every residual layer makes of the time, asked together; see
@@ -136,10 +137,15 @@ class PlainUNet(Plain):
     def forward(
         self, x: Tensor, t: Tensor, encoder_hidden_states: Tensor,
         class_labels: Tensor | None = None,
+        down_intrablock_additional_residuals: Sequence[Tensor] = (),
     ) -> Output:  # fmt: skip
         """Noisy latents x [B, c, h, w], times t [B], words [B, tokens, width] -> ``.sample``, the
         prediction [B, c, h, w]. ``class_labels``: what ``class_embedding`` takes, if there is one.
+        ``down_intrablock_additional_residuals``: one for each stage down, added where diffusers
+        adds them: behind its last layer, or behind its way down where it does not attend; and one
+        for the middle, if there is one left.
         """
+        features = list(down_intrablock_additional_residuals)
         words = encoder_hidden_states
         shares = iter(self._time(t, class_labels, x.dtype))
         h = self.conv_in(x)
@@ -147,12 +153,19 @@ class PlainUNet(Plain):
         for stage in self.down_blocks:
             for i, resnet in enumerate(stage.resnets):
                 h = _layer(stage, i, resnet(h, next(shares)), words)
+                last = i == len(stage.resnets) - 1
+                if features and last and (stage.attentions or not stage.downsamplers):
+                    h = h + features.pop(0)
                 skips.append(h)
             if stage.downsamplers is not None:
                 h = stage.downsamplers[0](h)
+                if features and not stage.attentions:
+                    h = h + features.pop(0)
                 skips.append(h)
         h = _layer(self.mid_block, 0, self.mid_block.resnets[0](h, next(shares)), words)
         h = self.mid_block.resnets[1](h, next(shares))
+        if features:
+            h = h + features.pop(0)
         for stage in self.up_blocks:
             for i, resnet in enumerate(stage.resnets):
                 h = torch.cat([h, skips.pop()], dim=1)

@@ -20,9 +20,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from . import mvdream
+from . import mv_adapter, mvdream
 from .latents import Prior
 from .multi_view import MultiView
+from .mv_adapter import AdaptedStable, AdaptedXL
 from .pixel import PixelDiffusion
 from .schedule import scaled_linear_alpha_bar
 from .source import INDEX, How, Opened
@@ -118,6 +119,7 @@ class Sizes(NamedTuple):
     family: str  # the class that a model_index.json names
     parts: Mapping[str, Settings]
     views: int = 1  # rows of a call that are seen together
+    adapted: bool = False  # with the layers of MV-Adapter beside it
 
 
 SD21 = Sizes("StableDiffusionPipeline", {"unet": UNET, "vae": VAE, "text_encoder": TEXT})
@@ -146,6 +148,14 @@ CLASSES = {
 }  # fmt: skip
 
 
+def with_adapter(sizes: Sizes) -> Sizes:
+    """The same model with MV-Adapter beside it. Sizes of a family that has none stay as they are;
+    loading it is what says so."""
+    if sizes.family not in mv_adapter.FAMILIES:
+        return sizes
+    return sizes._replace(views=mv_adapter.VIEWS, adapted=True)
+
+
 def sizes_of(source: str) -> Sizes:
     """Of a local folder its own, of an id that is known here the published ones, and of anything
     else those of Stable Diffusion 2.1."""
@@ -172,6 +182,8 @@ def shaped(
         name: _made(sizes.family, name, settings, device, dtype)
         for name, settings in sizes.parts.items()
     }
+    if sizes.adapted:
+        _adapt(made["unet"], made["vae"], device, dtype)
     scheduler = SimpleNamespace(
         alphas_cumprod=scaled_linear_alpha_bar(),
         config=SimpleNamespace(prediction_type="epsilon"),
@@ -187,7 +199,8 @@ def shaped(
             if dtype == torch.float16 and sizes.parts["vae"].get("force_upcast", True):
                 vae = vae.float()
             both = (texts["text_encoder"], texts["text_encoder_2"])
-            return StableDiffusionXL(made["unet"], vae, both, scheduler)
+            xl = AdaptedXL if sizes.adapted else StableDiffusionXL
+            return xl(made["unet"], vae, both, scheduler)
         case "StableDiffusion3Pipeline":
             one, two, three = (texts.get(name) for name in TEXTS)
             return StableDiffusion3(made["transformer"], made["vae"], (one, two, three))
@@ -198,7 +211,8 @@ def shaped(
             return MultiView(made["unet"], made["vae"], text, words, scheduler, sizes.views)
         case _:
             words, text = texts["text_encoder"]
-            return StableDiffusion(made["unet"], made["vae"], text, words, scheduler)
+            stable = AdaptedStable if sizes.adapted else StableDiffusion
+            return stable(made["unet"], made["vae"], text, words, scheduler)
 
 
 def _made(
@@ -219,6 +233,13 @@ def _made(
                 if inner.rpartition(".")[2] == kept:
                     part.float()
     return module.eval().requires_grad_(False)
+
+
+def _adapt(unet: Any, vae: Any, device: torch.device | str, dtype: torch.dtype) -> None:
+    """Layers of an adapter with random weights; on ``meta``, with none."""
+    with _default(dtype), torch.device(device):
+        mv_adapter.add(unet, vae)
+    unet.requires_grad_(False)
 
 
 @contextmanager

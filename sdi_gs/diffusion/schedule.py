@@ -131,6 +131,16 @@ def without_last_signal(alpha_bar: Tensor) -> Tensor:
     return ((root - last) * (first / (first - last))) ** 2
 
 
+def less_signal(alpha_bar: Tensor, times: float) -> Tensor:
+    """The table [T] whose ratio of signal to noise, ``alpha_bar / (1 - alpha_bar)``, is that of
+    ``alpha_bar`` at its beginning and ``times`` smaller at its end; between, the logarithm of the
+    quotient is linear in time."""
+    table = alpha_bar.double()
+    share = torch.linspace(0.0, 1.0, len(table), dtype=torch.float64, device=table.device)
+    ratio = table / (1.0 - table) / times**share
+    return (ratio / (1.0 + ratio)).to(alpha_bar.dtype)
+
+
 def alpha_bar_at(alpha_bar: Tensor, t: Tensor) -> Tensor:
     """The table at integer times ``t`` [B] on any device; time 0 and below mean the clean sample,
     level 1. The result is where the table is.

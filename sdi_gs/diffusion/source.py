@@ -51,6 +51,7 @@ class How:
     layout: str | None = None  # where the settings of a single file are: a folder, or a hub id
     lora: str | None = None  # a file of low-rank weights to add
     lora_scale: float = 1.0  # times which they are added
+    adapter: str | None = None  # a file of MV-Adapter; see :mod:`~sdi_gs.diffusion.mv_adapter`
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:

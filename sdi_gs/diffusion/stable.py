@@ -118,7 +118,8 @@ class StableDiffusion(OfLatents):
         condition: Condition,
         camera: Tensor | None = None,
     ) -> Tensor:
-        out = ask_unet(unet, x_t, t, condition["hidden"], camera)
+        told = self._beside(unet, x_t, condition, camera)
+        out = ask_unet(unet, x_t, t, condition["hidden"], camera, told)
         return self._as_noise(out, self.prediction, x_t, t)
 
     place: Place = BesideClass()

@@ -62,26 +62,8 @@ class StableDiffusionXL(OfLatents):
     @staticmethod
     def of(found: Opened) -> StableDiffusionXL:
         """The model in a folder. ModelError where its files are none."""
-        parts.check(found, FOLDERS)
-        scheduler = parts.schedule(found)
-        texts = [parts.network(part, found) for part in (TEXT, TEXT_2)]
-        words = [
-            parts.clip_tokenizer(name, found, text)
-            for name, text in zip(("tokenizer", "tokenizer_2"), texts, strict=True)
-        ]
-        parts.require_noise_alone(found, "unet")
-        unet, vae = parts.network(parts.UNET, found), parts.network(parts.VAE, found)
-        _agree(found, unet.config, texts[0].config, texts[1].config)
-        networks = {"unet": unet, "text_encoder": texts[0], "text_encoder_2": texts[1]}
-        parts.adapt(found, networks, unet.config.layers_per_block)
-        if found.how.dtype == "float16" and found.config("vae").get("force_upcast", True):
-            vae = vae.float()  # its activations go beyond what half precision holds
-        for module in (unet, vae, *texts):
-            join_all(module.to(found.how.device))
-        one, two = (Reader(*pair) for pair in zip(words, texts, strict=True))
         with naming(f"the model {found.name}"):
-            zeros = bool(found.index.get("force_zeros_for_empty_prompt", True))
-            model = StableDiffusionXL(unet, vae, (one, two), scheduler, zeros)
+            model = StableDiffusionXL(*networks(found))
             model.try_out()
         return model
 
@@ -101,10 +83,12 @@ class StableDiffusionXL(OfLatents):
         grey = torch.full((1, 3, small, small), 0.5, device=self.device)
         z = self.latents.encode(grey)
         require_numbers("vae", self.decode(z), grey.shape)
-        words = self.embed(["a mug"])
+        views = self.views_together
+        words = self.embed(["a mug"] * views)
         for part in ("hidden", "pooled"):
             require_numbers("text encoders", words[part], words[part].shape)
-        t = torch.full((1,), len(self.alpha_bar) // 2, device=self.device)
+        z = z.expand(views, *z.shape[1:])
+        t = torch.full((views,), len(self.alpha_bar) // 2, device=self.device)
         require_numbers("unet", self.predict_noise(z, t, words), z.shape)
 
     @torch.no_grad()
@@ -135,8 +119,33 @@ class StableDiffusionXL(OfLatents):
     ) -> Tensor:
         dtype = next(unet.parameters()).dtype
         added = {"text_embeds": condition["pooled"].to(dtype), "time_ids": condition["time_ids"]}
-        out = ask_unet(unet, x_t, t, condition["hidden"], camera, added)
+        told = {"added_cond_kwargs": added, **self._beside(unet, x_t, condition, camera)}
+        out = ask_unet(unet, x_t, t, condition["hidden"], camera, told)
         return self._as_noise(out, self.prediction, x_t, t)
+
+
+def networks(found: Opened) -> tuple[Any, Any, tuple[Reader, Reader], Any, bool]:
+    """UNet, VAE, what reads words, scheduler, and whether no words are zeros, of a folder, where
+    they are to work. ModelError where they are none, or not of one model."""
+    parts.check(found, FOLDERS)
+    scheduler = parts.schedule(found)
+    texts = [parts.network(part, found) for part in (TEXT, TEXT_2)]
+    words = [
+        parts.clip_tokenizer(name, found, text)
+        for name, text in zip(("tokenizer", "tokenizer_2"), texts, strict=True)
+    ]
+    parts.require_noise_alone(found, "unet")
+    unet, vae = parts.network(parts.UNET, found), parts.network(parts.VAE, found)
+    _agree(found, unet.config, texts[0].config, texts[1].config)
+    networks = {"unet": unet, "text_encoder": texts[0], "text_encoder_2": texts[1]}
+    parts.adapt(found, networks, unet.config.layers_per_block)
+    if found.how.dtype == "float16" and found.config("vae").get("force_upcast", True):
+        vae = vae.float()  # its activations go beyond what half precision holds
+    for module in (unet, vae, *texts):
+        join_all(module.to(found.how.device))
+    one, two = (Reader(*pair) for pair in zip(words, texts, strict=True))
+    zeros = bool(found.index.get("force_zeros_for_empty_prompt", True))
+    return unet, vae, (one, two), scheduler, zeros
 
 
 def _agree(found: Opened, unet: Any, one: Any, two: Any) -> None:

@@ -13,7 +13,7 @@ import yaml
 
 from ..stopping import interrupt, stop_at
 from ..tiny import FIELD, FIELD_TERMS, save_model, save_settings
-from ..tiny_priors import FAMILIES
+from ..tiny_priors import ADAPTED, FAMILIES
 
 
 @pytest.fixture(scope="session")
@@ -29,7 +29,7 @@ def prior_folders(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], P
 
     @cache
     def made(name: str) -> Path:
-        return FAMILIES[name](root / name)
+        return (FAMILIES | ADAPTED)[name](root / name)
 
     return made
 

@@ -13,20 +13,22 @@ import yaml
 from safetensors.torch import save_file
 from torch import Generator, Tensor
 
+from representations.cameras import azimuth_in_half_turn
 from sdi_gs import methods
 from sdi_gs.config import guidances, load
 from sdi_gs.diffusion.base import Condition, ToldOfCameras
 from sdi_gs.diffusion.latents import Prior
 from sdi_gs.diffusion.load import load_prior
-from sdi_gs.diffusion.source import How
 from sdi_gs.guidance import Guidance, PromptConfig, PromptSet, Viewpoints
 from sdi_gs.guidance.draws import ViewSlice
 from sdi_gs.guidance.predict import GuidedPredictor
 
 from ..tiny import FIELD, FIELD_TERMS, save_settings
-from ..tiny_priors import FAMILIES
+from ..tiny_priors import ADAPTED, ADAPTER, FAMILIES, how
 from .doubles import before_a_wall
 from .test_prior_folders import single_file
+
+EACH = (*FAMILIES, *ADAPTED)
 
 
 @pytest.mark.parametrize("representation", ["splats", "field"])
@@ -44,6 +46,27 @@ def test_the_command_takes_a_step(
     assert said.code == 0, said.err
     assert (out / "final.ply").exists() or (out / "final.glb").exists()
     assert yaml.safe_load((out / "config.yaml").read_text())["model"]["source"] == str(folder)
+
+
+@pytest.mark.parametrize("family", ADAPTED)
+def test_the_command_takes_a_step_with_an_adapter(
+    family: str, tmp_path: Path, prior_folders: Any, sdi_gs: Any
+) -> None:
+    """The run remembers its file; a batch that is no whole group is refused before it begins."""
+    config = save_settings(tmp_path / "fast.yaml", tmp_path / "nothing")
+    folder = prior_folders(family)
+    given = [f"model.source={folder}", f"model.adapter={folder / ADAPTER}", "steps=1",
+             "output.turntable.frames=1", "output.preview_every=0"]  # fmt: skip
+    words = ["generate", "a red mug", "--config", config, "--out"]
+    said = sdi_gs(*words, tmp_path / "run", *given, "batch=6")
+    assert said.code == 0, said.err
+    assert (tmp_path / "run" / "final.ply").exists()
+    kept = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["model"]
+    assert kept["adapter"] == str(folder / ADAPTER)
+    said = sdi_gs(*words, tmp_path / "two", *given, "batch=4")
+    assert said.code == 2
+    assert "in groups of 6 views" in said.err
+    assert "batch=6" in said.err
 
 
 def test_the_command_names_what_a_prior_is_made_of(
@@ -74,16 +97,22 @@ def test_the_command_names_what_a_prior_is_made_of(
 # --- methods ------------------------------------------------------------------------------------
 
 VIEWS = Viewpoints.orbit(torch.tensor([20.0, -130.0]), torch.tensor([10.0, 40.0]))
-AROUND = Viewpoints.orbit(
-    torch.tensor([20.0, 110.0, -160.0, -70.0, 50.0, 140.0, -130.0, -40.0]),
-    torch.tensor([10.0, 40.0]).repeat_interleave(4),
-    torch.full((8,), 3.0),
-)
+
+
+def around(views: int) -> Viewpoints:
+    """Two groups."""
+    turn = torch.arange(views) * (360.0 / views)
+    return Viewpoints.orbit(
+        azimuth_in_half_turn(torch.cat([turn + 20.0, turn + 50.0])),
+        torch.tensor([10.0, 40.0]).repeat_interleave(views),
+        torch.full((2 * views,), 3.0),
+    )
 
 
 def seen(model: Prior) -> Viewpoints:
     """Two views, or two groups of those that are seen together."""
-    return before_a_wall(VIEWS if model.views_together == 1 else AROUND, 16)
+    views = model.views_together
+    return before_a_wall(VIEWS if views == 1 else around(views), 16)
 
 
 def pictures_of(model: Prior) -> Tensor:
@@ -103,7 +132,8 @@ def models(prior_folders: Any) -> Any:
 
     @cache
     def made(family: str) -> Prior:
-        return load_prior(prior_folders(family), How())
+        folder = prior_folders(family)
+        return load_prior(folder, how(folder))
 
     return made
 
@@ -115,7 +145,7 @@ def method_of(name: str, model: Prior, perp_neg: str = "threestudio") -> Guidanc
     return methods.guidance(config, model, prompts, config.noise)
 
 
-@pytest.mark.parametrize("family", ["sdxl", "sd35", "if", "mv"])
+@pytest.mark.parametrize("family", ["sdxl", "sd35", "if", "mv", "mva"])
 @pytest.mark.parametrize("name", guidances())
 def test_every_method_runs_on_every_family(name: str, family: str, models: Any) -> None:
     model = models(family)
@@ -128,7 +158,7 @@ def test_every_method_runs_on_every_family(name: str, family: str, models: Any) 
     assert float(gradient.abs().max()) > 0.0
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", EACH)
 @pytest.mark.parametrize("name", ["sds", "sdi", "ism", "nfsd"])
 def test_two_views_get_what_each_gets_alone(name: str, family: str, models: Any) -> None:
     model = models(family)
@@ -147,7 +177,7 @@ def test_two_views_get_what_each_gets_alone(name: str, family: str, models: Any)
     assert float((together[0] - together[-1]).abs().max()) > 1e-2 * scale
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", EACH)
 @pytest.mark.parametrize("perp_neg", ["none", "threestudio"])
 def test_guidance_is_its_formula_on_every_family(family: str, perp_neg: str, models: Any) -> None:
     """The whole call beside the formula, with the network asked one row and condition at a time."""
@@ -178,7 +208,7 @@ def test_guidance_is_its_formula_on_every_family(family: str, perp_neg: str, mod
         torch.testing.assert_close(guided[row], expected, rtol=1e-3, atol=1e-4 * scale)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", EACH)
 def test_a_second_network_starts_as_the_frozen_one_and_learns(family: str, models: Any) -> None:
     model = models(family)
     learner = model.learner("a mug", 2, 1e-2)

@@ -24,13 +24,13 @@ from sdi_gs.diffusion.together import see_together
 from sdi_gs.diffusion.tuning import Tuning, tune
 from sdi_gs.guidance import Viewpoints
 
-from ..tiny_priors import FAMILIES
+from ..tiny_priors import ADAPTED, FAMILIES, how
 
 Folders = Callable[[str], Path]
 WORDS = ["a red mug", "a blue owl, side view", ""]
 
 
-@pytest.fixture(params=FAMILIES)
+@pytest.fixture(params=(*FAMILIES, *ADAPTED))
 def family(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
@@ -67,7 +67,8 @@ def louder(condition: Condition) -> Condition:
 def test_a_family_is_a_denoiser_that_answers_alike_alone_and_together(
     prior_folders: Folders, family: str
 ) -> None:
-    model = load_prior(prior_folders(family), How())
+    folder = prior_folders(family)
+    model = load_prior(folder, how(folder))
     assert isinstance(model, Denoiser)
     assert isinstance(model, Adaptable)
     assert not any(p.requires_grad for p in model.network.parameters())
@@ -90,7 +91,8 @@ def test_a_family_takes_the_gradient_through_its_encoder(
     prior_folders: Folders, family: str
 ) -> None:
     """Finite differences in float64, a picture of another size than the model's."""
-    model = load_prior(prior_folders(family), How())
+    folder = prior_folders(family)
+    model = load_prior(folder, how(folder))
     if model.vae is not None:
         model.vae.double()
     rgb = torch.rand(1, 3, 24, 24, generator=torch.Generator().manual_seed(1)).double()
@@ -108,7 +110,8 @@ def test_a_family_takes_the_gradient_through_its_encoder(
 
 
 def test_a_family_gives_its_words_away_and_says_so(prior_folders: Folders, family: str) -> None:
-    model = load_prior(prior_folders(family), How())
+    folder = prior_folders(family)
+    model = load_prior(folder, how(folder))
     x_t, t, words = question(model)
     assert model.readers
     model.forget_words()
