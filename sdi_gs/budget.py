@@ -159,7 +159,7 @@ def require_card(config: Config, free: int, team: Team = ALONE) -> None:
         name: estimate(other).total
         for name, other in others.items()
         if not other.model.embedded
-        and _sizes(other).family == own.family
+        and (_sizes(other).family, _sizes(other).adapted) == (own.family, own.adapted)
         and isinstance(other.representation, type(config.representation))
     }
     fits = sorted((size, name) for name, size in found.items() if size <= free)

@@ -290,6 +290,8 @@ def training(
         budget.require_card(config, available_bytes(target) or 0, team)
     model = denoiser(config.model, target) if model is None else model
     share(team, config.batch, config.micro_batch, model.views_together)
+    with below("views"):
+        config.views.check_groups(model.views_together)
     with below("prompts"):
         prompts = PromptSet(model, config.prompt, config.negative_prompt, config.prompts)
     method = methods.guidance(config, model, prompts, config.noise)

@@ -44,6 +44,9 @@ class ViewPolicy:
     # the same elevation; axis: through the middle, at the elevation's negative. An odd view of a
     # step stands alone.
     antithetic: Literal["none", "azimuth", "axis"] = "none"
+    # Where the views of a group stand that the model sees together: azimuths from that of the
+    # first, which is drawn. None: at equal steps.
+    group_azimuth_deg: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         for name in ("azimuth_deg", "elevation_deg", "distance", "fov_y_deg"):
@@ -70,6 +73,9 @@ class ViewPolicy:
             both = low < 0.0 < high
             sides = "below 0 to above 0 for views.antithetic=axis"
             require(both, "views.elevation_deg", [low, high], sides, [-10.0, 45.0])
+        given = self.group_azimuth_deg
+        finite = given is None or all(math.isfinite(each) for each in given)
+        require(finite, "views.group_azimuth_deg", given, "degrees", [0, 90, 180, 270])
         for name in ("position_jitter", "target_jitter", "up_jitter"):
             jitter = getattr(self, name)
             require(jitter >= 0.0, f"views.{name}", jitter, "0 or more", 0.0)
@@ -106,14 +112,28 @@ class ViewPolicy:
         by_sine = torch.rand(count, generator=rng) < self.elevation_sine_share
         return low + (high - low) * share, torch.where(by_sine, in_sine, in_angle)
 
+    def check_groups(self, together: int) -> None:
+        """ValueError where ``group_azimuth_deg`` has not one azimuth for each of the ``together``
+        views that a model sees side by side."""
+        given = self.group_azimuth_deg
+        if given is None or len(given) == together > 1:
+            return
+        steps = [round(360.0 / together * k, 1) for k in range(together)]
+        typed = f"[{', '.join(f'{step:g}' for step in steps)}]" if together > 1 else "null"
+        raise ValueError(
+            f"views.group_azimuth_deg has {len(given)} azimuths, and this model sees {together} "
+            f"view{'s' * (together > 1)} of a shape at once: write views.group_azimuth_deg={typed}"
+        )
+
     def sample(
         self, count: int, resolution: int, rng: Generator, together: int = 1
     ) -> tuple[Cameras, Viewpoints]:
         """Cameras, and where they stand; all on the CPU.
 
-        ``together`` cameras in a row make a group around the shape, at equal steps of azimuth and
-        otherwise alike. ``azimuth_deg``, ``elevation_deg`` and ``distance`` of the viewpoints are
-        those before jitter, which is small against a view's words; their poses are the cameras'.
+        ``together`` cameras in a row make a group around the shape, at equal steps of azimuth, or
+        those of ``group_azimuth_deg``, and otherwise alike. ``azimuth_deg``, ``elevation_deg`` and
+        ``distance`` of the viewpoints are those before jitter, which is small against a view's
+        words; their poses are the cameras'.
         """
         if together > 1:
             return self._groups(count, resolution, rng, together)
@@ -144,7 +164,10 @@ class ViewPolicy:
         first, elevation_deg = self.angles(groups, rng)
         distance = _between(self.distance, torch.rand(groups, generator=rng))
         fov_y_deg = _between(self.fov_y_deg, torch.rand(groups, generator=rng))
+        self.check_groups(together)
         turn = torch.arange(together) * (360.0 / together)
+        if self.group_azimuth_deg is not None:
+            turn = torch.tensor(self.group_azimuth_deg)
         azimuth_deg = azimuth_in_half_turn((first[:, None] + turn).flatten())
         elevation_deg, distance, fov_y_deg = (
             each.repeat_interleave(together) for each in (elevation_deg, distance, fov_y_deg)

@@ -16,15 +16,21 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+import sdi_gs
+from sdi_gs import budget
+from sdi_gs.config import load
+from sdi_gs.diffusion import cost
 from sdi_gs.diffusion.base import ToldOfCameras
 from sdi_gs.diffusion.compiled import compile_unet
 from sdi_gs.diffusion.folder import ModelError
 from sdi_gs.diffusion.latents import Prior
 from sdi_gs.diffusion.load import load_prior, look
 from sdi_gs.diffusion.mv_layers import RowAttention, directions
+from sdi_gs.diffusion.published import KNOWN, SD21, shaped, sizes_of, with_adapter
 from sdi_gs.diffusion.schedule import less_signal
 from sdi_gs.diffusion.source import How
 from sdi_gs.diffusion.tuning import Tuning, tune
+from sdi_gs.errors import UserError
 from sdi_gs.guidance import Viewpoints
 
 from ..tiny_priors import ADAPTED, ADAPTER, how
@@ -327,6 +333,58 @@ def test_a_lora_and_half_precision_go_with_it(prior_folders: Folders, tmp_path: 
     half = load_prior(folder, how(folder, dtype="bfloat16"))
     assert {p.dtype for p in half.network.parameters()} == {torch.bfloat16}
     torch.testing.assert_close(half.predict_noise(x_t, t, words), one, rtol=0.1, atol=0.15)
+
+
+# --- what it costs --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("xl", [False, True])
+def test_what_is_added_to_the_published_sizes(xl: bool) -> None:
+    """Four matrices and a bias for each attention of pictures to themselves: of 16 layers and of
+    70; and what T2IAdapter has."""
+    from diffusers import T2IAdapter
+
+    sizes = KNOWN["stabilityai/stable-diffusion-xl-base-1.0"] if xl else SD21
+    base, model = shaped(sizes), shaped(with_adapter(sizes))
+    with torch.device("meta"):
+        encoder = T2IAdapter(
+            in_channels=6, channels=[320, 640, 1280, 1280], num_res_blocks=2,
+            downscale_factor=16 if xl else 8,
+            adapter_type="full_adapter_xl" if xl else "full_adapter",
+        )  # fmt: skip
+    layers = {640: 2 * 2 + 3 * 2, 1280: 10 * (2 + 1 + 3)} if xl else {320: 5, 640: 5, 1280: 6}
+    rows = sum(count * (4 * width**2 + width) for width, count in layers.items())
+    count = rows + sum(p.numel() for p in encoder.parameters())
+    assert cost.parameter_bytes(model.network) - cost.parameter_bytes(base.network) == 2 * count
+    assert count == (490_923_200 if xl else 127_496_320)  # as docs/priors.md says
+    added = len(model.network.state_dict()) - len(base.network.state_dict())
+    assert added == (388 if xl else 118)
+    assert (model.views_together, model.image_size) == (6, 768 if xl else 512)
+
+
+def test_a_budget_counts_the_adapter_and_spares_whole_groups(prior_folders: Folders) -> None:
+    folder = prior_folders("mva")
+    settings = [f"model.source={folder}", "batch=12", "resolution=16"]
+    without = load("sdi_gaussians", settings)
+    config = load("sdi_gaussians", [*settings, f"model.adapter={folder / ADAPTER}"])
+    found, bare = budget.estimate(config), budget.estimate(without)
+    state = load_file(folder / ADAPTER)
+    assert found.weights - bare.weights == 2 * sum(v.numel() for v in state.values())
+    assert found.activations > bare.activations
+    assert budget.savings(config).same[:2] == ["micro_batch=6", "model.rows=6"]
+    with pytest.raises(UserError, match=r"write batch=6 model\.rows=6 "):
+        budget.require_card(config, 1000)
+    one, six = (cost.of_prediction(shaped(with_adapter(sizes_of(str(folder)))), n) for n in (1, 6))
+    assert one == six
+    other = sizes_of(str(prior_folders("mv")))
+    assert with_adapter(other) == other
+
+
+def test_python_names_the_same(prior_folders: Folders) -> None:
+    folder = prior_folders("mva")
+    assert sdi_gs.load_prior(folder, adapter=folder / ADAPTER).views_together == 6
+    with pytest.raises(UserError, match=r"model: model\.adapter=nowhere"):
+        sdi_gs.load_prior(folder, adapter="nowhere")
 
 
 # --- what is refused ------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,9 @@ from ..tiny_priors import ADAPTED, ADAPTER, FAMILIES, how
 from .doubles import before_a_wall
 from .test_prior_folders import single_file
 
+DOCS = Path(__file__).parents[2] / "docs" / "priors.md"
+TAUGHT = DOCS.read_text(encoding="utf-8").split("model.adapter=/models/", 1)[1].split("```", 1)[0]
+"""What the page types behind the adapter's file."""
 EACH = (*FAMILIES, *ADAPTED)
 
 
@@ -52,12 +56,15 @@ def test_the_command_takes_a_step(
 def test_the_command_takes_a_step_with_an_adapter(
     family: str, tmp_path: Path, prior_folders: Any, sdi_gs: Any
 ) -> None:
-    """The run remembers its file; a batch that is no whole group is refused before it begins."""
+    """With the cameras that it was taught with, as docs/priors.md writes them. The run remembers
+    its file; a batch that is no whole group is refused before it begins."""
     config = save_settings(tmp_path / "fast.yaml", tmp_path / "nothing")
     folder = prior_folders(family)
     given = [f"model.source={folder}", f"model.adapter={folder / ADAPTER}", "steps=1",
              "output.turntable.frames=1", "output.preview_every=0"]  # fmt: skip
     words = ["generate", "a red mug", "--config", config, "--out"]
+    given += re.findall(r"(?:views\.\w+=\[.*?\]|prompts\.\S+)", TAUGHT)
+    assert len(given) == 12
     said = sdi_gs(*words, tmp_path / "run", *given, "batch=6")
     assert said.code == 0, said.err
     assert (tmp_path / "run" / "final.ply").exists()
@@ -67,6 +74,10 @@ def test_the_command_takes_a_step_with_an_adapter(
     assert said.code == 2
     assert "in groups of 6 views" in said.err
     assert "batch=6" in said.err
+    said = sdi_gs(*words, tmp_path / "two", *given, "batch=6", "views.group_azimuth_deg=[0,90]")
+    assert said.code == 2
+    assert "write views.group_azimuth_deg=[0, 60, 120, 180, 240, 300]" in said.err
+    assert not (tmp_path / "two").exists()
 
 
 def test_the_command_names_what_a_prior_is_made_of(

@@ -59,7 +59,7 @@ PUBLISHED: list[tuple[type, dict[str, Any]]] = [
         {"azimuth_deg": (-180.0, 180.0), "elevation_deg": (-10.0, 45.0),
          "elevation_sine_share": 0.5, "distance": (1.5, 2.0), "fov_y_deg": (40.0, 70.0),
          "position_jitter": 0.1, "target_jitter": 0.2, "up_jitter": 0.02, "stratified": True,
-         "antithetic": "none"},
+         "antithetic": "none", "group_azimuth_deg": None},
     ),
     (FixedNoise, {"seed": 0}),
     (RandomNoise, {}),

@@ -182,6 +182,29 @@ def test_a_group_stands_around_the_shape(together: int) -> None:
         policy.sample(7, 16, rng(1), together)
 
 
+def test_a_group_stands_where_its_model_was_taught() -> None:
+    """The six views of MV-Adapter, from a first one near the front; the random numbers are those
+    of equal steps."""
+    taught = (0.0, 45.0, 90.0, 180.0, 270.0, 315.0)
+    near = {"azimuth_deg": (-10.0, 10.0), "elevation_deg": (0.0, 0.0)}
+    policy = ViewPolicy(**near, group_azimuth_deg=taught)  # type: ignore[arg-type]
+    _, views = policy.sample(12, 16, rng(1), 6)
+    _, others = ViewPolicy(**near).sample(12, 16, rng(1), 6)  # type: ignore[arg-type]
+    for first in (0, 6):
+        turn = (views.azimuth_deg[first : first + 6] - views.azimuth_deg[first]) % 360.0
+        assert turn.tolist() == pytest.approx(taught, abs=1e-4)
+        assert views.azimuth_deg[first] == others.azimuth_deg[first]
+    assert torch.equal(views.distance, others.distance)
+    assert float(views.elevation_deg.abs().max()) == 0.0
+    with pytest.raises(ValueError, match=r"has 6 azimuths, and this model sees 4 views.*write "
+                       r"views\.group_azimuth_deg=\[0, 90, 180, 270\]$"):  # fmt: skip
+        policy.sample(8, 16, rng(1), 4)
+    with pytest.raises(ValueError, match=r"sees 1 view of .* write .*=null$"):
+        policy.check_groups(1)
+    with pytest.raises(ValueError, match="group_azimuth_deg"):
+        ViewPolicy(group_azimuth_deg=(0.0, float("nan")))
+
+
 def test_a_turntable_is_in_the_middle_of_the_policy() -> None:
     policy = ViewPolicy(distance=(1.0, 3.0), fov_y_deg=(40.0, 60.0))
     cameras = policy.showcase(4, 64, 15.0)
