@@ -207,7 +207,6 @@ def _load(found: Opened, unet: Any, vae: Any) -> None:
         given[ours] = (name, tensor.to(like))
     state = {str(ours): tensor for ours, (_, tensor) in given.items()}
     unet.load_state_dict(state, strict=False, assign=True)
-    unet.eval().requires_grad_(False)
     for module in unet.modules():
         if isinstance(module, RowAttention):
             join_all(module)

@@ -239,7 +239,6 @@ def _adapt(unet: Any, vae: Any, device: torch.device | str, dtype: torch.dtype) 
     """Layers of an adapter with random weights; on ``meta``, with none."""
     with _default(dtype), torch.device(device):
         mv_adapter.add(unet, vae)
-    unet.requires_grad_(False)
 
 
 @contextmanager
