@@ -52,6 +52,15 @@ VARIANTS: dict[str, list[str]] = {
     "falling-1": ["noise.rho=3", "noise.steps_per_unit=5", "guidance.cfg_scale=1"],
     "two-1": ["noise.rho=3", "noise.steps=2", "guidance.cfg_scale=1"],
 }
+_MOVING = VARIANTS["moving"]
+_VIEWS = ["model.source=mini_mv"]  # the sibling that sees the four views of a step together
+VARIANTS |= {
+    f"mv{'-moving' if solver else ''}-{scale}": [
+        *_VIEWS, f"guidance.cfg_scale={scale}", *(_MOVING if solver else ())
+    ]
+    for solver in (False, True)
+    for scale in ("1.5", "2", "2.5", "3", "4")
+}  # fmt: skip
 
 
 def made(out: Path) -> dict[tuple[str, str, int], dict]:

@@ -145,6 +145,7 @@ def _judged(judged: Sequence[Judged | None]) -> list[tuple[str, list[object]]]:
     rows: list[tuple[str, list[object]]] = [("CLIP score", [j and j.clip_score for j in judged])]
     rows += [(f"CLIP-IQA {name} %", [j and 100 * j.iqa[name] for j in judged]) for name in one.iqa]
     rows.append(("R-precision %", [j and 100 * j.r_precision for j in judged]))
+    rows.append(("content drift %", [j and 100 * j.drift for j in judged]))
     if any(j is not None and j.image_reward is not None for j in judged):
         rows.append(("ImageReward", [j and j.image_reward for j in judged]))
     return rows

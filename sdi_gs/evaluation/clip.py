@@ -184,6 +184,18 @@ def iqa(pictures: Tensor, pair: Tensor, scale: float) -> Tensor:
     return (scale * pictures @ pair.T).softmax(dim=-1)[:, 0]
 
 
+def drift(pictures: Tensor, candidates: Tensor) -> float:
+    """Content drift (arXiv 2308.16512): how much what is seen depends on where one stands.
+
+    The share of pictures [B, D] whose nearest candidate of [C, D] is another than that of most; 0
+    for a shape that is one thing from every side, be it the wrong one, and below 1. ValueError for
+    no picture."""
+    if not len(pictures):
+        raise ValueError("0 pictures: at least one has to be seen")
+    named = (pictures @ candidates.T).argmax(dim=1)
+    return 1.0 - int(named.bincount().max()) / len(pictures)
+
+
 def retrieved(pictures: Tensor, candidates: Tensor, own: int) -> Tensor:
     """Whether candidate ``own`` of [C, D] is the nearest to each of [B, D]; [B] bool. Its mean is
     R-precision (R = 1). A tie is not a hit."""

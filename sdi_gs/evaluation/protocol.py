@@ -25,7 +25,7 @@ from ..guidance.prompts import PromptSet
 from ..guidance.sampling import ddim_sample, pure_noise
 from ..guidance.viewpoints import Viewpoints
 from ..look import Reopened, reopen
-from .clip import IQA, PUBLISHED, Clip, clip_score, iqa, retrieved
+from .clip import IQA, PUBLISHED, Clip, clip_score, drift, iqa, retrieved
 from .reward import Reward
 from .together import Looks, Together, together
 from .truth import AgainstTruth, against_truth, nearest_psnr, truth_of
@@ -64,6 +64,7 @@ class Judged:
     iqa: dict[str, float]  # quality, sharp, real
     r_precision: float
     image_reward: float | None
+    drift: float  # of what is seen, over the pictures
 
 
 @dataclass(frozen=True)
@@ -164,6 +165,7 @@ class Judge:
                  for name, pair in self._pairs.items()},
             r_precision=float(retrieved(seen, table, 0).float().mean()),
             image_reward=self.reward(pictures, prompt) if self.reward else None,
+            drift=drift(seen, table),
         )  # fmt: skip
 
 

@@ -74,6 +74,7 @@ class Entry:
     clip_spread: float | None  # standard deviation over them
     iqa_quality: float | None  # 0 to 1, the same
     r_precision: float | None  # 0 to 1, the same
+    drift: float | None  # 0 to 1, mean over the shapes of how much what is seen changes around them
     diversity: float | None  # percent, of the shapes that several seeds made of one sentence
     seconds: float | None  # mean of a whole run
     ms_per_step: float | None
@@ -233,6 +234,7 @@ def summarise(
         clip_spread=statistics.pstdev(scores) if len(scores) > 1 else None,
         iqa_quality=mean([j.iqa["quality"] for j in judged]),
         r_precision=mean([j.r_precision for j in judged]),
+        drift=mean([j.drift for j in judged]),
         diversity=apart,
         seconds=mean([row.seconds_total for row in done]),
         ms_per_step=mean([1e3 * sum(row.seconds_per_step.values()) for row in done]),
@@ -253,6 +255,7 @@ COLUMNS: tuple[Column[Entry], ...] = (
     ("CLIP +-", lambda e: or_dash(e.clip_spread, ".1f")),
     ("IQA %", lambda e: or_dash(e.iqa_quality, ".0f", 100)),
     ("faces", lambda e: or_dash(e.faces, ".2f")),
+    ("drift %", lambda e: or_dash(e.drift, ".0f", 100)),
     ("diversity %", lambda e: or_dash(e.diversity, ".1f")),
     ("runs", lambda e: str(e.runs)),
     ("diverged %", lambda e: or_dash(e.diverged_percent, ".0f")),
@@ -270,7 +273,8 @@ NOTE = (
     "recognised in no view; the measures of quality leave it out. not run: killed or never made, "
     "and in no figure. R-prec.: the share of views whose sentence CLIP finds among all it may "
     f"choose from; recognised: runs of which it does so in most of {VIEWS} views. faces: how often "
-    "the front is seen around a shape, 1 being right and 2 a Janus. network/step: samples that the "
+    "the front is seen around a shape, 1 being right and 2 a Janus. drift: the share of views that "
+    "CLIP takes for something else than most of a shape's views. network/step: samples that the "
     "denoiser was asked about in a step, of all views together. seconds and memory are of whole "
     "runs."
 )

@@ -14,10 +14,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from representations.cameras import turntable
 from representations.interface import Cameras
 from sdi_gs.errors import UserError
 from sdi_gs.evaluation import protocol, truth
-from sdi_gs.evaluation.clip import Clip, clip_score, iqa, retrieved
+from sdi_gs.evaluation.clip import Clip, clip_score, drift, iqa, retrieved
 from sdi_gs.evaluation.reward import Reward
 from sdi_gs.look import Stage
 
@@ -211,6 +212,29 @@ def test_the_published_sentences_are_43() -> None:
     assert "A rabbit, animated movie character, high detail 3d mode" in prompts
 
 
+@pytest.mark.parametrize(
+    ("named", "expected"), [("aaaa", 0.0), ("bbbb", 0.0), ("abbb", 0.25), ("abca", 0.5), ("a", 0.0)]
+)
+def test_drift_counts_the_views_that_are_something_else(named: str, expected: float) -> None:
+    """By sentences at right angles, in whatever order the views and the sentences come."""
+    sentences = torch.eye(4)
+    pictures = torch.stack([sentences["abc".index(letter)] for letter in named])
+    for order in ([0, 1, 2, 3], [3, 1, 0, 2]):
+        assert drift(pictures, sentences[order]) == expected
+        assert drift(pictures.flip(0), sentences[order]) == expected
+
+
+def test_a_true_object_is_one_thing_from_all_sides_and_pictures_of_several_are_not() -> None:
+    from sdi_gs.mini.corpus import DISTANCE, FOV_Y_DEG, SIZE, render_truth
+
+    cameras = turntable(4, 15.0, DISTANCE, FOV_Y_DEG, (SIZE, SIZE))
+    known = (("cat", "teal"), ("snowman", "green"), ("chair", "blue"))
+    cat, snowman, chair = (render_truth(kind, color, cameras) for kind, color in known)
+    judge = protocol.Judge.open(protocol.MINI_JUDGE, torch.device("cpu"))
+    assert [judge(views, "a teal cat").drift for views in (cat, snowman, chair)] == [0.0] * 3
+    assert judge(torch.cat([cat[:2], snowman[:1], chair[:1]]), "a teal cat").drift == 0.5
+
+
 def test_own_prompt_competes_whether_or_not_it_is_listed(published_layout: Path) -> None:
     pictures = torch.rand(6, 3, 64, 64, generator=torch.Generator().manual_seed(3))
     clip = Clip.load(str(published_layout))
@@ -277,8 +301,9 @@ def test_every_measure_of_a_mini_run_is_printed_offline(
     said = sdi_gs("evaluate", mini_run, "--views", 6, "--samples", 1, "--out", out)
     assert said.code == 0, said.err
     for name in ("CLIP score", "CLIP-IQA quality %", "CLIP-IQA sharp %", "CLIP-IQA real %",
-                 "R-precision %", "psnr_db", "ssim", "silhouette_iou", "front_views",
-                 "3D - 2D: clip_score", "3D - 2D: nearest_psnr_db", "diverged"):  # fmt: skip
+                 "R-precision %", "content drift %", "psnr_db", "ssim", "silhouette_iou",
+                 "front_views", "3D - 2D: clip_score",
+                 "3D - 2D: nearest_psnr_db", "diverged"):  # fmt: skip
         assert name in said.out
     (one,) = json.loads(out.read_text())["evaluations"]
     assert one["shape"]["pictures"] == 6

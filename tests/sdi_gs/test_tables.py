@@ -60,7 +60,7 @@ def row(psnr_db: float | None, **more: Any) -> Row:
 
 
 def judged(share: float) -> Judged:
-    return Judged(8, 20.0 + share, 0.0, {"quality": share}, share, None)
+    return Judged(8, 20.0 + share, 0.0, {"quality": share}, share, None, 1.0 - share)
 
 
 @pytest.mark.parametrize(
@@ -179,7 +179,7 @@ def test_plots_of_a_table_leave_out_what_nobody_measured(tmp_path: Path) -> None
 
 
 def test_quality_stands_before_time_and_the_steps_are_said(tmp_path: Path) -> None:
-    judged = Judged(8, 30.0, 1.0, {"quality": 0.5}, 0.75, None)
+    judged = Judged(8, 30.0, 1.0, {"quality": 0.5}, 0.75, None, 0.25)
     entry = summarise("gaussians", "sdi", [dataclasses.replace(row(20.0), judged=judged)])
     shown = Page(page("t", [entry], [], "m", tmp_path))
     head = shown.rows[0]
@@ -292,6 +292,7 @@ def test_an_empty_shape_has_diverged_and_recognition_is_counted_by_run() -> None
     assert entry.diverged_percent == pytest.approx(100 / 3)
     assert entry.recognised == 1  # half of the views are not most
     assert entry.r_precision == pytest.approx(0.75)
+    assert entry.drift == pytest.approx(0.25)  # of 0 and 0.5
     assert entry.clip_score == pytest.approx(20.75)
     assert entry.clip_spread == pytest.approx(0.25)  # of 20.5 and 21; the empty one has no say
     assert summarise("gaussians", "sdi", rows[:1]).clip_spread is None
