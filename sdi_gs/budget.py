@@ -84,9 +84,13 @@ def _conditions(config: Config) -> int:
 
 
 def _of_representation(config: Config, views: int) -> int:
-    """What the representation says of itself; one that says nothing counts as nothing."""
+    """What the representation says of itself; of those that take turns, only one draws. One that
+    says nothing counts as nothing."""
     chosen = config.representation
-    return chosen.training_bytes(views, config.resolution) if isinstance(chosen, Sized) else 0
+    if not isinstance(chosen, Sized):
+        return 0
+    waiting = (config.particles - 1) * chosen.training_bytes(1, 8)
+    return chosen.training_bytes(views, config.resolution) + waiting
 
 
 class Savings(NamedTuple):

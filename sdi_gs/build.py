@@ -21,6 +21,7 @@ from representations.instant_ngp.config import InstantNGPConfig
 from representations.interface import Renderer, Run, Say, silent
 from representations.memory import available_bytes
 from representations.ops import MissingBackend, card
+from representations.particles import Particles
 from representations.textured.config import TexturedConfig
 
 from . import methods, starting
@@ -180,10 +181,27 @@ def renderer(
     exchange: Team = ALONE,
     say: Say = silent,
 ) -> Renderer:
-    """The 3D representation. With ``restored`` its state is loaded right after, so that a file it
-    once started from may be gone. ``say``: is told what is worth knowing of such a file."""
+    """The 3D representation, or several that take turns. With ``restored`` its state is loaded
+    right after, so that a file it once started from may be gone. ``say``: is told what is worth
+    knowing of such a file."""
     use_threads(config.threads)
-    run = Run(target, config.schedule, config.seed, exchange, restored, say)
+    count = config.particles
+    if count == 1:
+        return _shape(config, Run(target, config.schedule, config.seed, exchange, restored, say))
+    if config.steps < count:
+        raise UserError(
+            f"particles={count} take turns in steps={config.steps}, so that some would never be "
+            f"trained: write steps={count} or more, or particles={config.steps}"
+        )
+    seeds = [(config.seed + number) % 2**63 for number in range(count)]
+    steps = -(-config.schedule // count)
+    runs = [Run(target, steps, seed, exchange, restored, say if not number else silent)
+            for number, seed in enumerate(seeds)]  # fmt: skip
+    return Particles([_shape(config, run) for run in runs], seed=config.seed)
+
+
+def _shape(config: Config, run: Run) -> Renderer:
+    """One representation."""
     chosen = config.representation
     with below("representation"):
         match chosen:

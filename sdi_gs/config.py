@@ -154,6 +154,8 @@ class Config(Section):
     # Views per forward and backward pass (gradient accumulation): less memory, the same step up to
     # the order of summation. None: the whole batch.
     micro_batch: Count | None = None
+    # Shapes of the sentence that take turns, a step each (ProlificDreamer's n, arXiv 2305.16213).
+    particles: Annotated[int, Field(ge=1, le=64)] = 1
     cooldown: Share = 0.0  # share of the schedule, at its end, over which learning rates fall to 0
     resolution: Annotated[int, Field(ge=8)] = 512  # height and width of a training view, pixels
     device: Literal["auto", "cpu", "cuda"] = "auto"

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from representations import telling
 from representations.interface import Cameras, Renderer
+from representations.particles import all_shapes
 
 from . import build, strict
 from .artefacts import checkpoint, media, run_folder
@@ -62,9 +63,10 @@ class Stage:
 
 
 def stage(config: Config, renderer: Renderer) -> Stage:
-    """``renderer`` on the stage that the settings of its run describe."""
+    """``renderer``, or the first of those that take turns in it, on the stage that the settings of
+    its run describe."""
     return Stage(
-        renderer,
+        all_shapes(renderer)[0],
         build.device(config.device),
         config.views,
         config.background.still,
@@ -85,7 +87,7 @@ class Reopened(NamedTuple):
 
 
 def reopen(path: Path) -> Reopened:
-    """Load the shape of the run at ``path``."""
+    """Load the shape of the run at ``path``; of several that took turns, the first."""
     run = run_folder.open_existing(path)
     saved, config, passed = newest(run)
     if passed:
@@ -96,7 +98,7 @@ def reopen(path: Path) -> Reopened:
     renderer = build.renderer(config, build.device(config.device), restored=True)
     with checkpoint.fitting(saved):
         renderer.load_state_dict(saved.renderer)
-    return Reopened(run, config, renderer, saved)
+    return Reopened(run, config, all_shapes(renderer)[0], saved)
 
 
 def newest(run: RunFolder) -> tuple[Checkpoint, Config, list[str]]:
@@ -156,6 +158,12 @@ def stills(sheet: Path) -> Tensor:
         raise UserError(
             f"{sheet} is no sheet of {STILL_VIEWS} views ({first_line(error)}): draw it again"
         ) from None
+
+
+def write_particles(shown: Sequence[Stage], table: TurntableConfig, path: Path) -> Path:
+    """A row of views of each of several shapes."""
+    rows = [one.turntable(PREVIEW_VIEWS, table.size, table.elevation_deg) for one in shown]
+    return media.save_png(media.contact_sheet(torch.cat(rows), columns=PREVIEW_VIEWS), path)
 
 
 def write_preview(shown: Stage, size: int, elevation_deg: float, path: Path) -> Path:

@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from representations.ops import card
+from representations.particles import all_shapes
 
 from . import assets, budget, build, going_on
 from .artefacts import checkpoint, run_folder, scalars
@@ -21,7 +22,7 @@ from .artefacts.run_folder import RunFolder
 from .config import Config, to_plain
 from .errors import DISK, RunFailure, UserError, command, first_line, leading, refused
 from .going_on import Change
-from .look import Stage, stage, write_pictures, write_preview
+from .look import Stage, stage, write_particles, write_pictures, write_preview
 from .origin import Origin
 from .pages.run import write_one
 from .stopping import Interrupted, Stop, Stopping, stopping
@@ -153,13 +154,14 @@ def _run(begun: Begun, watcher: Watcher) -> RunFolder:
     config, run = begun.config, begun.run
     clock = Clock(begun.seconds_before)
     shown = stage(config, begun.training.renderer)
-    if build.must_compile(begun.training.renderer):
+    if build.must_compile(shown.renderer):
         watcher.say("compiling the kernels for this processor: once, about half a minute")
     with _disk_errors(run), _named_failure(run, begun.stop):
         _train(begun, shown, clock, watcher)
         watcher.say("drawing the turntable")
         begun.hold.require()
-        _finish(config, shown, run, clock.spent(), watcher)
+        stages = [stage(config, one) for one in all_shapes(begun.training.renderer)]
+        _finish(config, stages, run, clock.spent(), watcher)
     return run
 
 
@@ -231,21 +233,29 @@ def snapshot(config: Config, training: Training, step: int, seconds: float) -> C
     )
 
 
-def _finish(config: Config, shown: Stage, run: RunFolder, seconds: float, watcher: Watcher) -> None:
-    kind = assets.final_format(shown.renderer)
-    path = run.final(assets.ending(kind))
+def _finish(
+    config: Config, shown: Sequence[Stage], run: RunFolder, seconds: float, watcher: Watcher
+) -> None:
+    """The files of each shape, the pictures of the first, and what is said of the run."""
+    kind = assets.final_format(shown[0].renderer)
+    ending = assets.ending(kind)
+    names = [run.final(ending), *(run.particle(n, ending) for n in range(2, len(shown) + 1))]
     # By its sentence, not its folder: the same run has the same bytes.
     named = assets.MeshOptions(name=config.prompt)
-    try:
-        holds = str(assets.export(shown.renderer, path, kind, config.views, named))
-    except UserError as error:
-        # The run itself is whole: its pictures, and another try with other options, remain.
-        holds = f"not written: {error}"
-        watcher.say(f"{path.name} {holds}")
-    write_pictures(shown, config.output.turntable, run)
+    held = {}
+    for one, path in zip(shown, names, strict=True):
+        try:
+            held[path.name] = str(assets.export(one.renderer, path, kind, config.views, named))
+        except UserError as error:
+            # The run itself is whole: its pictures, and another try with other options, remain.
+            held[path.name] = f"not written: {error}"
+            watcher.say(f"{path.name} {held[path.name]}")
+    write_pictures(shown[0], config.output.turntable, run)
+    if len(shown) > 1:
+        write_particles(shown, config.output.turntable, run.particles_png)
     run.write_summary(
         prompt=config.prompt,
-        asset={path.name: holds},
+        asset=held,
         steps=config.steps,
         seconds=round(seconds, 2),
         seconds_per_stage=run.seconds_per_stage(),

@@ -10,6 +10,7 @@
       checkpoints/     the two newest states
       final.ply (splats) or final.glb (mesh)  turntable.mp4  preview.png  summary.json
       report.html      all of it on one page
+      particle_2.ply ... particles.png   the other shapes, and all of them, of a run with particles
 """
 
 from __future__ import annotations
@@ -63,6 +64,14 @@ class RunFolder:
 
     def final(self, ending: str) -> Path:
         return self.path / f"final.{ending}"
+
+    def particle(self, number: int, ending: str) -> Path:
+        """The asset of the second or a later shape of a run that made several, from 2."""
+        return self.path / f"particle_{number}.{ending}"
+
+    @property
+    def particles_png(self) -> Path:
+        return self.path / "particles.png"
 
     def finals(self) -> list[Path]:
         """The assets that exist."""

@@ -84,4 +84,5 @@ def _bytes(line: Line) -> float:
     """On disk: the parameters with their moments in each checkpoint, the shape, and small files."""
     chosen = _config(line).representation
     trained = chosen.training_bytes(1, 8) if isinstance(chosen, Sized) else 0
-    return SMALL_FILES + (CHECKPOINTS + 0.25) * trained * 3 / COPIES_IN_TRAINING
+    made = _config(line).particles * trained
+    return SMALL_FILES + (CHECKPOINTS + 0.25) * made * 3 / COPIES_IN_TRAINING

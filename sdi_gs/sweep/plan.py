@@ -31,7 +31,8 @@ from .manifest import BLOCK, FORMAT, TRIES, Line, Sweep, open_sweep, version
 LONG = 40
 """Letters of a sentence that fit into the name of a folder."""
 
-_MEMORY = ("batch", "micro_batch", "resolution", "model", "prompts", "update", "representation")
+_MEMORY = ("batch", "micro_batch", "resolution", "model", "prompts", "update", "representation",
+           "particles")  # fmt: skip
 """The settings that the memory of a run depends on."""
 
 TOLD = 20
