@@ -99,6 +99,16 @@ class RunFolder:
     def preview(self, step: int) -> Path:
         return self.path / "previews" / f"step_{step:07d}.png"
 
+    def previews(self, most: int | None = None) -> list[tuple[int, Path]]:
+        """How many steps were done, and the contact sheet of then, in order; of more than ``most``
+        (2 or more) that many, evenly chosen, the first and the last included."""
+        found = (self.path / "previews").glob("step_*.png")
+        named = [(path.stem.removeprefix("step_"), path) for path in found]
+        sheets = sorted((int(step), path) for step, path in named if step.isdecimal())
+        if most is None or len(sheets) <= most:
+            return sheets
+        return [sheets[round(k * (len(sheets) - 1) / (most - 1))] for k in range(most)]
+
     def config(self) -> Config:
         """The settings of the run. UserError names the file where they are none."""
         tree = read_tree(self.config_file)

@@ -121,19 +121,22 @@ def experiment(
     samples: Annotated[int, typer.Option(help="pictures to measure on")] = 8,
     family: Annotated[str, typer.Option(help="of whole runs: mini, or sdi for a card")] = "mini",
     representation: Annotated[
-        str, typer.Option(help="of whole runs: gaussians, instant_ngp, or a preset")
-    ] = "gaussians",
+        str | None,
+        typer.Option(
+            help="of whole runs: gaussians, instant_ngp, or a preset; default the figure's"
+        ),
+    ] = None,
     seeds: Annotated[int, typer.Option(help="of whole runs: seeds 0, 1, ...")] = 1,
     out: Annotated[Path | None, typer.Option(help="new folder")] = None,
     wide: WideOption = False,
 ) -> None:
-    """Repeat a figure of the paper: data, plot and table. fig8, fig9_3d, fig10_3d, fig11, fig14,
-    table2, since, aids and janus are whole runs on the presets of a family, 'mini' (150 steps if
-    you do not say steps=N) or 'sdi'."""
+    """Repeat a figure of the paper: data, plot and table. fig1_3d, fig4_3d, fig8, fig9_3d,
+    fig10_3d, fig11, fig14, table2, since, aids and janus are whole runs on the presets of a
+    family, 'mini' (150 steps if you do not say steps=N) or 'sdi'."""
     from ..config import load
     from ..experiments import run as experiments
     from ..experiments.base import table
-    from ..experiments.chains import CHAINS, EXAMPLES, chain
+    from ..experiments.chains import CHAINS, EXAMPLES, REPRESENTATION, chain
     from ..experiments.compare import Plan
     from ..pages.text import room
 
@@ -149,7 +152,8 @@ def experiment(
         return experiments.run(name, chosen, samples, out, typer.echo)
 
     def runs(name: str, out: Path | None) -> None:
-        plan = Plan("", family, (representation,), seeds=seeds, settings=tuple(settings))
+        drawn_on = representation or REPRESENTATION.get(name, "gaussians")
+        plan = Plan("", family, (drawn_on,), seeds=seeds, settings=tuple(settings))
         prompts = [prompt] if prompt else EXAMPLES.get(name, [])
         _print_table(name, CHAINS[name], chain(name, family), plan, prompts, out, wide)
 

@@ -18,6 +18,12 @@ class Variant:
     settings: tuple[str, ...] = ()  # key=value
 
 
+# SDS is published at 100 where SDI has 7.5 (DreamFusion, arXiv 2209.14988); mini, whose pictures
+# burn at smaller scales, has 1.5 for SDI.
+STRONG = {"mini": 20.0, "sdi": 100.0}
+EVERY = {"mini": 15, "sdi": 1000}  # steps between two pictures of a shape that comes about
+
+
 def methods(names: Sequence[str]) -> tuple[Variant, ...]:
     """Table 1: the methods as they are."""
     return tuple(Variant(name, name) for name in names)
@@ -39,6 +45,14 @@ def chain(name: str, family: str) -> tuple[Variant, ...]:
     convex, flat = (f"terms.convexity={{start: {w}, end: {w}}}" for w in (0.1, 0.0))
     falling = ("guidance.t.high={start: 0.98, end: 0.25}", "guidance.t.low=null")
     return {
+        "fig1_3d": (
+            Variant("sds, strong guidance", "sds", (f"guidance.cfg_scale={STRONG[family]:g}",)),
+            Variant("sdi", "sdi"),
+        ),
+        "fig4_3d": tuple(
+            Variant(name, name, (f"output.preview_every={EVERY[family]}",))
+            for name in ("sdi", "sds")
+        ),
         "fig8": (
             Variant("sds, fewer pixels", "sds", (few,)),
             Variant("sds", "sds"),
@@ -122,6 +136,8 @@ def chain(name: str, family: str) -> tuple[Variant, ...]:
 
 
 CHAINS = {
+    "fig1_3d": "Fig. 1 d-e: SDS with the strong guidance that it is known for, and SDI",
+    "fig4_3d": "Fig. 4, middle row: how x0, which is the rendering, comes about on a field",
     "fig8": "Fig. 8: from DreamFusion to SDI, change by change",
     "fig9_3d": "Fig. 9, left: what each choice of kappa makes in 3D",
     "fig10_3d": "Fig. 10, right: guidance while inverting and denoising, in 3D",
@@ -140,6 +156,9 @@ EXAMPLES = {
     ],
 }  # fmt: skip
 """What a chain is about where no sentence is given, if that is not :data:`EXAMPLE`."""
+
+REPRESENTATION = {"fig4_3d": "instant_ngp"}
+"""What a chain is drawn on where nothing is said, if that is not ``gaussians``."""
 
 SHORT, EXAMPLE = 150, "a red mug"
 """Steps of a run of mini, and its sentence, where nothing else is said: a chain takes minutes."""

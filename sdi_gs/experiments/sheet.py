@@ -11,6 +11,7 @@ from typing import NamedTuple
 from PIL import Image, ImageDraw, ImageFont
 
 from ..artefacts import media
+from ..artefacts.run_folder import RunFolder
 from ..look import STILL_COLUMNS
 from .compare import Row
 from .study import Without
@@ -22,6 +23,7 @@ HEAD = 24  # of the line above the pictures
 LETTER = 12
 LINES_OF_A_BLOCK = 8  # more of them stand in two blocks side by side, where these are narrow
 WORST = 8  # runs of a sheet of failures
+MOMENTS, LEAST = 10, 3  # pictures of a shape that comes about: most, and fewest worth a sheet
 INK, FAINT = (0, 0, 0), (150, 150, 150)
 
 
@@ -133,9 +135,39 @@ def failures(found: Sequence[Shown], out: Path) -> Image.Image:
     return image
 
 
+def evolution(shown: Sequence[Shown], out: Path) -> Image.Image | None:
+    """How each shape came about: a line per run, the front after a growing number of steps (the
+    middle row of Fig. 4 of arXiv 2405.15891, where x0 is the rendering itself). None where no run
+    left :data:`LEAST` pictures from the time of its making."""
+    runs = [(one, RunFolder(out / one.outcome.run).previews(MOMENTS))
+            for one in shown if isinstance(one.outcome, Row)]  # fmt: skip
+    lines = [(one, seen) for one, seen in runs if len(seen) >= LEAST]
+    if not lines:
+        return None
+    heads = titles([place(one) for one, _ in lines])
+    columns = max(len(seen) for _, seen in lines)
+    image = Image.new("RGB", (WORDS + columns * TILE, len(lines) * (TILE + HEAD)), (255, 255, 255))
+    draw, font = ImageDraw.Draw(image), ImageFont.load_default(LETTER)
+    for line, ((one, seen), head) in enumerate(zip(lines, heads, strict=True)):
+        y = line * (TILE + HEAD)
+        for number, text in enumerate(filter(None, (one.wanted.variant.label, head))):
+            draw.text((6, y + HEAD + 6 + number * (LETTER + 2)), text, INK, font)
+        for column, (step, path) in enumerate(seen):
+            x = WORDS + column * TILE
+            draw.text((x + 4, y + 6), f"step {step}", FAINT, font)
+            with Image.open(path) as opened:
+                view = opened.convert("RGB").crop((0, 0, opened.height, opened.height))
+            image.paste(view.resize((TILE, TILE), Image.Resampling.LANCZOS), (x, y + HEAD))
+    return image
+
+
 def write(shown: Sequence[Shown], out: Path) -> list[Path]:
-    """table.png beside the table's other files, and failures.png where there are enough runs."""
+    """table.png beside the table's other files, failures.png where there are enough runs, and
+    evolution.png where they left pictures from the time of their making."""
     paths = [media.save_png(sheet(shown, out), out / "table.png")]
+    came_about = evolution(shown, out)
+    if came_about is not None:
+        paths.append(media.save_png(came_about, out / "evolution.png"))
     found = worst(shown)
     if found:
         paths.append(media.save_png(failures(found, out), out / "failures.png"))

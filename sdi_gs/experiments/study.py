@@ -34,6 +34,7 @@ FILES = (
     "table.svg",
     "table.png",
     "failures.png",
+    "evolution.png",
 )
 """What a study leaves in its folder; a folder that holds anything else is not one."""
 FORMAT = {"format": "sdi-gs study", "version": 1}

@@ -196,27 +196,15 @@ def _labels(found: Sequence[Facts]) -> list[str]:
 
 def _views(facts: Facts) -> Path | None:
     """The contact sheet; before the end of a run the newest of its previews."""
-    sheets = [*_sheets(facts), facts.run.preview_png]
+    sheets = [*(path for _, path in facts.run.previews()), facts.run.preview_png]
     return next((path for path in reversed(sheets) if path.is_file()), None)
 
 
-def _sheets(facts: Facts) -> list[Path]:
-    found = (facts.run.path / "previews").glob("step_*.png")
-    return sorted(path for path in found if path.stem.removeprefix("step_").isdecimal())
-
-
 def _previews(facts: Facts) -> list[tuple[str, str]]:
-    """Contact sheets from the time of training with their captions, evenly chosen, the last one
-    included."""
-    paths = _sheets(facts)
-    every = (len(paths) - 1) / max(1, PREVIEWS - 1)
-    chosen = [paths[round(i * every)] for i in range(PREVIEWS)] if every > 1 else paths
+    """Contact sheets from the time of training with their captions."""
     return [
-        (
-            parts.embedded_small(path, PREVIEW_WIDTH),
-            f"after step {int(path.stem.removeprefix('step_'))}",
-        )
-        for path in chosen
+        (parts.embedded_small(path, PREVIEW_WIDTH), f"after step {step}")
+        for step, path in facts.run.previews(PREVIEWS)
     ]
 
 

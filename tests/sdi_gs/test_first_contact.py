@@ -78,9 +78,11 @@ def test_an_experiment_of_whole_runs_takes_seeds_and_its_own_sentences(
     from sdi_gs.experiments.chains import EXAMPLES
 
     asked: list[Any] = []
+    drawn_on: list[tuple[str, ...]] = []
 
     def measure(variants: Any, plan: Any, prompts: Any, *_: Any) -> Any:
         asked.append((len(variants), plan.seeds, prompts))
+        drawn_on.append(plan.representations)
         raise UserError("enough")
 
     monkeypatch.setattr(tables, "measure", measure)
@@ -88,3 +90,6 @@ def test_an_experiment_of_whole_runs_takes_seeds_and_its_own_sentences(
     assert sdi_gs("experiment", "janus", "a gray cat").code == 2
     assert sdi_gs("experiment", "fig11").code == 2
     assert asked == [(4, 3, EXAMPLES["janus"]), (4, 1, ["a gray cat"]), (9, 1, ["a red mug"])]
+    assert sdi_gs("experiment", "fig4_3d").code == 2
+    assert sdi_gs("experiment", "fig4_3d", "--representation", "gaussians").code == 2
+    assert drawn_on == [("gaussians",)] * 3 + [("instant_ngp",), ("gaussians",)]

@@ -413,6 +413,36 @@ def test_failures_are_the_worst_runs_the_worst_first(fast: Path, tmp_path: Path)
         assert drawn[line * sheet.TILE : (line + 1) * sheet.TILE, : sheet.WORDS].min() < 100
 
 
+def test_how_shapes_came_about_is_a_line_of_fronts_for_each_that_left_pictures(
+    fast: Path, tmp_path: Path
+) -> None:
+    """Grey says which run and which step. Of 21 pictures ten are shown, the first and the last
+    among them; two pictures are not worth a line."""
+    plan = Plan("", representations=(str(fast),))
+    line, counts, shown = [], [21, 3, 2], []
+    for name in ("sdi", "sds", "ism"):
+        line += wanted([Variant(name, name)], plan, ["a mug"])[0]
+    for number, (run, count) in enumerate(zip(line, counts, strict=True)):
+        folder = tmp_path / run.name / "previews"
+        folder.mkdir(parents=True)
+        for k in range(count):
+            front = np.full((32, 32), 100 * number + 4 * k)
+            side = np.full((32, 96), 255)
+            picture = np.concatenate([front, side], axis=1).astype(np.uint8)
+            Image.fromarray(picture).save(folder / f"step_{15 * (k + 1):07d}.png")
+        shown.append(Shown(run, row(20.0, run=run.name)))
+    assert sheet.evolution(shown[2:], tmp_path) is None
+    drawn = np.array(sheet.evolution(shown, tmp_path).convert("L"))  # type: ignore[union-attr]
+    assert drawn.shape == (2 * (sheet.TILE + sheet.HEAD), sheet.WORDS + 10 * sheet.TILE)
+    chosen = [[0, 2, 4, 7, 9, 11, 13, 16, 18, 20], [0, 1, 2]]
+    for number, steps in enumerate(chosen):
+        y = number * (sheet.TILE + sheet.HEAD) + sheet.HEAD + sheet.TILE // 2
+        for column, k in enumerate(steps):
+            x = sheet.WORDS + column * sheet.TILE + sheet.TILE // 2
+            assert drawn[y, x] == 100 * number + 4 * k
+    assert drawn[sheet.HEAD :, sheet.WORDS + 3 * sheet.TILE :][-sheet.TILE :].min() == 255
+
+
 def test_the_head_of_a_column_says_what_differs() -> None:
     place = sheet.Place
     assert sheet.titles([place("gaussians", "a mug", 0)]) == [""]
