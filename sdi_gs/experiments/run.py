@@ -13,6 +13,7 @@ from ..artefacts.claim import claimed
 from ..config import Config, to_plain
 from ..errors import UserError, nearest
 from ..run import require_ready
+from .bad_pictures import HIDDEN
 from .base import Experiment, Result, bench, write
 from .chains import CHAINS
 from .noise_error import FIG9, FIG10
@@ -28,6 +29,7 @@ EXPERIMENTS: dict[str, Experiment] = {
     "fig9": FIG9,
     "fig10": FIG10,
     "fig18": FIG18,
+    "hidden": HIDDEN,
     "roots": ROOTS,
     "inversions": INVERSIONS,
 }

@@ -25,7 +25,7 @@ from sdi_gs.artefacts.media import psnr
 from sdi_gs.config import from_plain, load
 from sdi_gs.diffusion.analytic import GaussianMixture, gaussian
 from sdi_gs.diffusion.schedule import scaled_linear_alpha_bar, sigma
-from sdi_gs.experiments import root_finders
+from sdi_gs.experiments import bad_pictures, root_finders
 from sdi_gs.experiments.base import SAMPLING_STEPS, Bench, Result, bench, table, write
 from sdi_gs.experiments.noise_error import FIG9, FIG10, SHARES, error, inversion
 from sdi_gs.experiments.pictures import FIG4, FIG6, detail, saturation, turned
@@ -323,6 +323,30 @@ def test_round_trip_loses_what_its_factor_says() -> None:
         expected = float(psnr(again, trip.denoiser.decode(clean)))
         assert rows[steps] == pytest.approx(expected, abs=1e-3)
     assert rows[10] < rows[30] < rows[100] < rows[300]
+
+
+def test_random_noise_hides_a_torn_picture_of_one_gaussian_and_inversion_does_not(
+    known: Bench,
+) -> None:
+    """With data N(m, v I) eps is sqrt(1 - a) (x - sqrt(a) m) / (a v + 1 - a). Under random noise its
+    mean square has a share of the picture that falls with a; the ODE stretches every offset from m
+    alike, so that a picture stays as unlikely as it was at every t."""
+    z, rows = bad_pictures.torn(known.clean), bad_pictures.hidden(known, lambda said: None).rows
+    half = known.clean.shape[-1] // 2
+    assert torch.equal(z[..., :half], known.clean[..., :half])
+    assert torch.equal(z[:, :, 1:, half:], known.clean[:, :, :-1, half:])
+    assert isinstance(known.denoiser, GaussianMixture)
+    off = float((z - known.denoiser.means[0]).square().mean())
+    found = {(row["picture, kappa"], row["t"]): row["noise_seen"] for row in rows}
+    for share in SHARES:
+        a = float(TABLE[round(share * 1000)])
+        expected = (a * off + 1 - a) / (a * VARIANCE + 1 - a)
+        assert found["torn, random", share] == pytest.approx(expected, rel=0.03)
+        own = found["its own, ddim inversion", share]
+        inverted = found["torn, ddim inversion", share]
+        assert inverted / own == pytest.approx(off / VARIANCE, rel=0.05)
+    assert found["torn, random", 0.1] > 1.9
+    assert found["torn, random", 0.9] == pytest.approx(1.0, abs=0.1)
 
 
 def test_the_bench_is_made_of_the_models_own_samples() -> None:
