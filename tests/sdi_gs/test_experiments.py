@@ -328,9 +328,9 @@ def test_round_trip_loses_what_its_factor_says() -> None:
 def test_random_noise_hides_a_torn_picture_of_one_gaussian_and_inversion_does_not(
     known: Bench,
 ) -> None:
-    """With data N(m, v I) eps is sqrt(1 - a) (x - sqrt(a) m) / (a v + 1 - a). Under random noise its
-    mean square has a share of the picture that falls with a; the ODE stretches every offset from m
-    alike, so that a picture stays as unlikely as it was at every t."""
+    """With data N(m, v I) eps is sqrt(1 - a) (x - sqrt(a) m) / (a v + 1 - a). Under random noise
+    its mean square has a share of the picture that falls with a; the ODE stretches every offset
+    from m alike, so that a picture stays as unlikely as it was at every t."""
     z = bad_pictures.torn(known.clean)
     rows = bad_pictures.hidden(known, lambda said: None).rows
     half = known.clean.shape[-1] // 2
