@@ -16,7 +16,7 @@ TORCH_INDEX   := https://download.pytorch.org/whl
 PROMPT ?= a red mug
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help setup demo test test-viewers test-cluster gpu-check lint format clean
+.PHONY: help setup demo test pytest test-viewers test-cluster gpu-check lint format clean
 .DEFAULT_GOAL := help
 
 help:
@@ -61,11 +61,16 @@ $(STAMP): pyproject.toml Makefile
 demo: $(STAMP)
 	@out=outputs/demo; n=2; \
 	while [ -e $$out ]; do out=outputs/demo-$$n; n=$$((n + 1)); done; \
-	$(BIN)/sdi-gs generate "$(PROMPT)" --config mini --out $$out
+	$(BIN)/sdi-gs generate "$(PROMPT)" --config mini_fast --out $$out
 
-# A test has one thread (tests/conftest.py). Each process loads torch and the models of its tests,
-# hence no more than four.
-test: lint
+# The types are looked at beside the tests: neither waits for the other.
+test: $(STAMP)
+	@$(MAKE) --no-print-directory -j 2 lint pytest
+
+# A test has one thread, and one process more than there are cores works on them, since some tests
+# only wait (tests/conftest.py). Each process loads torch and the models of its tests, hence no more
+# than four.
+pytest: $(STAMP)
 	$(BIN)/python -m pytest -q -rs -n logical --maxprocesses 4
 
 # Exported files in real viewers: needs Node.js (npm) and Chromium, and fetches 290 MB of packages

@@ -65,6 +65,22 @@ def rotate_from_file(cloud: SplatCloud, up: str = VIEWER) -> SplatCloud:
     return _rotate(cloud, FRAMES[up].matrix().T, (w, -x, -y, -z))
 
 
+def turn_about_z(cloud: SplatCloud, degrees: float) -> SplatCloud:
+    """The splats turned about the vertical, counter-clockwise seen from above: a front at +x comes
+    to +y by 90 degrees. Their view-dependent colours turn along."""
+    if degrees % 360.0 == 0.0:
+        return cloud
+    angle = math.radians(degrees)
+    cos, sin = math.cos(angle), math.sin(angle)
+    matrix = torch.tensor([[cos, -sin, 0.0], [sin, cos, 0.0], [0.0, 0.0, 1.0]], dtype=torch.float64)
+    turn = (math.cos(angle / 2), 0.0, 0.0, math.sin(angle / 2))
+    return cloud.replace(
+        means=(cloud.means.double() @ matrix.T).to(cloud.means),
+        quat_wxyz=hamilton(turn, cloud.quat_wxyz.double()).to(cloud.quat_wxyz),
+        sh_rest=rotate_rest(cloud.sh_rest, matrix),
+    )
+
+
 def hamilton(turn: tuple[float, float, float, float], quat_wxyz: Tensor) -> Tensor:
     """The rotations ``quat_wxyz`` [N, 4] followed by ``turn`` (w, x, y, z): their product."""
     a, b, c, d = turn

@@ -7,7 +7,7 @@ What the layers below say about a bad input (ValueError and its kin) leaves here
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
@@ -110,6 +110,9 @@ def check_prompt(config: Config) -> str | None:
         )
     taught = set(words())
     said = dict.fromkeys(split_words(config.prompt))
+    several = _several(config.prompt, KINDS, COLORS)
+    if several:
+        return several
     unknown = [word for word in said if word not in taught]
     if not unknown:
         return None
@@ -117,6 +120,25 @@ def check_prompt(config: Config) -> str | None:
     near = [close for word in unknown for close in get_close_matches(word, objects, 1, 0.7)]
     hint = f"; it knows {', '.join(dict.fromkeys(near))}" if near else ""
     return f"note: mini was never taught: {', '.join(unknown)}{hint}; see {command('words')}"
+
+
+def _several(prompt: str, kinds: Collection[str], colors: Collection[str]) -> str | None:
+    """What is said of a sentence with several things, of which mini was taught none together."""
+    from .mini import split_words
+
+    said = list(split_words(prompt))
+    found = {word: k for k, word in enumerate(said) if word in kinds}
+    if len(found) < 2:
+        return None
+    steps = []
+    for thing, k in found.items():
+        named = f"{said[k - 1]} {thing}" if k and said[k - 1] in colors else thing
+        steps.append(command("generate", f"a {named}", "--out", thing))
+    steps.append(command("compose", *found, "--out", "scene.ply"))
+    return (
+        f"note: mini was taught single things, and {prompt!r} names {len(found)}; make each by "
+        "itself and put them beside one another:\n  " + "\n  ".join(steps)
+    )
 
 
 def check_model(chosen: ModelConfig) -> str | None:

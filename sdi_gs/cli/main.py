@@ -15,7 +15,7 @@ import typer
 
 from ..errors import RunFailure, UserError, leading
 from ..stopping import stopping
-from . import evaluate, known, studies, studio, sweep, watch
+from . import evaluate, known, scenes, studies, studio, sweep, watch
 from .arguments import (
     DEFAULT_PRESET,
     DegreeOption,
@@ -367,7 +367,7 @@ def doctor(
         raise typer.Exit(1)
 
 
-for room in (studies, watch, studio, evaluate, sweep, known):
+for room in (scenes, studies, watch, studio, evaluate, sweep, known):
     room.register(app)
 
 
