@@ -53,6 +53,17 @@ class Cameras:
     def to(self, device: torch.device | str) -> Cameras:
         return self.with_values(*send([self.world_to_cam, self.intrinsics], device))
 
+    def coarser(self, factor: int) -> Cameras:
+        """The same views with pixels that are ``factor`` times as wide and high; what is left of a
+        picture at its right and lower end is seen as well."""
+        scale = self.intrinsics.new_tensor([1.0 / factor, 1.0 / factor, 1.0])
+        return replace(
+            self,
+            intrinsics=self.intrinsics * scale[:, None],
+            width=-(-self.width // factor),
+            height=-(-self.height // factor),
+        )
+
     def with_values(self, world_to_cam: Tensor, intrinsics: Tensor) -> Cameras:
         """The same cameras with other numbers, such as the same ones on another device."""
         return replace(self, world_to_cam=world_to_cam, intrinsics=intrinsics)
@@ -71,6 +82,8 @@ class Render(NamedTuple):
     alpha: Tensor  # [B, 1, H, W] in [0, 1]
     depth: Tensor  # [B, 1, H, W] expected z-depth where alpha > 0, else 0; world units
     normal: Tensor  # [B, 3, H, W] world frame, unit length where the surface is opaque, else 0
+    # [B, c, H, W] of a shape that is made of a prior's latents, which guidance takes instead of rgb
+    latents: Tensor | None = None
 
 
 Trace = Any
@@ -240,6 +253,16 @@ class Surface(NamedTuple):
     vertices: Tensor  # [V, 3] world units, float32
     faces: Tensor  # [F, 3] int64 indices of corners, counter-clockwise from outside
     colours: Tensor  # [V, 3] in [0, 1] as displayed
+
+
+@runtime_checkable
+class HasLatents(Protocol):
+    """A shape whose pictures are latents of a prior, :attr:`Render.latents`."""
+
+    @property
+    def latent_channels(self) -> int:
+        """c of them."""
+        ...
 
 
 @runtime_checkable

@@ -18,10 +18,11 @@ from torch import Generator
 
 from representations.gaussians.config import GaussianConfig
 from representations.instant_ngp.config import InstantNGPConfig
-from representations.interface import Renderer, Run, Say, silent
+from representations.interface import HasLatents, Renderer, Run, Say, silent
+from representations.latent_voxels.config import CHANNELS, LatentVoxelConfig
 from representations.memory import available_bytes
 from representations.ops import MissingBackend, card
-from representations.particles import Particles
+from representations.particles import Particles, all_shapes
 from representations.textured.config import TexturedConfig
 
 from . import methods, starting
@@ -233,6 +234,10 @@ def _shape(config: Config, run: Run) -> Renderer:
                 shape = _instant_ngp(chosen, run, config.views)
             case TexturedConfig():
                 shape = _textured(chosen, run)
+            case LatentVoxelConfig():
+                from representations.latent_voxels import LatentVoxelRenderer
+
+                shape = LatentVoxelRenderer(chosen, run.device, seed=run.seed)
             case _:
                 shape = REPRESENTATIONS.makers[type(chosen)](chosen, run)
     for name in config.terms:
@@ -332,6 +337,8 @@ def training(
     share(team, config.batch, config.micro_batch, model.views_together)
     with below("views"):
         config.views.check_groups(model.views_together)
+    if isinstance(all_shapes(shape)[0], HasLatents):
+        _require_latents(config, model, target)
     with below("prompts"):
         prompts = PromptSet(model, config.prompt, config.negative_prompt, config.prompts)
     method = methods.guidance(config, model, prompts, config.noise)
@@ -354,6 +361,24 @@ def training(
         together=model.views_together,
         team=team,
     )
+
+
+def _require_latents(config: Config, model: Denoiser, target: torch.device) -> None:
+    """UserError unless the pictures of a shape that is made of latents are latents of ``model``."""
+    with torch.no_grad():
+        channels, side = model.encode(torch.ones(1, 3, 64, 64, device=target)).shape[1:3]
+    if channels != CHANNELS:
+        raise UserError(
+            f"representation={config.representation.kind} has {CHANNELS} latents a voxel, and "
+            f"{config.model.source} has {channels}: take a prior with {CHANNELS}, or another "
+            "representation, such as representation=gaussians"
+        )
+    if config.resolution != side:
+        raise UserError(
+            f"resolution={config.resolution}: pictures of {config.representation.kind} are latents "
+            f"themselves, of which {config.model.source} knows {side} x {side}; write "
+            f"resolution={side}"
+        )
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from representations.gaussians.config import GaussianConfig
 from representations.instant_ngp.config import InstantNGPConfig
 from representations.interface import RepresentationSettings
+from representations.latent_voxels.config import LatentVoxelConfig
 from representations.textured.config import TexturedConfig
 
 from . import plugins
@@ -135,7 +136,9 @@ UPDATES = Kinds(
     SteinConfig,
 )
 BACKGROUNDS = Kinds("background", SolidBackground, RandomBackground, EnvironmentBackground)
-REPRESENTATIONS = Kinds("representation", GaussianConfig, InstantNGPConfig, TexturedConfig)
+REPRESENTATIONS = Kinds(
+    "representation", GaussianConfig, InstantNGPConfig, TexturedConfig, LatentVoxelConfig
+)
 PRIORS = Kinds("prior")
 """Models that are made by code instead of read from a folder; ``model.source`` names them."""
 

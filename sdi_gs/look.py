@@ -5,27 +5,64 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from representations import telling
-from representations.interface import Cameras, Renderer
+from representations.interface import Cameras, HasLatents, Renderer
 from representations.particles import all_shapes
 
 from . import build, strict
 from .artefacts import checkpoint, media, run_folder
 from .artefacts.checkpoint import Checkpoint
 from .artefacts.run_folder import RunFolder
-from .config import Config, TurntableConfig, from_plain, to_plain
+from .config import Config, ModelConfig, TurntableConfig, from_plain, to_plain
+from .diffusion.base import Denoiser
 from .errors import UserError, command, first_line
 from .views import ViewPolicy
 
 PREVIEW_VIEWS = 4  # front, side, back, side
 STILL_VIEWS, STILL_COLUMNS = 8, 4  # of preview.png
 AT_ONCE = 4  # views drawn together, so that memory stays flat
+
+
+class Darkroom:
+    """Makes pictures of latents with the decoder of the run's own prior, which is loaded when the
+    first is wanted."""
+
+    def __init__(self, model: ModelConfig, device: torch.device) -> None:
+        self.model, self.device = model, device
+
+    @cached_property
+    def prior(self) -> Denoiser:
+        return build.denoiser(self.model, self.device)
+
+    @cached_property
+    def factor(self) -> int:
+        """Pixels along a side of a latent."""
+        latent = torch.zeros(1, *self.prior.encode(_grey(64, self.device)).shape[1:])
+        return int(self.prior.decode(latent.to(self.device)).shape[-1]) // latent.shape[-1]
+
+    def develop(
+        self, shown: Stage, cameras: Cameras, background: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Pictures [N, 3, H, W] in [0, 1] and coverage [N, 1, H, W] on the CPU."""
+        few = cameras.coarser(self.factor).to(self.device)
+        render, _ = shown.renderer.render(few, background)
+        assert render.latents is not None
+        pictures = self.prior.decode(render.latents).clamp(0.0, 1.0)
+        alpha = F.interpolate(render.alpha, size=pictures.shape[-2:], mode="bilinear")
+        height, width = cameras.height, cameras.width
+        return pictures[..., :height, :width].cpu(), alpha[..., :height, :width].cpu()
+
+
+def _grey(pixels: int, device: torch.device) -> Tensor:
+    return torch.full((1, 3, pixels, pixels), 0.5, device=device)
 
 
 @dataclass(frozen=True)
@@ -36,6 +73,7 @@ class Stage:
     device: torch.device
     views: ViewPolicy  # whose middle distance and field of view a turntable has
     background: Callable[[int], Tensor | None]  # views -> [views, 3]; None: the shape's own
+    darkroom: Darkroom | None = None  # of a shape that is made of latents
 
     def look(self, cameras: Cameras) -> tuple[Tensor, Tensor]:
         """Pictures [N, 3, H, W] in [0, 1] and coverage [N, 1, H, W], without gradients, on the
@@ -47,8 +85,11 @@ class Stage:
                 background = self.background(len(some))
                 if background is not None:
                     background = background.to(self.device)
-                render, _ = self.renderer.render(some.to(self.device), background)
-                seen.append((render.rgb.cpu(), render.alpha.cpu()))
+                if self.darkroom is None:
+                    render, _ = self.renderer.render(some.to(self.device), background)
+                    seen.append((render.rgb.cpu(), render.alpha.cpu()))
+                else:
+                    seen.append(self.darkroom.develop(self, some, background))
                 level.at(first + len(some))
         pictures, alpha = zip(*seen, strict=True)
         return torch.cat(pictures), torch.cat(alpha)
@@ -65,12 +106,9 @@ class Stage:
 def stage(config: Config, renderer: Renderer) -> Stage:
     """``renderer``, or the first of those that take turns in it, on the stage that the settings of
     its run describe."""
-    return Stage(
-        all_shapes(renderer)[0],
-        build.device(config.device),
-        config.views,
-        config.background.still,
-    )
+    shape, device = all_shapes(renderer)[0], build.device(config.device)
+    darkroom = Darkroom(config.model, device) if isinstance(shape, HasLatents) else None
+    return Stage(shape, device, config.views, config.background.still, darkroom)
 
 
 class Reopened(NamedTuple):

@@ -65,6 +65,10 @@ WALLS = {
     "representations.textured": (
         "representations.gaussians", "representations.instant_ngp", "representations.export",
     ),
+    "representations.latent_voxels": (
+        "representations.gaussians", "representations.instant_ngp", "representations.export",
+        "representations.textured", "representations.ops",
+    ),
     "representations.ops": (
         "representations.gaussians", "representations.instant_ngp", "representations.export",
         "representations.textured", "representations.environment",

@@ -78,4 +78,4 @@ def one_by_one(shape: Renderer, cameras: Cameras, device: torch.device) -> Itera
         camera = cameras[view : view + 1].to(device)
         with torch.no_grad():
             found, _ = shape.render(camera, torch.zeros(1, 3, device=device))
-        yield Render(*(plane.cpu() for plane in found))
+        yield Render(*(plane.cpu() for plane in found[:4]))

@@ -81,7 +81,7 @@ def pictures(renderer: Renderer, cameras: Cameras, device: torch.device) -> list
     out = []
     for i in each(range(len(cameras)), "picture"):
         render, _ = renderer.render(cameras[i : i + 1].to(device), torch.zeros(1, 3, device=device))
-        out.append(Render(*(picture.cpu() for picture in render)))
+        out.append(Render(*(picture.cpu() for picture in render[:4])))
     return out
 
 

@@ -151,7 +151,7 @@ class ScoreDistillation:
         viewpoints differ, or do not fill the groups that the denoiser must see together."""
         self._check(rgb, viewpoints)
         rng = self.rng if rng is None else rng
-        z = self._encode(rgb, rng)
+        z = self._encode(rgb, viewpoints, rng)
         if watch is not None:
             watch.lap("encode")
         progress = Progress(step, self.steps)
@@ -189,7 +189,9 @@ class ScoreDistillation:
             evaluations=predict.evaluations,
         )
 
-    def _encode(self, rgb: Tensor, rng: Rng) -> Tensor:
+    def _encode(self, rgb: Tensor, viewpoints: Viewpoints, rng: Rng) -> Tensor:
+        if viewpoints.seen is not None and viewpoints.seen.latents is not None:
+            return viewpoints.seen.latents
         if self.config.latents == "mean":
             return self.denoiser.encode(rgb)
         assert isinstance(self.denoiser, HasPosterior)

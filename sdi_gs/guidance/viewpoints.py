@@ -14,14 +14,17 @@ from representations.interface import Cameras, Render
 
 @dataclass(frozen=True)
 class Seen:
-    """What cameras saw of a shape, detached: where on a picture its surface is."""
+    """What cameras saw of a shape: where on a picture its surface is, detached."""
 
     depth: Tensor  # [B, 1, H, W] z-depth, world units; 0 where there is nothing
     alpha: Tensor  # [B, 1, H, W] in [0, 1]
     cameras: Cameras  # the B that saw it, on the device of the pictures
+    # [B, c, H, W] with gradient, of a shape that is made of latents; None: of colours
+    latents: Tensor | None = None
 
     def __getitem__(self, index: slice) -> Seen:
-        return Seen(self.depth[index], self.alpha[index], self.cameras[index])
+        some = None if self.latents is None else self.latents[index]
+        return Seen(self.depth[index], self.alpha[index], self.cameras[index], some)
 
     def points(self) -> Tensor:
         """World points [B, H, W, 3] of the surface; where there is none, the camera's own place."""
@@ -58,7 +61,8 @@ class Viewpoints:
 
     def seeing(self, render: Render, cameras: Cameras) -> Viewpoints:
         """The same, with what ``cameras`` saw from there, on the device of its pictures."""
-        return replace(self, seen=Seen(render.depth.detach(), render.alpha.detach(), cameras))
+        seen = Seen(render.depth.detach(), render.alpha.detach(), cameras, render.latents)
+        return replace(self, seen=seen)
 
     @staticmethod
     def orbit(

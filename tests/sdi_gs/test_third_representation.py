@@ -129,6 +129,7 @@ def test_its_picture_is_a_disc_of_the_size_it_says(ellipsoid: Path) -> None:
     assert half == pytest.approx(focal * math.tan(math.asin(0.5 / 3)), abs=1.0)
 
 
-def test_the_package_itself_knows_three() -> None:
-    assert list(SEAMS["representation"].table) == ["gaussians", "instant_ngp", "textured"]
+def test_the_package_itself_knows_four() -> None:
+    known = ["gaussians", "instant_ngp", "textured", "latent_voxels"]
+    assert list(SEAMS["representation"].table) == known
     assert Config().representation.kind == "gaussians"
