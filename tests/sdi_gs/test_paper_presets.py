@@ -39,7 +39,7 @@ def small(name: str, folder: Path):  # type: ignore[no-untyped-def]
     return load(name, [*SMALL, *SMALL_OF[kind], f"model.source={folder}"])
 
 
-@pytest.mark.parametrize("name", [*PRESETS, "sdi_released"])
+@pytest.mark.parametrize("name", [*PRESETS, "sdi_released", "sdi_released_nerf"])
 def test_a_preset_takes_steps_with_tiny_networks_of_the_same_classes(
     name: str, tiny_model: Path
 ) -> None:
