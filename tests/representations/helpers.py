@@ -27,6 +27,16 @@ def cameras_around(
     return orbit(azimuth, 15.0 * ones, distance * ones, fov_y_deg * ones, size)
 
 
+def cube_turns() -> list[tuple[Tensor, Tensor]]:
+    """Rotations, without shifts, that map a cube around the origin onto itself."""
+    turns = (
+        [[0.0, -1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]],
+        [[0.0, 0.0, 1.0], [1.0, 0.0, 0.0], [0.0, 1.0, 0.0]],
+        [[1.0, 0.0, 0.0], [0.0, -1.0, 0.0], [0.0, 0.0, -1.0]],
+    )
+    return [(torch.tensor(turn), torch.zeros(3)) for turn in turns]
+
+
 def in_dtype(cameras: Cameras, dtype: torch.dtype) -> Cameras:
     return Cameras(
         cameras.world_to_cam.to(dtype), cameras.intrinsics.to(dtype), cameras.width, cameras.height

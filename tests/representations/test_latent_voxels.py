@@ -13,7 +13,7 @@ from representations.interface import HasLatents
 from representations.latent_voxels import LatentVoxelConfig, LatentVoxelRenderer
 
 from .contract import RendererContract
-from .helpers import cameras_around, seeded
+from .helpers import cameras_around, cube_turns, seeded
 
 # Of colours that stay between 0 and 1, where clamping has no say.
 COLOURS = ((0.2, 0.0, 0.1), (0.0, 0.2, 0.0), (0.1, 0.0, 0.2), (0.0, 0.1, 0.1), (0.1, 0.0, -0.1))
@@ -33,12 +33,7 @@ class TestLatentVoxels(RendererContract):
         return [renderer.volume, renderer.latents, *renderer.environment.parameters()]
 
     def motions(self):
-        turns = (
-            [[0.0, -1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]],
-            [[0.0, 0.0, 1.0], [1.0, 0.0, 0.0], [0.0, 1.0, 0.0]],
-            [[1.0, 0.0, 0.0], [0.0, -1.0, 0.0], [0.0, 0.0, -1.0]],
-        )
-        return [(torch.tensor(turn), torch.zeros(3)) for turn in turns]
+        return cube_turns()
 
     def prepare_to_move(self, renderer):
         with torch.no_grad():

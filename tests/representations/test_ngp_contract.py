@@ -16,6 +16,7 @@ from representations.instant_ngp import (
 )
 
 from .contract import RendererContract
+from .helpers import cube_turns
 
 
 class Turned(torch.nn.Module):
@@ -68,12 +69,7 @@ class FieldContract(RendererContract):
 
     def motions(self):
         # The cube that rays are clipped to allows its own symmetries only.
-        turns = (
-            [[0.0, -1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]],
-            [[0.0, 0.0, 1.0], [1.0, 0.0, 0.0], [0.0, 1.0, 0.0]],
-            [[1.0, 0.0, 0.0], [0.0, -1.0, 0.0], [0.0, 0.0, -1.0]],
-        )
-        return [(torch.tensor(turn), torch.zeros(3)) for turn in turns]
+        return cube_turns()
 
     def prepare_to_move(self, renderer):
         renderer.occupancy.occupied[:3] = False  # a corner of the grid is empty

@@ -61,11 +61,13 @@ def test_the_note_is_no_setting(tmp_path: Path) -> None:
 
 
 def test_only_what_differs_from_the_preset_is_named() -> None:
-    config = load("mini", ["steps=7", "representation.count=50"], "sds")
+    config = load("mini", ["steps=7", "representation.count=50", "threads=1"], "sds")
     base = Origin("mini", "sds").config()
     assert base is not None
     assert [row[0] for row in differing(config, base)] == ["steps", "representation.count"]
     assert ("steps", "7", "400") in differing(config, base)
+    one = load("mini", ["threads=1"])
+    assert ("threads", "2", "1") in differing(one.model_copy(update={"threads": 2}), one)
     field = {row[0]: row[1:] for row in differing(load("mini_nerf"), load("mini"))}
     assert field["representation.kind"] == ('"instant_ngp"', '"gaussians"')
     assert field["representation.radius"][1] == "2.0"  # of that kind, since the preset has another
