@@ -103,7 +103,7 @@ def test_the_measured_level_is_the_density_at_the_surface() -> None:
     cameras = surface.views_around(32, 3.0, 30.0)
     level = surface.surface_level(ball, sphere_pictures(cameras), cameras)
     assert level == pytest.approx(4.0, abs=1e-3)
-    empty = [Render(*(torch.zeros_like(p) for p in r)) for r in sphere_pictures(cameras)]
+    empty = [Render(*(torch.zeros_like(p) for p in r[:4])) for r in sphere_pictures(cameras)]
     with pytest.raises(MeshError, match="the field is empty"):
         surface.surface_level(ball, empty, cameras)
 
@@ -123,7 +123,7 @@ def test_fused_depth_pictures_give_the_sphere_back() -> None:
 
 def test_nothing_to_fuse_is_told() -> None:
     cameras = surface.views_around(16, 3.0, 30.0)
-    empty = [Render(*(torch.zeros_like(p) for p in r)) for r in sphere_pictures(cameras)]
+    empty = [Render(*(torch.zeros_like(p) for p in r[:4])) for r in sphere_pictures(cameras)]
     with pytest.raises(MeshError, match="no surface"):
         surface.fuse(empty, cameras, radius=1.0, resolution=16)
 
@@ -179,7 +179,7 @@ def test_open3d_takes_no_notice_of_what_is_mostly_transparent(
 
 def test_open3d_told_nothing_says_so(open3d_fuse: Callable[..., surface.Extracted]) -> None:
     cameras = surface.views_around(16, 3.0, 30.0)
-    empty = [Render(*(torch.zeros_like(p) for p in r)) for r in sphere_pictures(cameras)]
+    empty = [Render(*(torch.zeros_like(p) for p in r[:4])) for r in sphere_pictures(cameras)]
     with pytest.raises(MeshError, match="there is no surface"):
         open3d_fuse(empty, cameras, radius=1.0, resolution=16)
 

@@ -252,14 +252,15 @@ def test_pictures_and_gradients_are_those_of_plain_torch() -> None:
         render, trace = renderer.render(cameras, torch.full((3, 3), 0.3))
         there = render.alpha.detach() > 0.01  # elsewhere nerfacc's opacity has few digits
         render = render._replace(depth=torch.where(there, render.depth, 0.0))
-        pull = [torch.randn(t.shape, generator=seeded(k)) for k, t in enumerate(render)]
-        loss = sum((a * b).mean() for a, b in zip(render, pull, strict=True))
+        pull = [torch.randn(t.shape, generator=seeded(k)) for k, t in enumerate(render[:4])]
+        loss = sum((a * b).mean() for a, b in zip(render[:4], pull, strict=True))
         names = set(TERMS) - {"tv_depth", "opaque", "orientation"}  # of what is hardly there
         loss = loss + sum(renderer.terms(trace, names).values())
         loss.backward()
         outcomes.append((render, [p.grad for p in renderer.field.parameters()]))
     (ours, slopes), (theirs, others) = outcomes
-    for name, a in theirs._asdict().items():
+    for name in ("rgb", "alpha", "depth", "normal"):
+        a = getattr(theirs, name)
         torch.testing.assert_close(a, getattr(ours, name), atol=1e-5, rtol=1e-5, msg=name)
     for a, b in zip(others, slopes, strict=True):
         assert relative_l2(a, b) < 1e-5
