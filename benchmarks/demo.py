@@ -2,9 +2,9 @@
 """Seconds from the command to final.ply, and where they go; beside another checkout if named.
 
     python benchmarks/demo.py [--against DIR] [--repeats 5] [--cold] [--prompt "a red mug"]
-                              [--config mini] [key=value ...]
+                              [--config mini_fast,mini] [key=value ...]
 
-Each run is the whole command in a process of its own, and the checkouts take turns. ``--cold``
+Each run is the whole command in a process of its own, and the checkouts and presets take turns. ``--cold``
 empties numba's cache before each run, as on the first run after an installation that compiled
 nothing. ONEDNN_MAX_CPU_ISA=AVX2 in the environment shows a processor without AVX-512 and AMX.
 """
@@ -78,14 +78,20 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--cold", action="store_true")
     parser.add_argument("--prompt", default="a red mug")
-    parser.add_argument("--config", default="mini")
+    parser.add_argument(
+        "--config", default="mini_fast,mini", help="presets, commas between; they take turns"
+    )
     parser.add_argument("settings", nargs="*", help="key=value")
     args = parser.parse_args()
-    words = [args.prompt, "--config", args.config, *args.settings]
     checkouts = {"this": HERE, **({"against": args.against.resolve()} if args.against else {})}
-    runs: dict[str, list[Timed]] = {name: [] for name in checkouts}
+    asked = {
+        f"{name}, {preset}": (checkout, [args.prompt, "--config", preset, *args.settings])
+        for name, checkout in checkouts.items()
+        for preset in args.config.split(",")
+    }
+    runs: dict[str, list[Timed]] = {name: [] for name in asked}
     for k in range(args.repeats):
-        for name, checkout in checkouts.items():
+        for name, (checkout, words) in asked.items():
             runs[name].append(once(checkout, words, args.cold))
             print(f"{k + 1}/{args.repeats} {name}: {runs[name][-1].whole_s:.1f} s", flush=True)
     for name, found in runs.items():
