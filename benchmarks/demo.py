@@ -6,7 +6,8 @@
 
 Each run is the whole command in a process of its own, and the checkouts and presets take turns.
 ``--cold`` empties numba's cache before each run, as on the first run after an installation that
-compiled nothing. ONEDNN_MAX_CPU_ISA=AVX2 in the environment shows a processor without AVX-512 and AMX.
+compiled nothing. ONEDNN_MAX_CPU_ISA=AVX2 in the environment shows a processor without AVX-512 and
+AMX.
 """
 
 from __future__ import annotations
