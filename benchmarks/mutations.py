@@ -39,16 +39,17 @@ FILES = [*sorted((ROOT / "sdi_gs" / "guidance").glob("*.py")), ROOT / "sdi_gs" /
 EQUIVALENT = Path(__file__).with_name("equivalent_mutants.tsv")
 ORACLES = ("published_settings", "words", "views", "draws", "oracles_denoiser", "oracles_noise",
            "oracles_guidance", "methods", "seams", "counts", "taught", "sampling", "flat", "stein",
-           "variational")  # fmt: skip
+           "monocular", "variational")  # fmt: skip
 """Closed forms only: each file takes a few seconds."""
 NEAREST = {
     "distillation": ("oracles_guidance", "methods"),
     "draws": ("draws",),
     "image_space": ("methods",),
+    "monocular": ("monocular",),
     "noise": ("oracles_noise", "oracles_denoiser", "methods"),
     "predict": ("words", "oracles_guidance", "methods"),
     "sampling": ("sampling",),
-    "stein": ("stein",),
+    "stein": ("stein", "monocular"),
     "update": ("methods",),
     "variational": ("variational",),
 }

@@ -62,6 +62,7 @@ METHODS = {
     "sdi": 2,
     "sds": 2,
     "ism": 2,
+    "stein_depth": 2,
     # and how two prompts are blended, and which views stand against which negative
     "sdi prompts.perp_neg=threestudio": 4,
     # and the pose, twice, and the lesson's times and noise

@@ -30,6 +30,7 @@ from ..guidance.noise import Noised, NoiseInput, NoiseStrategy
 from ..guidance.predict import GuidedPredictor
 from ..guidance.prompts import PromptSet
 from ..guidance.sampling import STREAM, ddim_sample, pure_noise
+from ..guidance.stein import SteinConfig
 from ..guidance.surface_noise import SurfaceNoise, WorldMapNoise
 from ..guidance.viewpoints import Viewpoints
 from ..run import require_ready
@@ -178,6 +179,12 @@ def generate(
         raise UserError(
             f"noise.kind={config.noise.kind} paints noise on a shape, and a picture has none: "
             "write --guidance fixed_noise, which is the same for one picture"
+        )
+    phi = config.update.baseline if isinstance(config.update, SteinConfig) else "constant"
+    if phi != "constant" and options.method == "distill":
+        raise UserError(
+            f"update.baseline={phi} compares an estimate with the {phi} of a shape, and a picture "
+            "has none: write --guidance stein, whose baseline is the constant"
         )
     require_ready(config, say)
     files = ("pictures.png", "evolution.png", "summary.json")

@@ -19,12 +19,15 @@ class Seen:
     depth: Tensor  # [B, 1, H, W] z-depth, world units; 0 where there is nothing
     alpha: Tensor  # [B, 1, H, W] in [0, 1]
     cameras: Cameras  # the B that saw it, on the device of the pictures
+    normal: Tensor  # [B, 3, H, W] world frame, unit length where it is opaque; 0 elsewhere
     # [B, c, H, W] with gradient, of a shape that is made of latents; None: of colours
     latents: Tensor | None = None
 
     def __getitem__(self, index: slice) -> Seen:
         some = None if self.latents is None else self.latents[index]
-        return Seen(self.depth[index], self.alpha[index], self.cameras[index], some)
+        return Seen(
+            self.depth[index], self.alpha[index], self.cameras[index], self.normal[index], some
+        )
 
     def points(self) -> Tensor:
         """World points [B, H, W, 3] of the surface; where there is none, the camera's own place."""
@@ -61,7 +64,8 @@ class Viewpoints:
 
     def seeing(self, render: Render, cameras: Cameras) -> Viewpoints:
         """The same, with what ``cameras`` saw from there, on the device of its pictures."""
-        seen = Seen(render.depth.detach(), render.alpha.detach(), cameras, render.latents)
+        depth, alpha, normal = (x.detach() for x in (render.depth, render.alpha, render.normal))
+        seen = Seen(depth, alpha, cameras, normal, render.latents)
         return replace(self, seen=seen)
 
     @staticmethod

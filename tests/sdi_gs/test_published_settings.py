@@ -102,7 +102,8 @@ PUBLISHED: list[tuple[type, dict[str, Any]]] = [
     (VariationalConfig, {"marginal": 0.0, "rank": 4, "rate": 1e-4, "camera_dropped": 0.1}),
     # HiFA (2305.18766), threestudio's lambda_sds_img
     (ImageSpaceConfig, {"weight": 0.01, "steps": 1}),
-    (SteinConfig, {"decay": 0.95}),
+    # SteinDreamer (2401.00604) has one phi and says neither decay nor rate: those are ours
+    (SteinConfig, {"baseline": "constant", "decay": 0.95, "rate": 1e-4, "beside_constant": False}),
 ]  # fmt: skip
 
 
@@ -160,6 +161,7 @@ LIMITS: list[tuple[type, str, list[Any], list[Any]]] = [
     (ImageSpaceConfig, "weight", [0.0], [-0.01]),
     (ImageSpaceConfig, "steps", [1], [0]),
     (SteinConfig, "decay", [0.0, 0.99], [-0.01, 1.0]),
+    (SteinConfig, "rate", [0.0], [-1e-4]),
     (ViewPolicy, "azimuth_deg", [(5.0, 5.0)], [(5.0, 4.9)]),
     (ViewPolicy, "elevation_deg", [(-90.0, 90.0), (5.0, 5.0)], [(-90.1, 0.0), (0.0, 90.1)]),
     (ViewPolicy, "elevation_deg", [], [(5.0, 4.9)]),

@@ -494,11 +494,15 @@ def test_every_method_runs_and_its_run_replays(
     assert same(state(out), state(again))
 
 
+@pytest.mark.parametrize(
+    ("method", "learner", "part"), [("vsd", "learner", "up"), ("stein_depth", "estimator", "bias")]
+)
 def test_a_method_that_learns_resumes_with_what_it_learned(
-    sdi_gs: Run, fast: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    method: str, learner: str, part: str, sdi_gs: Run, fast: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
     whole, out = tmp_path / "whole", tmp_path / "stopped"
-    command = ("generate", "a mug", "--config", fast, "--guidance", "vsd", "update.rate=0.01")
+    command = ("generate", "a mug", "--config", fast, "--guidance", method, "update.rate=0.01")
     assert sdi_gs(*command, "--out", whole).code == 0
     with monkeypatch.context() as patch:
         stop_at(patch, 2, interrupt)
@@ -507,5 +511,5 @@ def test_a_method_that_learns_resumes_with_what_it_learned(
     assert (out / "final.ply").read_bytes() == (whole / "final.ply").read_bytes()
     learned = [checkpoint.newest(run / "checkpoints")[0].guidance for run in (out, whole)]
     assert same(*learned)
-    weights = learned[0]["learner"]["weights"]
-    assert any(float(value.abs().max()) > 0 for name, value in weights.items() if "up" in name)
+    weights = learned[0][learner]["weights"]
+    assert any(float(value.abs().max()) > 0 for name, value in weights.items() if part in name)

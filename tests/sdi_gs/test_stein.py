@@ -124,7 +124,7 @@ def test_each_channel_learns_a_weight_of_its_own() -> None:
         targets(run, z, 20)
     square = float(sigma(TABLE[T])) ** 2
     expected = (square / (spread + square)).tolist()
-    assert run.rule.weight(z).shape == (1, 4, 1, 1)
+    assert run.rule.weight(z).shape == (1, 1, 4, 1, 1)
     assert run.rule.weight(z).flatten().tolist() == pytest.approx(expected, rel=0.03)
 
 
@@ -146,7 +146,7 @@ def test_moments_are_running_means() -> None:
         expected = decay * (decay * one + (1 - decay) * two) + (1 - decay) * three
         torch.testing.assert_close(found, expected)
     kappa = torch.randn(z.shape, generator=_after_time(1, len(z)), dtype=torch.float64)
-    torch.testing.assert_close(singles[0][1], kappa.square().mean(dim=(0, 2, 3)))
+    torch.testing.assert_close(singles[0][1][0, 0], kappa.square().mean(dim=(0, 2, 3)))
 
 
 def _after_time(seed: int, views: int) -> torch.Generator:
@@ -159,7 +159,7 @@ def test_the_weight_of_a_step_is_that_of_the_steps_before() -> None:
     """A weight from the step's own noise would be biased by it."""
     z, run = randn(6, *SHAPE), stein()
     torch.testing.assert_close(targets(run, z, 1, 1), targets(plain(), z, 1, 1))
-    mu = run.rule.weight(z)
+    (mu,) = run.rule.weight(z)
     plain_target, learned = targets(plain(), z, 1, 2)[0], targets(run, z, 1, 2)[0]
     kappa = torch.randn(z.shape, generator=_after_time(2, len(z)), dtype=torch.float64)
     expected = plain_target - sigma(TABLE[T]) * (1 - mu) * kappa
@@ -207,6 +207,6 @@ def test_before_anything_is_learned_the_weight_is_one_for_each_channel_of_every_
     """Of the shape that the learned weight has, so that it means the same for any batch."""
     rule = ControlVariate(SteinConfig(), None)
     first = rule.weight(torch.zeros(2, *SHAPE))
-    assert torch.equal(first, torch.ones(1, SHAPE[0], 1, 1))
-    rule._learn(randn(2, *SHAPE, seed=1), randn(2, *SHAPE, seed=2))
+    assert torch.equal(first, torch.ones(1, 1, SHAPE[0], 1, 1))
+    rule._learn(randn(2, *SHAPE, seed=1), randn(1, 2, *SHAPE, seed=2))
     assert rule.weight(torch.zeros(2, *SHAPE)).shape == first.shape

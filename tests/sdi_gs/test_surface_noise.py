@@ -46,9 +46,10 @@ def plane(position: Tensor, target: Tensor, *, alpha: float = 1.0) -> Viewpoints
     )  # fmt: skip
     depth = torch.ones(count, 1, PIXELS, PIXELS)
     # A ray with z-depth 1 has come so far; it meets the plane when its x is that of the plane.
-    one, start = Seen(depth, depth, cameras).points()[..., 0], position[:, 0, None, None]
+    flat = torch.zeros(count, 3, PIXELS, PIXELS)
+    one, start = Seen(depth, depth, cameras, flat).points()[..., 0], position[:, 0, None, None]
     depth = ((start - PLANE) / (start - one))[:, None]
-    seen = Seen(depth, torch.full_like(depth, alpha), cameras)
+    seen = Seen(depth, torch.full_like(depth, alpha), cameras, flat)
     views = Viewpoints.of(cameras)
     return Viewpoints(
         views.azimuth_deg, views.elevation_deg, views.distance, views.camera_to_world, seen

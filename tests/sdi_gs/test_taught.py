@@ -38,6 +38,8 @@ WRONG = [
     ("mini", ["update=variational", "update.marginal=-1"]),
     ("mini", ["update=variational", "update.rank=0"]),
     ("mini", ["update=stein", "update.decay=1"]),
+    ("mini", ["update=stein", "update.rate=-1"]),
+    ("mini", ["update=stein", "update.beside_constant=true"]),
     ("mini", ["update=image_space", "update.weight=-1"]),
     ("mini", ["views.distance=[3, 1]"]),
     ("mini", ["views.distance=[0, 1]"]),
