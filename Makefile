@@ -71,7 +71,7 @@ test: $(STAMP)
 # only wait (tests/conftest.py). Each process loads torch and the models of its tests, hence no more
 # than four.
 pytest: $(STAMP)
-	$(BIN)/python -m pytest -q -rs -n logical --maxprocesses 4
+	$(BIN)/python -m pytest -q -rs -n logical --maxprocesses 4 --dist worksteal
 
 # Exported files in real viewers: needs Node.js (npm) and Chromium, and fetches 290 MB of packages
 # once. VIEWER_PICTURES=DIR keeps what was drawn.

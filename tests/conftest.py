@@ -25,6 +25,18 @@ def pytest_xdist_auto_num_workers() -> int:
     return 1 + (os.cpu_count() or 1)
 
 
+LONG = (
+    "test_on_a_card", "test_sweep_acceptance", "test_browser", "test_splat_triton", "test_crashes",
+    "test_compare", "test_docs", "test_textured_runs",
+)  # fmt: skip
+"""Modules with the longest tests. They come first: one that began last would leave the other
+processes with nothing to do."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: Path(str(item.path)).stem not in LONG)
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> None:
     import torch
