@@ -16,7 +16,6 @@ from representations.memory import COPIES_IN_TRAINING
 
 from .config import PRIORS, Config, load, presets
 from .diffusion import cost
-from .diffusion.latents import Prior
 from .diffusion.lora import low_rank_parameters
 from .diffusion.published import Sizes, shaped, sizes_of, with_adapter
 from .diffusion.source import DTYPES
@@ -49,30 +48,72 @@ class Budget(NamedTuple):
         return self.weights + max(self.words, step) + self.context
 
 
+class Networks(NamedTuple):
+    """Bytes of the networks of a run."""
+
+    held: int  # the network and the VAE, and a second network with its optimiser
+    words: int  # the text encoders
+    activations: int
+
+
+class Asked(NamedTuple):
+    """What :class:`Networks` depend on: presets share most of it, and counting takes seconds."""
+
+    sizes: str  # of the model, written down
+    dtype: torch.dtype
+    bounded: bool  # whether the encoder keeps little
+    rows: int  # network samples at once
+    views: int  # at once
+    rank: int | None  # of the second network; None: there is none
+
+
+_known: dict[Asked, Networks] = {}
+
+
 def estimate(config: Config, team: Team = ALONE) -> Budget:
     """Of one process, on a card: half precision where the settings name none."""
     at_once = config.batch // team.count
     at_once = max(1, config.micro_batch or at_once)
-    model = _model(config)
-    if config.model.vae_memory == "bounded" and model.vae is not None:
-        bound_encoder(model.vae)
     rows = at_once * _conditions(config)
-    rows = min(rows, config.model.rows or rows)
-    asked = cost.of_prediction(model, rows).peak_bytes
-    kept = cost.of_encoding(model, at_once).kept_bytes
-    both_ways = cost.of_encoding(model, at_once, backward=True).peak_bytes
+    update = config.update
+    sizes = _sizes(config)
+    asked = Asked(
+        sizes=repr(sizes),
+        dtype=DTYPES.get(config.model.dtype, torch.float16),  # auto: on a card
+        bounded=config.model.vae_memory == "bounded",
+        rows=min(rows, config.model.rows or rows),
+        views=at_once,
+        rank=update.rank if isinstance(update, VariationalConfig) else None,
+    )
+    if asked not in _known:
+        _known[asked] = _networks(sizes, asked)
+    found = _known[asked]
+    return Budget(
+        weights=found.held,
+        words=found.words,
+        activations=found.activations,
+        representation=_of_representation(config, at_once),
+    )
+
+
+def _networks(sizes: Sizes, asked: Asked) -> Networks:
+    model = shaped(sizes, dtype=asked.dtype)
+    if asked.bounded and model.vae is not None:
+        bound_encoder(model.vae)
+    predicted = cost.of_prediction(model, asked.rows).peak_bytes
+    kept = cost.of_encoding(model, asked.views).kept_bytes
+    both_ways = cost.of_encoding(model, asked.views, backward=True).peak_bytes
     lesson, learned = 0, 0
-    if isinstance(config.update, VariationalConfig):
-        lesson = cost.of_prediction(model, at_once, backward=True).peak_bytes
-        trained = low_rank_parameters(model.network, config.update.rank, model.place)
+    if asked.rank is not None:
+        lesson = cost.of_prediction(model, asked.views, backward=True).peak_bytes
+        trained = low_rank_parameters(model.network, asked.rank, model.place)
         learned = COPIES_IN_TRAINING * 4 * trained
     held = [module for module in (model.network, model.vae) if module is not None]
-    return Budget(
-        weights=learned + sum(cost.parameter_bytes(module) for module in held),
+    return Networks(
+        held=learned + sum(cost.parameter_bytes(module) for module in held),
         words=sum(cost.parameter_bytes(module) for module in model.readers),
         # The graph of the encoding waits while the network is asked.
-        activations=max(kept + max(asked, lesson), both_ways),
-        representation=_of_representation(config, at_once),
+        activations=max(kept + max(predicted, lesson), both_ways),
     )
 
 
@@ -137,14 +178,9 @@ def advice(config: Config, again: tuple[object, ...] = ()) -> str:
     )
 
 
-def _model(config: Config) -> Prior:
+def _sizes(config: Config) -> Sizes:
     """The shapes of the model: of a local folder its own, of an id that is known here the published
     ones, of anything else Stable Diffusion's."""
-    dtype = DTYPES.get(config.model.dtype, torch.float16)  # auto: on a card
-    return shaped(_sizes(config), dtype=dtype)
-
-
-def _sizes(config: Config) -> Sizes:
     chosen = config.model
     sizes = sizes_of(str(FOLDERS.get(chosen.source, chosen.layout or chosen.source)))
     return sizes if chosen.adapter is None else with_adapter(sizes)

@@ -174,7 +174,8 @@ out, kind, micro_batch = sys.argv[1], sys.argv[2], int(sys.argv[3]) or None
 make = {"splats": splat_training, "field": field_training}[kind]
 with joined() as team:
     run = make(exchange=team)
-    run = dataclasses.replace(run, batch=4, micro_batch=micro_batch, team=team, steps=12)
+    steps = 12 if kind == "splats" else 4  # splats are cut and cloned by then
+    run = dataclasses.replace(run, batch=4, micro_batch=micro_batch, team=team, steps=steps)
     reports = list(train(run))
     torch.save(parameters(run.renderer), f"{out}/{kind}-{team.count}-{team.rank}.pt")
     if team.leads:
