@@ -6,6 +6,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -174,8 +175,7 @@ out, kind, micro_batch = sys.argv[1], sys.argv[2], int(sys.argv[3]) or None
 make = {"splats": splat_training, "field": field_training}[kind]
 with joined() as team:
     run = make(exchange=team)
-    steps = 12 if kind == "splats" else 4  # splats are cut and cloned by then
-    run = dataclasses.replace(run, batch=4, micro_batch=micro_batch, team=team, steps=steps)
+    run = dataclasses.replace(run, batch=4, micro_batch=micro_batch, team=team, steps=12)
     reports = list(train(run))
     torch.save(parameters(run.renderer), f"{out}/{kind}-{team.count}-{team.rank}.pt")
     if team.leads:
@@ -185,11 +185,18 @@ with joined() as team:
 """
 
 
+def free_port() -> int:
+    """A port that nobody listens on now: one by the number of this process may be another's."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 def launch(arguments: list[str], processes: int, cwd: Path) -> subprocess.CompletedProcess[str]:
     """As torchrun does it, without its waits."""
     environment = {
         **os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "WORLD_SIZE": str(processes),
-        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(29500 + os.getpid() % 2000),
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()),
         "HF_HUB_OFFLINE": "1",
     }  # fmt: skip
     started = [
