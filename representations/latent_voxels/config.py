@@ -23,9 +23,9 @@ STABLE_DIFFUSION = (
     (-0.184, -0.271, -0.473),
     (0.0, 0.0, 0.0),
 )
-"""Latents of Stable Diffusion 1 and 2 as colours in [-1, 1]: K. Turner's factors ("Decoding latents
-to RGB without upscaling", discuss.huggingface.co, 2022). Each row is what one of a latent adds; the
-last is what none of them has."""
+"""Latents of Stable Diffusion as colours in [-1, 1]: factors that were found by experiment for 1.4,
+and that previews of many programs use (discuss.huggingface.co/t/23204, "decoding latents to RGB
+without upscaling"). Each row is what one of a latent adds; the last is what none of them has."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -163,8 +163,8 @@ class LatentVoxelRenderer:
     def terms(self, trace: VoxelTrace, names: Collection[str] | None = None) -> dict[str, Tensor]:
         """Unweighted regularisers of a render by name (None = all): those of pictures, and
 
-        emptiness: ``mean(log(1 + 10 w))`` over the samples of all rays (eq. 15 of arXiv 2212.00774
-        and its code): many samples that share the light of a ray, as fog has, cost more than one.
+        emptiness: ``mean(log(1 + 10 w))`` over the samples of all rays (as the code of arXiv
+        2212.00774 has it): many samples that share the light of a ray, as fog has, cost more than one.
         """
         wanted = TERMS if names is None else names
         unknown = sorted(set(wanted) - set(TERMS))

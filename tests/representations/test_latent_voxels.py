@@ -89,7 +89,7 @@ def test_a_cube_of_fog_is_what_beers_law_says() -> None:
     colour = 0.5 * (torch.tensor(values) @ matrix[:4] + matrix[4]) + 0.5
     shown = alpha * colour + (1 - alpha)
     assert torch.allclose(render.rgb[middle], shown, atol=1e-4)
-    # emptiness, eq. 15, of the samples of that one ray
+    # emptiness, of the samples of that one ray
     weights = trace.weights[0, 16, 16]
     step = 2 * radius / 64
     along = torch.arange(64) * step
