@@ -164,7 +164,8 @@ class LatentVoxelRenderer:
         """Unweighted regularisers of a render by name (None = all): those of pictures, and
 
         emptiness: ``mean(log(1 + 10 w))`` over the samples of all rays (as the code of arXiv
-        2212.00774 has it): many samples that share the light of a ray, as fog has, cost more than one.
+        2212.00774 has it): many samples that share the light of a ray, as fog has, cost more than
+        one.
         """
         wanted = TERMS if names is None else names
         unknown = sorted(set(wanted) - set(TERMS))
