@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 
 import torch
@@ -13,7 +14,7 @@ from representations.telling import each
 from ..diffusion.schedule import alpha_bar_at, mix
 from ..guidance.noise import NoiseStrategy, RandomNoise
 from .base import Bench, Experiment, Result
-from .noise_error import SHARES, inversion
+from .noise_error import SHARES, at, inversion, kappa_of
 
 
 def torn(latents: Tensor) -> Tensor:
@@ -25,15 +26,14 @@ def torn(latents: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def seen_in(bench: Bench, z: Tensor, noise: NoiseStrategy, t: int) -> float:
-    """``mean(eps(x_t)^2)``: how much noise the model takes for granted in ``z`` [N, c, h, w] under
+def seen_in(bench: Bench, noise: NoiseStrategy, t: int) -> float:
+    """``mean(eps(x_t)^2)``: how much noise the model takes for granted in the clean latents under
     that choice of kappa. It is the squared length of the score, times 1 - alpha_bar, so what lies
     outside of the pictures of time t that the model knows has more of it."""
-    times = torch.full((len(z),), t, device=z.device)
-    predict = bench.predictor()
-    kappa = bench.noised(noise, z, times, predict, bench.rng()).kappa
-    x_t = mix(z, kappa, alpha_bar_at(bench.alpha_bar, times))
-    return float(predict(x_t, times, 1.0).square().mean())
+    kappa, _ = kappa_of(bench, noise, t)
+    times = at(bench, t)
+    x_t = mix(bench.clean, kappa, alpha_bar_at(bench.alpha_bar, times))
+    return float(bench.predictor()(x_t, times, 1.0).square().mean())
 
 
 @torch.no_grad()
@@ -42,19 +42,20 @@ def hidden(bench: Bench, say: Callable[[str], None]) -> Result:
     inverted noise: how much more noise the model sees in them than in its own pictures under random
     noise. 1 is a picture that nothing tells from those the model knows at that t."""
     random, inverted = RandomNoise(), inversion(bench)
-    choices: dict[str, tuple[Tensor, NoiseStrategy]] = {
-        "torn, random": (torn(bench.clean), random),
-        "torn, ddim inversion": (torn(bench.clean), inverted),
-        "its own, ddim inversion": (bench.clean, inverted),
+    broken = dataclasses.replace(bench, clean=torn(bench.clean))
+    choices: dict[str, tuple[Bench, NoiseStrategy]] = {
+        "torn, random": (broken, random),
+        "torn, ddim inversion": (broken, inverted),
+        "its own, ddim inversion": (bench, inverted),
     }
     rows = []
     for share in each(SHARES, "time"):
         t = round(share * len(bench.alpha_bar))
         say(f"t = {share:g}")
-        usual = seen_in(bench, bench.clean, random, t)
+        usual = seen_in(bench, random, t)
         rows += [
-            {"picture, kappa": name, "t": share, "noise_seen": seen_in(bench, z, noise, t) / usual}
-            for name, (z, noise) in choices.items()
+            {"picture, kappa": name, "t": share, "noise_seen": seen_in(on, noise, t) / usual}
+            for name, (on, noise) in choices.items()
         ]
     return Result(rows, "picture, kappa", "t", "noise_seen", log=True)
 

@@ -34,21 +34,22 @@ def kappa_of(bench: Bench, noise: NoiseStrategy, t: int) -> tuple[Tensor, int]:
     """kappa [N, c, h, w] of the clean latents at ``t``, and the network samples that finding it
     took, per latent."""
     predict = bench.predictor()
-    kappa = bench.noised(noise, bench.clean, _times(bench, t), predict, bench.rng()).kappa
+    kappa = bench.noised(noise, bench.clean, at(bench, t), predict, bench.rng()).kappa
     return kappa, predict.evaluations // len(bench.clean)
 
 
 @torch.no_grad()
 def left(bench: Bench, kappa: Tensor, cfg_scale: float, t: int) -> float:
     """The first number of :func:`error`, for a kappa that is known."""
-    times = _times(bench, t)
+    times = at(bench, t)
     level = alpha_bar_at(bench.alpha_bar, times)
     eps: Tensor = bench.predictor()(mix(bench.clean, kappa, level), times, cfg_scale)
     residual = per_sample(sigma(level)) * (kappa - eps)
     return float(residual.square().mean())
 
 
-def _times(bench: Bench, t: int) -> Tensor:
+def at(bench: Bench, t: int) -> Tensor:
+    """The time of every sample, [N]."""
     return torch.full((len(bench.clean),), t, device=bench.clean.device)
 
 
