@@ -19,7 +19,7 @@ from torch import Generator
 from representations.gaussians.config import GaussianConfig
 from representations.instant_ngp.config import InstantNGPConfig
 from representations.interface import HasLatents, Renderer, Run, Say, silent
-from representations.latent_voxels.config import CHANNELS, LatentVoxelConfig
+from representations.latent_voxels.config import LatentVoxelConfig
 from representations.memory import available_bytes
 from representations.ops import MissingBackend, card
 from representations.particles import Particles, all_shapes
@@ -337,8 +337,9 @@ def training(
     share(team, config.batch, config.micro_batch, model.views_together)
     with below("views"):
         config.views.check_groups(model.views_together)
-    if isinstance(all_shapes(shape)[0], HasLatents):
-        _require_latents(config, model, target)
+    first = all_shapes(shape)[0]
+    if isinstance(first, HasLatents):
+        _require_latents(config, first.latent_channels, model, target)
     with below("prompts"):
         prompts = PromptSet(model, config.prompt, config.negative_prompt, config.prompts)
     method = methods.guidance(config, model, prompts, config.noise)
@@ -363,14 +364,14 @@ def training(
     )
 
 
-def _require_latents(config: Config, model: Denoiser, target: torch.device) -> None:
-    """UserError unless the pictures of a shape that is made of latents are latents of ``model``."""
+def _require_latents(config: Config, channels: int, model: Denoiser, target: torch.device) -> None:
+    """UserError unless pictures of ``channels`` latents are latents of ``model``."""
     with torch.no_grad():
-        channels, side = model.encode(torch.ones(1, 3, 64, 64, device=target)).shape[1:3]
-    if channels != CHANNELS:
+        own, side = model.encode(torch.ones(1, 3, 64, 64, device=target)).shape[1:3]
+    if own != channels:
         raise UserError(
-            f"representation={config.representation.kind} has {CHANNELS} latents a voxel, and "
-            f"{config.model.source} has {channels}: take a prior with {CHANNELS}, or another "
+            f"representation={config.representation.kind} is made of {channels} latents, and "
+            f"{config.model.source} has {own}: take a prior with {channels}, or another "
             "representation, such as representation=gaussians"
         )
     if config.resolution != side:

@@ -48,6 +48,16 @@ def test_a_run_is_trained_stopped_resumed_and_exported(
         assert refused.err.strip().endswith(taught)
 
 
+def test_a_prior_of_other_latents_is_refused(
+    sdi_gs: Run, voxels: Path, prior_folders: Callable[[str], Path], tmp_path: Path
+) -> None:
+    said = sdi_gs("generate", "a red mug", "--config", voxels, "--out", tmp_path / "r",
+                  f"model.source={prior_folders('if')}")  # fmt: skip
+    assert said.code == 2
+    assert "is made of 4 latents" in said.err
+    assert "has 3: take a prior with 4" in said.err
+
+
 def test_guidance_takes_the_latents_as_they_are(
     voxels: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
