@@ -45,8 +45,8 @@ class Darkroom:
     @cached_property
     def factor(self) -> int:
         """Pixels along a side of a latent."""
-        latent = torch.zeros(1, *self.prior.encode(_grey(64, self.device)).shape[1:])
-        return int(self.prior.decode(latent.to(self.device)).shape[-1]) // latent.shape[-1]
+        latent = self.prior.encode(torch.ones(1, 3, 64, 64, device=self.device))
+        return int(self.prior.decode(latent).shape[-1]) // latent.shape[-1]
 
     def develop(
         self, shown: Stage, cameras: Cameras, background: Tensor | None
@@ -59,10 +59,6 @@ class Darkroom:
         alpha = F.interpolate(render.alpha, size=pictures.shape[-2:], mode="bilinear")
         height, width = cameras.height, cameras.width
         return pictures[..., :height, :width].cpu(), alpha[..., :height, :width].cpu()
-
-
-def _grey(pixels: int, device: torch.device) -> Tensor:
-    return torch.full((1, 3, pixels, pixels), 0.5, device=device)
 
 
 @dataclass(frozen=True)

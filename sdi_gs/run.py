@@ -160,8 +160,8 @@ def _run(begun: Begun, watcher: Watcher) -> RunFolder:
         _train(begun, shown, clock, watcher)
         watcher.say("drawing the turntable")
         begun.hold.require()
-        stages = [stage(config, one) for one in all_shapes(begun.training.renderer)]
-        _finish(config, stages, run, clock.spent(), watcher)
+        others = [stage(config, one) for one in all_shapes(begun.training.renderer)[1:]]
+        _finish(config, [shown, *others], run, clock.spent(), watcher)
     return run
 
 
