@@ -21,6 +21,8 @@ from sdi_gs import build
 from sdi_gs.budget import estimate
 from sdi_gs.config import load
 
+from .test_run import same
+
 Run = Callable[..., Any]
 CAMERAS = turntable(6, 15.0, 3.0, 40.0, (16, 16))
 SETTINGS = GaussianConfig(
@@ -55,16 +57,6 @@ def one_step(shape: Renderer, step: int, view: int) -> None:
         optimizer.zero_grad(set_to_none=True)
 
 
-def equal(one: Any, other: Any) -> bool:
-    if isinstance(one, torch.Tensor):
-        return torch.equal(one, other)
-    if isinstance(one, dict):
-        return one.keys() == other.keys() and all(equal(one[key], other[key]) for key in one)
-    if isinstance(one, list | tuple):
-        return len(one) == len(other) and all(map(equal, one, other))
-    return bool(one == other)
-
-
 def test_each_is_bit_for_bit_what_it_would_be_alone() -> None:
     """With its moments, its statistics and its splats cut and cloned: 3 shapes, 12 steps, beside
     each by itself in the 4 steps that were its own. A state of the middle goes on like that."""
@@ -83,7 +75,7 @@ def test_each_is_bit_for_bit_what_it_would_be_alone() -> None:
             together.load_state_dict(saved)
     assert own == [4, 4, 4]
     for shape, lone in zip(together.shapes, alone, strict=True):
-        assert equal(shape.state_dict(), lone.state_dict())
+        assert same(shape.state_dict(), lone.state_dict())
     assert any(len(shape.cloud()) != 30 for shape in alone)  # their structure did change
 
 
@@ -143,6 +135,6 @@ def test_shapes_differ_by_seed_share_the_steps_and_take_memory() -> None:
     lone = [build.renderer(config.model_copy(update={"particles": 1, "seed": 5 + number}),
                            torch.device("cpu")) for number in range(3)]  # fmt: skip
     for shape, one in zip(shapes, lone, strict=True):
-        assert equal(shape.state_dict()["gaussians"], one.state_dict()["gaussians"])
+        assert same(shape.state_dict()["gaussians"], one.state_dict()["gaussians"])
     one, three = (estimate(config.model_copy(update={"particles": n})) for n in (1, 3))
     assert three.representation > one.representation
