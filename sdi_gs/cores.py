@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -45,6 +46,86 @@ def spare(most: int, before: Ticks, after: Ticks) -> int:
         if passed > 0:
             idle += (lazy - before[core][0]) / passed
     return most if not after else max(1, min(most, round(idle)))
+
+
+class Pace:
+    """How many threads a run that is on its way should have: fewer while other work keeps cores
+    busy, as many as it may have once the work is done.
+
+    Two seconds decide for fewer, since each step with too many may take thirty times as long; five
+    for more, and twice as many after each time that more proved too many.
+    """
+
+    EVERY_S = 1.0  # at least, between two looks
+    FEWER_S, MORE_S = 2.0, 5.0  # in which all looks must agree
+
+    def __init__(
+        self,
+        most: int,
+        now: int,
+        ticks: Callable[[], Ticks] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        own: Callable[[], float] = time.process_time,
+    ) -> None:
+        """
+        Args:
+            most: threads that the run may have, 1 or more.
+            now: those that it has.
+            ticks: what each core has done so far; None: what Linux tells.
+            clock: seconds of the wall.
+            own: seconds of a core that this process has used, in all its threads.
+        """
+        self.most, self.now = most, now
+        self._ticks, self._clock, self._own = ticks or _ticks, clock, own
+        self._patience_s, self._agreed_s, self._raised = self.MORE_S, 0.0, False
+        self.changes: dict[int, int] = {}  # threads, by the steps that were done before
+        self._last = self._look()
+
+    def _look(self) -> tuple[float, float, Ticks]:
+        return self._clock(), self._own(), self._ticks()
+
+    def look(self, done: int) -> int | None:
+        """Called between two steps, when ``done`` of them are: the number of threads to go on with,
+        None where it stays. Looks at the machine once a second at most."""
+        if self.most == 1 or self._clock() - self._last[0] < self.EVERY_S:
+            return None
+        before, self._last = self._last, self._look()
+        wanted = self._wanted(before, self._last)
+        self._agreed_s += self._last[0] - before[0]
+        if wanted == self.now:
+            self._agreed_s = 0.0
+        if self._agreed_s < (self.FEWER_S if wanted <= self.now else self._patience_s):
+            return None
+        if wanted < self.now and self._raised:
+            self._patience_s *= 2
+        self._raised = wanted > self.now
+        self.now, self._agreed_s = wanted, 0.0
+        self.changes[done] = wanted
+        return wanted
+
+    def _wanted(self, before: tuple[float, float, Ticks], after: tuple[float, float, Ticks]) -> int:
+        """Threads that find a core beside what others have used between two looks."""
+        cores, busy = len(after[2]), 0.0
+        for core, (lazy, every) in after[2].items():
+            was = before[2].get(core, (lazy, every))
+            if every > was[1]:
+                busy += 1.0 - (lazy - was[0]) / (every - was[1])
+        if not cores:
+            return self.now  # the system does not tell
+        mine = (after[1] - before[1]) / (after[0] - before[0])
+        return max(1, min(self.most, round(cores - max(0.0, busy - mine))))
+
+
+def pace(fixed: bool, now: int | None) -> Pace | None:
+    """What keeps a run on the CPU at the threads that it finds cores for. None where the user said
+    how many (``fixed``, or OMP_NUM_THREADS), and on one core.
+
+    ``now``: threads that it begins with; torch still has as many as it would take.
+    """
+    most = torch.get_num_threads()
+    if fixed or now is None or most == 1 or "OMP_NUM_THREADS" in os.environ:
+        return None
+    return Pace(most, now)
 
 
 def _ticks() -> Ticks:

@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol
 from representations.ops import card
 from representations.particles import all_shapes
 
-from . import assets, budget, build, going_on
+from . import assets, budget, build, cores, going_on
 from .artefacts import checkpoint, run_folder, scalars
 from .artefacts.checkpoint import Checkpoint, CheckpointError
 from .artefacts.claim import claimed
@@ -65,7 +65,9 @@ def generate(
 ) -> RunFolder | None:
     """A new run in a new folder; none in a process that only follows. ``origin``: what the settings
     were made of, which the run writes down."""
+    fixed = config.threads is not None
     config = build.with_threads(config, watcher.say)
+    pace = cores.pace(fixed, config.threads)
     require_ready(config, watcher.say)
     with stopping() as stop, ExitStack() as stack:
         stack.enter_context(_nothing_yet())
@@ -79,7 +81,9 @@ def generate(
                 return None
             with _disk_errors(claim.run):
                 run = run_folder.begin(claim.run, config, origin)
-            return _run(Begun(config, training, run, claim.hold, stop), watcher)
+            if team.count > 1 or training.device.type != "cpu":
+                pace = None
+            return _run(Begun(config, training, run, claim.hold, stop, pace=pace), watcher)
 
 
 def resume(path: Path, watcher: Watcher, change: Change | None = None) -> RunFolder | None:
@@ -134,6 +138,7 @@ class Begun(NamedTuple):
     stop: Stopping
     first_step: int = 0
     seconds_before: float = 0.0  # of the processes before this one
+    pace: cores.Pace | None = None  # None: the number of threads stays as it is
 
 
 class Clock:
@@ -161,13 +166,13 @@ def _run(begun: Begun, watcher: Watcher) -> RunFolder:
         watcher.say("drawing the turntable")
         begun.hold.require()
         others = [stage(config, one) for one in all_shapes(begun.training.renderer)[1:]]
-        _finish(config, [shown, *others], run, clock.spent(), watcher)
+        _finish(begun, [shown, *others], clock.spent(), watcher)
     return run
 
 
 def _train(begun: Begun, shown: Stage, clock: Clock, watcher: Watcher) -> None:
     """All steps that are left, each with its line, its preview and its checkpoint where due."""
-    config, training, run, hold, stop, first_step, _ = begun
+    config, training, run, hold, stop, first_step, _, pace = begun
     output, done = config.output, first_step
 
     def save(step: int) -> None:
@@ -183,6 +188,7 @@ def _train(begun: Begun, shown: Stage, clock: Clock, watcher: Watcher) -> None:
                 done = report.step + 1
                 log(report)
                 watcher.step(report)
+                _keep(pace, done, watcher)
                 if _due(done, output.preview_every):
                     elevation_deg = output.turntable.elevation_deg
                     write_preview(shown, config.resolution, elevation_deg, run.preview(done))
@@ -203,6 +209,19 @@ def _train(begun: Begun, shown: Stage, clock: Clock, watcher: Watcher) -> None:
             raise _stopped(begun, done) from None
         if first_step < config.steps:
             save(config.steps)
+
+
+def _keep(pace: cores.Pace | None, done: int, watcher: Watcher) -> None:
+    """Go on with as many threads as find a core, and say so where that is another number."""
+    threads = pace.look(done) if pace is not None else None
+    if pace is None or threads is None:
+        return
+    build.use_threads(threads)
+    why = "other work keeps cores busy" if threads < pace.most else "the cores are free again"
+    watcher.say(
+        f"note: {why}, so that {threads} of {pace.most} threads are used after step {done} "
+        f"(threads={pace.most} keeps them all)"
+    )
 
 
 def _stopped(begun: Begun, done: int) -> Interrupted:
@@ -233,10 +252,9 @@ def snapshot(config: Config, training: Training, step: int, seconds: float) -> C
     )
 
 
-def _finish(
-    config: Config, shown: Sequence[Stage], run: RunFolder, seconds: float, watcher: Watcher
-) -> None:
+def _finish(begun: Begun, shown: Sequence[Stage], seconds: float, watcher: Watcher) -> None:
     """The files of each shape, the pictures of the first, and what is said of the run."""
+    config, run, pace = begun.config, begun.run, begun.pace
     kind = assets.final_format(shown[0].renderer)
     ending = assets.ending(kind)
     names = [run.final(ending), *(run.particle(n, ending) for n in range(2, len(shown) + 1))]
@@ -260,6 +278,7 @@ def _finish(
         seconds=round(seconds, 2),
         seconds_per_stage=run.seconds_per_stage(),
         size=run.last_size(),
+        **({"threads_after_step": pace.changes} if pace is not None and pace.changes else {}),
     )
     try:
         write_one(run.path)
