@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..adam import Adam
 from ..cameras import rotation_matrices
 from ..cloud import SplatCloud
 from ..harmonics import evaluate_rest
@@ -104,7 +105,7 @@ class GaussianParameters(nn.Module):
 
 def make_optimizer(
     gaussians: GaussianParameters, rates: RatesConfig, environment: nn.Module
-) -> torch.optim.Adam:
+) -> Adam:
     """One Adam with a named group per tensor, and one for the environment."""
     groups: list[dict[str, Any]] = [
         {"params": [getattr(gaussians, name)], "lr": getattr(rates, name), "name": name}
@@ -113,7 +114,7 @@ def make_optimizer(
     groups.append(
         {"params": list(environment.parameters()), "lr": rates.environment, "name": "environment"}
     )
-    return torch.optim.Adam(groups, betas=(0.9, 0.99), eps=ADAM_EPS)
+    return Adam(groups, betas=(0.9, 0.99), eps=ADAM_EPS)
 
 
 @torch.no_grad()

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from .. import picture_terms, states
+from ..adam import Adam
 from ..cameras import rays
 from ..environment import Environment, background_pictures
 from ..interface import Cameras, RefineReport, Render
@@ -109,7 +110,7 @@ class InstantNGPRenderer:
                 "name": "environment",
             },
         ]
-        self.optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99), eps=ADAM_EPS)
+        self.optimizer = Adam(groups, betas=(0.9, 0.99), eps=ADAM_EPS)
         self.optimizers = (self.optimizer,)
         self.term_names = tuple(TERMS)
         self.step = 0

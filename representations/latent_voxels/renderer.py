@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import picture_terms, states
+from ..adam import Adam
 from ..cameras import rays
 from ..environment import Environment, background_pictures
 from ..interface import Cameras, RefineReport, Render
@@ -78,7 +79,7 @@ class LatentVoxelRenderer:
             {"params": list(self.environment.parameters()), "lr": rates.environment,
              "name": "environment"},
         ]  # fmt: skip
-        self.optimizer = torch.optim.Adam(groups)
+        self.optimizer = Adam(groups)
         self.optimizers = (self.optimizer,)
         self.term_names = TERMS
 

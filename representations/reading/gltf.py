@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from scipy.spatial.transform import Rotation
 
 from ..axes import hamilton
 from ..cloud import SH_COUNTS, SplatCloud
@@ -164,6 +163,8 @@ def _matrix(file: Gltf, node: dict[str, Any]) -> np.ndarray:
     """[4, 4] of a node: its matrix, or its translation, rotation and scale."""
     if "matrix" in node:
         return _numbers(file, node["matrix"], 16).reshape(4, 4).T
+    from scipy.spatial.transform import Rotation
+
     whole = np.eye(4)
     turn = Rotation.from_quat(_numbers(file, node.get("rotation", [0, 0, 0, 1]), 4)).as_matrix()
     whole[:3, :3] = turn * _numbers(file, node.get("scale", [1, 1, 1]), 3)
@@ -187,6 +188,8 @@ def _blocks(part: Part, rest: int) -> Iterator[SplatCloud]:
             "a node stretches or mirrors its splats, for which there are no harmonics; apply its "
             "transform where the file was made, or leave the stretching out"
         )
+    from scipy.spatial.transform import Rotation
+
     still = np.array_equal(part.place, np.eye(4))
     x, y, z, w = Rotation.from_matrix(turn).as_quat().tolist()
     for rows in ranges(len(part)):

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from .. import picture_terms, states
+from ..adam import Adam
 from ..atlas import filled, texels_of
 from ..cameras import rays
 from ..environment import Environment, background_pictures
@@ -68,7 +69,7 @@ class TexturedRenderer:
                 "name": "environment",
             },
         ]
-        self.optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99), eps=1e-15)
+        self.optimizer = Adam(groups, betas=(0.9, 0.99), eps=1e-15)
         self.optimizers = (self.optimizer,)
 
     def _take(self, surface: SkinnedSurface) -> None:

@@ -14,7 +14,6 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode
 
 from .latents import Prior
 
@@ -80,6 +79,8 @@ def measure(module: Any, call: Callable[[], Any]) -> Cost:
 
     It is called twice: the counter of FLOPs keeps tensors alive longer than they would be.
     """
+    from torch.utils.flop_counter import FlopCounterMode  # imports Triton
+
     with FlopCounterMode(display=False) as flops:
         call()
     with Live(module) as live:

@@ -21,7 +21,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from . import plain_text, plain_unet, plain_vae
+from . import plain_text, plain_unet, plain_vae, plain_words
 from .folder import ModelError, check_part, check_words, loaded, naming, read_json
 from .lora_file import merge
 from .schedule import alpha_bar_of
@@ -105,7 +105,11 @@ def tokenizer(name: str, cls: str, model: Opened) -> Any:
 
 def clip_tokenizer(name: str, model: Opened, encoder: Any) -> Any:
     """A tokenizer whose words the CLIP ``encoder`` knows. ModelError otherwise."""
-    made = tokenizer(name, "CLIPTokenizer", model)
+    with naming(f"the {name} of the model in {model.folder}", REMEDY):
+        own = model.part(name)
+        plain = model.how.engine != "diffusers" and plain_words.why_not(own) is None
+        made = plain_words.PlainTokenizer(own) if plain else None
+    made = made or tokenizer(name, "CLIPTokenizer", model)
     with naming(f"the {name} of the model in {model.folder}", REMEDY):
         check_words(
             str(model.folder), made, encoder.config.vocab_size,

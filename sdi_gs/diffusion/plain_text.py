@@ -76,6 +76,14 @@ class Layer(nn.Module):
         return out
 
 
+class Table(nn.Embedding):
+    """Rows that come from a file. Nobody draws them first: on the device ``meta`` that has torch
+    import its compiler, which takes a second."""
+
+    def reset_parameters(self) -> None:
+        pass
+
+
 class PlainTextEncoder(Plain):
     """Takes the place of a ``CLIPTextModel`` whose ``config`` it is given.
 
@@ -88,8 +96,8 @@ class PlainTextEncoder(Plain):
         c = self.config
         self.embeddings: Any = nn.ModuleDict(
             {
-                "token_embedding": nn.Embedding(c.vocab_size, c.hidden_size),
-                "position_embedding": nn.Embedding(c.max_position_embeddings, c.hidden_size),
+                "token_embedding": Table(c.vocab_size, c.hidden_size),
+                "position_embedding": Table(c.max_position_embeddings, c.hidden_size),
             }
         )
         self.encoder: Any = nn.ModuleDict(
