@@ -9,7 +9,7 @@ from .config import UPDATES, Config
 from .diffusion.base import Adaptable, Denoiser
 from .errors import UserError
 from .guidance import Guidance, GuidanceConfig, ScoreDistillation, Subject
-from .guidance.image_space import ImageSpace, ImageSpaceConfig
+from .guidance.image_space import ImageSpace, ImageSpaceConfig, PixelConsistency, Remembered
 from .guidance.noise import IntervalInversion, NoiseStrategy, RandomNoise, ReleasedInversion
 from .guidance.paths import GuidedConsistency, NestedIntervals, Segment, SegmentConsistency
 from .guidance.stein import ControlVariate, Stein, SteinConfig
@@ -54,6 +54,9 @@ def guidance(config: Config, model: Denoiser, subject: Subject, noise: NoiseStra
             return Variational(method.distillation(reference), reference, chosen)
         case ImageSpaceConfig() as chosen:
             return ImageSpace(method.distillation(Residual(steps=chosen.steps)), chosen)
+        case GuidedConsistency() as chosen if chosen.pixels > 0.0:
+            remembered = Remembered(chosen)
+            return PixelConsistency(method.distillation(remembered), remembered)
         case SteinConfig() as chosen:
             if not isinstance(noise, RandomNoise):
                 raise UserError(

@@ -85,7 +85,7 @@ PUBLISHED: list[tuple[type, dict[str, Any]]] = [
         {"interval": Ramp(0.1, 0.08, 1500), "margin": 0.01, "fixed": True, "seed": 0},
     ),
     (SegmentConsistency, {}),
-    (GuidedConsistency, {"compact": 1.0, "clean": 0.5}),
+    (GuidedConsistency, {"compact": 1.0, "clean": 0.5, "pixels": 0.5}),
     # ScaleDreamer (2407.02040), its code: up to a tenth of the way from 20 of 1000 to t.
     (Asynchronous, {"most": 0.1, "drawn": True, "after": 0.02}),
     (Bridge, {"sds_until": 0.8}),  # SDS-Bridge (2406.09417), its code: step 20,000 of 25,000
@@ -140,6 +140,7 @@ LIMITS: list[tuple[type, str, list[Any], list[Any]]] = [
     (NestedIntervals, "interval", [Ramp(0.02, 0.99)], [Ramp(0.01, 0.1), Ramp(0.1, 1.0)]),
     (GuidedConsistency, "compact", [0.0], [-0.01]),
     (GuidedConsistency, "clean", [0.0], [-0.01]),
+    (GuidedConsistency, "pixels", [0.0], [-0.01]),
     (Asynchronous, "most", [0.0], [-0.01]),
     (Asynchronous, "after", [0.0, 0.99], [-0.01, 1.0]),
     (Bridge, "sds_until", [0.0, 1.0], [-0.01, 1.01]),
