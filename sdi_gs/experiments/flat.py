@@ -26,6 +26,7 @@ from ..config import Config, to_plain
 from ..diffusion.base import Adaptable, Condition, Denoiser, NoiseLearner
 from ..diffusion.schedule import alpha_bar_at, noise_between, unmix
 from ..errors import UserError, nearest
+from ..guidance.consistency import GradientConsistencyConfig
 from ..guidance.image_space import ImageSpaceConfig
 from ..guidance.noise import Noised, NoiseInput, NoiseStrategy
 from ..guidance.paths import GuidedConsistency
@@ -181,6 +182,11 @@ def require_flat(config: Config, options: FlatOptions) -> None:
             "write --guidance fixed_noise, which is the same for one picture"
         )
     update = config.update
+    if isinstance(update, GradientConsistencyConfig):
+        raise UserError(
+            f"update.kind={update.kind} compares neighbouring views of a shape, and a picture has "
+            "none: write --guidance sds"
+        )
     phi = update.baseline if isinstance(update, SteinConfig) else "constant"
     if phi != "constant":
         raise UserError(

@@ -662,7 +662,7 @@ def test_pairs_need_both_sides(wrong: dict, right: dict) -> None:
 
 
 SINCE = ("pfd", "mv_sdi", "sds_bridge", "asd", "rfds", "rfds_rev", "sctd", "gcs", "lucid_dreamer",
-         "cfd", "fsd")  # fmt: skip
+         "cfd", "fsd", "gsd")  # fmt: skip
 
 
 @pytest.mark.parametrize("name", SINCE)
