@@ -337,6 +337,7 @@ def training(
     share(team, config.batch, config.micro_batch, model.views_together)
     with below("views"):
         config.views.check_groups(model.views_together)
+    methods.check_neighbours(config, model.views_together)
     first = all_shapes(shape)[0]
     if isinstance(first, HasLatents):
         _require_latents(config, first.latent_channels, model, target)

@@ -21,6 +21,7 @@ from representations.textured.config import TexturedConfig
 from . import plugins
 from .backgrounds import Background, EnvironmentBackground, RandomBackground, SolidBackground
 from .errors import command, nearest
+from .guidance.consistency import GradientConsistencyConfig
 from .guidance.distillation import GuidanceConfig
 from .guidance.image_space import ImageSpaceConfig
 from .guidance.noise import (
@@ -133,6 +134,7 @@ UPDATES = Kinds(
     GuidedConsistency,
     VariationalConfig,
     ImageSpaceConfig,
+    GradientConsistencyConfig,
     SteinConfig,
 )
 BACKGROUNDS = Kinds("background", SolidBackground, RandomBackground, EnvironmentBackground)

@@ -9,7 +9,8 @@ from .config import UPDATES, Config
 from .diffusion.base import Adaptable, Denoiser
 from .errors import UserError
 from .guidance import Guidance, GuidanceConfig, ScoreDistillation, Subject
-from .guidance.image_space import ImageSpace, ImageSpaceConfig
+from .guidance.consistency import GradientConsistency, GradientConsistencyConfig
+from .guidance.image_space import ImageSpace, ImageSpaceConfig, PixelConsistency, Remembered
 from .guidance.noise import IntervalInversion, NoiseStrategy, RandomNoise, ReleasedInversion
 from .guidance.paths import GuidedConsistency, NestedIntervals, Segment, SegmentConsistency
 from .guidance.stein import ControlVariate, Stein, SteinConfig
@@ -54,6 +55,11 @@ def guidance(config: Config, model: Denoiser, subject: Subject, noise: NoiseStra
             return Variational(method.distillation(reference), reference, chosen)
         case ImageSpaceConfig() as chosen:
             return ImageSpace(method.distillation(Residual(steps=chosen.steps)), chosen)
+        case GuidedConsistency() as chosen if chosen.pixels > 0.0:
+            remembered = Remembered(chosen)
+            return PixelConsistency(method.distillation(remembered), remembered)
+        case GradientConsistencyConfig() as chosen:
+            return GradientConsistency(method.distillation(), chosen)
         case SteinConfig() as chosen:
             if not isinstance(noise, RandomNoise):
                 raise UserError(
@@ -80,6 +86,27 @@ def check(config: Config, team: Team = ALONE) -> None:
     _check_times(config)
     _check_path(config)
     _check_portions(config, team)
+    check_neighbours(config)
+
+
+def check_neighbours(config: Config, together: int = 1) -> None:
+    """A rule that compares neighbouring views needs some: a pair of views, or of groups of
+    ``together`` that a model sees at once."""
+    update = config.update
+    if not isinstance(update, GradientConsistencyConfig) or update.weight == 0.0:
+        return
+    if config.views.neighbour_deg == 0.0:
+        raise UserError(
+            f"update.kind={update.kind} compares views that stand beside one another, and these "
+            "stand anywhere: write views.neighbour_deg=10, or take the method whole with "
+            "--guidance gsd"
+        )
+    if config.batch < 2 * together:
+        sees = f", and {config.model.source} sees {together} at once" if together > 1 else ""
+        raise UserError(
+            f"update.kind={update.kind} compares neighbouring views of a step, and batch="
+            f"{config.batch} has none{sees}: write batch={2 * together}"
+        )
 
 
 _WANTED_PATHS: dict[type, tuple[type[Segment] | type[NestedIntervals], str]] = {
@@ -125,5 +152,10 @@ def _check_portions(config: Config, team: Team) -> None:
     if not whole and isinstance(config.update, VariationalConfig | SteinConfig):
         raise UserError(
             f"update.kind={config.update.kind} learns from all views of a step at once: leave "
+            "micro_batch out and start one process"
+        )
+    if not whole and isinstance(config.update, GradientConsistencyConfig):
+        raise UserError(
+            f"update.kind={config.update.kind} compares views of a step with one another: leave "
             "micro_batch out and start one process"
         )

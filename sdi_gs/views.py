@@ -44,6 +44,9 @@ class ViewPolicy:
     # the same elevation; axis: through the middle, at the elevation's negative. An odd view of a
     # step stands alone.
     antithetic: Literal["none", "azimuth", "axis"] = "none"
+    # Views in pairs of neighbours: the second stands up to so many degrees from the first, around
+    # and up or down, as far away and with the same field of view. 0: no pairs.
+    neighbour_deg: float = 0.0
     # Where the views of a group stand that the model sees together: azimuths from that of the
     # first, which is drawn. None: at equal steps.
     group_azimuth_deg: tuple[float, ...] | None = None
@@ -73,6 +76,10 @@ class ViewPolicy:
             both = low < 0.0 < high
             sides = "below 0 to above 0 for views.antithetic=axis"
             require(both, "views.elevation_deg", [low, high], sides, [-10.0, 45.0])
+        near = self.neighbour_deg
+        require(0.0 <= near <= 90.0, "views.neighbour_deg", near, "0 to 90", 10.0)
+        alone = near == 0.0 or self.antithetic == "none"
+        require(alone, "views.neighbour_deg", near, "0 with views.antithetic", 0.0)
         given = self.group_azimuth_deg
         finite = given is None or all(math.isfinite(each) for each in given)
         require(finite, "views.group_azimuth_deg", given, "degrees", [0, 90, 180, 270])
@@ -83,6 +90,8 @@ class ViewPolicy:
     def angles(self, count: int, rng: Generator) -> tuple[Tensor, Tensor]:
         """Azimuth and elevation [count], degrees, of random directions; each one alone is
         distributed like any other. Pairs of opposite ones follow one another."""
+        if self.neighbour_deg > 0.0:
+            return self._beside(count, rng)
         if self.antithetic == "none":
             return self._directions(count, self.elevation_deg, rng)
         span = self.elevation_deg
@@ -94,6 +103,26 @@ class ViewPolicy:
         opposite = azimuth_in_half_turn(azimuth + 180.0)
         both = torch.stack([azimuth, opposite], 1), torch.stack([elevation, sign * elevation], 1)
         return both[0].flatten()[:count], both[1].flatten()[:count]
+
+    def _beside(self, count: int, rng: Generator) -> tuple[Tensor, Tensor]:
+        """Azimuth and elevation [count] in pairs of neighbours. The second keeps to the range of
+        elevations, not to that of azimuths."""
+        azimuth, elevation = self._directions((count + 1) // 2, self.elevation_deg, rng)
+        near = (-self.neighbour_deg, self.neighbour_deg)
+        around, up = (_between(near, torch.rand(len(azimuth), generator=rng)) for _ in range(2))
+        beside = azimuth_in_half_turn(azimuth + around)
+        above = (elevation + up).clamp(*self.elevation_deg)
+        both = torch.stack([azimuth, beside], 1), torch.stack([elevation, above], 1)
+        return both[0].flatten()[:count], both[1].flatten()[:count]
+
+    def _lens(self, count: int, rng: Generator) -> tuple[Tensor, Tensor]:
+        """Distance and vertical field of view [count]; of neighbours, those of the first."""
+        distance = _between(self.distance, torch.rand(count, generator=rng))
+        fov_y_deg = _between(self.fov_y_deg, torch.rand(count, generator=rng))
+        if self.neighbour_deg == 0.0:
+            return distance, fov_y_deg
+        first = torch.arange(count) // 2 * 2
+        return distance[first], fov_y_deg[first]
 
     def _directions(self, count: int, span: Range, rng: Generator) -> tuple[Tensor, Tensor]:
         """Azimuth and elevation [count] of directions that know nothing of each other, but for
@@ -138,8 +167,7 @@ class ViewPolicy:
         if together > 1:
             return self._groups(count, resolution, rng, together)
         azimuth_deg, elevation_deg = self.angles(count, rng)
-        distance = _between(self.distance, torch.rand(count, generator=rng))
-        fov_y_deg = _between(self.fov_y_deg, torch.rand(count, generator=rng))
+        distance, fov_y_deg = self._lens(count, rng)
         position = spherical_to_position(azimuth_deg, elevation_deg, distance)
         position = position + self.position_jitter * (2 * torch.rand(count, 3, generator=rng) - 1)
         target = self.target_jitter * torch.randn(count, 3, generator=rng)
@@ -162,8 +190,7 @@ class ViewPolicy:
             raise ValueError(f"{count} views do not make groups of {together}")
         groups = count // together
         first, elevation_deg = self.angles(groups, rng)
-        distance = _between(self.distance, torch.rand(groups, generator=rng))
-        fov_y_deg = _between(self.fov_y_deg, torch.rand(groups, generator=rng))
+        distance, fov_y_deg = self._lens(groups, rng)
         self.check_groups(together)
         turn = torch.arange(together) * (360.0 / together)
         if self.group_azimuth_deg is not None:

@@ -102,6 +102,7 @@ def chain(name: str, family: str) -> tuple[Variant, ...]:
                 "rfds_rev",
                 "cfd",
                 "fsd",
+                "gsd",
             )
         ),
         "fig14": (

@@ -26,7 +26,10 @@ from ..config import Config, to_plain
 from ..diffusion.base import Adaptable, Condition, Denoiser, NoiseLearner
 from ..diffusion.schedule import alpha_bar_at, noise_between, unmix
 from ..errors import UserError, nearest
+from ..guidance.consistency import GradientConsistencyConfig
+from ..guidance.image_space import ImageSpaceConfig
 from ..guidance.noise import Noised, NoiseInput, NoiseStrategy
+from ..guidance.paths import GuidedConsistency
 from ..guidance.predict import GuidedPredictor
 from ..guidance.prompts import PromptSet
 from ..guidance.sampling import STREAM, ddim_sample, pure_noise
@@ -171,21 +174,42 @@ def distill(
     return Flat(latents, targets, times, evaluations)
 
 
-def generate(
-    config: Config, options: FlatOptions, out: Path | None, say: Callable[[str], None]
-) -> list[Path]:
-    """Pictures of ``config.prompt`` in the new folder ``out``; the files."""
-    if isinstance(config.noise, SurfaceNoise | WorldMapNoise) and options.method == "distill":
+def require_flat(config: Config, options: FlatOptions) -> None:
+    """UserError where a method needs more than a picture, or another one than is optimised."""
+    if isinstance(config.noise, SurfaceNoise | WorldMapNoise):
         raise UserError(
             f"noise.kind={config.noise.kind} paints noise on a shape, and a picture has none: "
             "write --guidance fixed_noise, which is the same for one picture"
         )
-    phi = config.update.baseline if isinstance(config.update, SteinConfig) else "constant"
-    if phi != "constant" and options.method == "distill":
+    update = config.update
+    if isinstance(update, GradientConsistencyConfig):
+        raise UserError(
+            f"update.kind={update.kind} compares neighbouring views of a shape, and a picture has "
+            "none: write --guidance sds"
+        )
+    phi = update.baseline if isinstance(update, SteinConfig) else "constant"
+    if phi != "constant":
         raise UserError(
             f"update.baseline={phi} compares an estimate with the {phi} of a shape, and a picture "
             "has none: write --guidance stein, whose baseline is the constant"
         )
+    in_pixels = isinstance(update, ImageSpaceConfig) or (
+        isinstance(update, GuidedConsistency) and update.pixels > 0.0
+    )
+    if in_pixels and options.space == "latents":
+        without = ", or update.pixels=0" if isinstance(update, GuidedConsistency) else ""
+        raise UserError(
+            f"update.kind={update.kind} compares pictures, and what is optimised here are latents: "
+            f"write --space pixels{without}"
+        )
+
+
+def generate(
+    config: Config, options: FlatOptions, out: Path | None, say: Callable[[str], None]
+) -> list[Path]:
+    """Pictures of ``config.prompt`` in the new folder ``out``; the files."""
+    if options.method == "distill":
+        require_flat(config, options)
     require_ready(config, say)
     files = ("pictures.png", "evolution.png", "summary.json")
     with claimed(out, f"2d {config.prompt}", "generate2d", all_or_none=files) as claim:

@@ -17,6 +17,7 @@ from .bad_pictures import HIDDEN
 from .base import Experiment, Result, bench, write
 from .chains import CHAINS
 from .noise_error import FIG9, FIG10
+from .null_text import NULL_TEXT
 from .pictures import FIG1, FIG3, FIG4, FIG6
 from .root_finders import INVERSIONS, ROOTS
 from .round_trip import FIG18
@@ -29,6 +30,7 @@ EXPERIMENTS: dict[str, Experiment] = {
     "fig9": FIG9,
     "fig10": FIG10,
     "fig18": FIG18,
+    "null_text": NULL_TEXT,
     "hidden": HIDDEN,
     "roots": ROOTS,
     "inversions": INVERSIONS,

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Score distillation that also compares pictures: HiFA (arXiv 2305.18766).
+"""Score distillation that also compares pictures.
 
-Beside the latents, the rendering itself is pulled towards the decoded target. A decoder knows what
-no latent says (fine texture, saturated colour), at the price of one decoding per step. The target
-is denoised in one step, as threestudio runs it, or in several, as the paper does.
+Beside the latents, the rendering itself is pulled. A decoder knows what no latent says (fine
+texture, saturated colour), at the price of decoding in each step. HiFA (arXiv 2305.18766) pulls it
+towards the decoded target, denoised in one step, as threestudio runs it, or in several, as the
+paper does. Guided Consistency Sampling (arXiv 2407.13584) moves it by the difference of two decoded
+samples.
 """
 
 from __future__ import annotations
@@ -21,6 +23,8 @@ from ..diffusion.schedule import alpha_bar_at, per_sample
 from ..stopwatch import Stopwatch
 from .distillation import Guided, ScoreDistillation
 from .draws import Rng
+from .paths import CleanPair, GuidedConsistency
+from .update import UpdateInput
 from .viewpoints import Viewpoints
 
 
@@ -62,12 +66,8 @@ class ImageSpace:
             wanted = denoiser.decode(guided.target).clamp(0.0, 1.0).to(rgb.dtype)
             level = alpha_bar_at(denoiser.alpha_bar.to(rgb), guided.t)
             strength = per_sample((level * (1.0 - level)).sqrt())
-        shown = rgb
-        if rgb.shape[-2:] != wanted.shape[-2:]:
-            shown = F.interpolate(rgb, wanted.shape[-2:], mode="bilinear", antialias=True)
-        error = strength * (shown - wanted).square()
-        summed = self.inner.config.reduction == "sum"
-        loss = error.sum() / len(rgb) if summed else error.mean()
+        error = strength * (_sized(rgb, wanted) - wanted).square()
+        loss = _reduced(error, self.inner)
         scale = 0.5 * self.config.weight * self.inner.config.scale
         return guided._replace(loss=guided.loss + scale * loss)
 
@@ -76,3 +76,68 @@ class ImageSpace:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.inner.load_state_dict(state)
+
+
+class Remembered:
+    """The rule of Guided Consistency Sampling, which keeps the clean samples of its last step."""
+
+    def __init__(self, rule: GuidedConsistency) -> None:
+        self.rule = rule
+        self.pair: CleanPair | None = None
+
+    def __call__(self, given: UpdateInput) -> Tensor:
+        target, self.pair = self.rule.move(given)
+        return target
+
+
+class PixelConsistency:
+    """``inner`` and the third term of Guided Consistency Sampling (arXiv 2407.13584), in pixels; a
+    :class:`~.distillation.Guidance`.
+
+    With D the decoder, cut to what can be displayed, the published code has the squared distance
+    between the rendering and ``rgb + D(guided) - D(silent)``, in which only the first is moved: a
+    gradient on the pixels of ``2 pixels (D(silent) - D(guided))``, reduced like that of the
+    latents. Pictures are compared at the decoder's size.
+    """
+
+    def __init__(self, inner: ScoreDistillation, rule: Remembered) -> None:
+        """``inner`` was made with ``rule`` as its update."""
+        self.inner, self.rule = inner, rule
+
+    def __call__(
+        self,
+        rgb: Tensor,
+        viewpoints: Viewpoints,
+        step: int,
+        rng: Rng | None = None,
+        watch: Stopwatch | None = None,
+    ) -> Guided:
+        guided = self.inner(rgb, viewpoints, step, rng, watch)
+        pair, self.rule.pair = self.rule.pair, None
+        assert pair is not None  # a rule with pixels has always made one
+        with torch.no_grad():
+            decode = self.inner.denoiser.decode
+            wanted, shown = (decode(each).clamp(0.0, 1.0).to(rgb.dtype) for each in pair)
+        moving = _sized(rgb, wanted)
+        error = (moving - moving.detach() - (wanted - shown)).square()
+        scale = self.rule.rule.pixels * self.inner.config.scale
+        return guided._replace(loss=guided.loss + scale * _reduced(error, self.inner))
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.inner.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.inner.load_state_dict(state)
+
+
+def _sized(rgb: Tensor, like: Tensor) -> Tensor:
+    """``rgb`` [B, 3, H, W] at the size of ``like``."""
+    if rgb.shape[-2:] == like.shape[-2:]:
+        return rgb
+    return F.interpolate(rgb, like.shape[-2:], mode="bilinear", antialias=True)
+
+
+def _reduced(error: Tensor, inner: ScoreDistillation) -> Tensor:
+    """``error`` [B, ...] as ``guidance.reduction`` has it."""
+    summed = inner.config.reduction == "sum"
+    return error.sum() / len(error) if summed else error.mean()

@@ -148,6 +148,13 @@ class NestedIntervals:
         return _follow(given, plan, _noise(given, self.fixed, self.seed), nowhere)
 
 
+class CleanPair(NamedTuple):
+    """Clean samples that two ways to the time e leave, [B, c, h, w] each."""
+
+    guided: Tensor  # with guidance, from t
+    silent: Tensor  # without words, on the way there
+
+
 class _Back(NamedTuple):
     """What both rules go back with."""
 
@@ -190,30 +197,40 @@ class SegmentConsistency:
 
 @dataclass(frozen=True, kw_only=True)
 class GuidedConsistency:
-    """Guided Consistency Sampling (arXiv 2407.13584) in latents: that both ways back to e agree
-    (compact consistency), and that the clean samples with and without guidance do.
+    """Guided Consistency Sampling (arXiv 2407.13584): that both ways back to e agree (compact
+    consistency), that the clean samples with and without guidance do, and that these do as
+    pictures.
 
-    The published loss has a third term, in pixels, which is not here. Its gradient is that of the
-    code, in which no network is differentiated: with ``guidance.weight=sigma`` it is moved along as
-    it is. Needs ``noise.kind=nested_intervals``.
+    Its gradient is that of the published code, in which no network is differentiated: with
+    ``guidance.weight=sigma`` it is moved along as it is. The term in pixels is
+    :class:`~.image_space.PixelConsistency`'s; this rule has the two in latents. Needs
+    ``noise.kind=nested_intervals``.
     """
 
     kind: Literal["guided_consistency"] = "guided_consistency"
     compact: float = 1.0  # weight of the two ways back
     clean: float = 0.5  # weight of the clean samples
+    pixels: float = 0.5  # weight of the clean samples as pictures; 0: nothing is decoded
 
     def __post_init__(self) -> None:
-        for name, weight in (("compact", self.compact), ("clean", self.clean)):
+        for name in ("compact", "clean", "pixels"):
+            weight = getattr(self, name)
             require(weight >= 0.0, f"update.{name}", weight, "0 or more", 1.0)
 
     def __call__(self, given: UpdateInput) -> Tensor:
+        return self.move(given)[0]
+
+    def move(self, given: UpdateInput) -> tuple[Tensor, CleanPair | None]:
+        """The target, and the clean samples that it compares; None where they have no weight."""
         back = _go_back(given, self.kind, "nested_intervals")
-        path, x_t, t = back.path, given.noised.x_t, given.t.device
+        x_t, t = given.noised.x_t, given.t.device
         plain = ddim_step(x_t, given.predict.without_words(x_t, t), given.level, back.a_e)
         gradient = 2.0 * self.compact * per_sample(back.a_e.sqrt()) * (plain - back.x_e_over_s)
+        if self.clean == self.pixels == 0.0:
+            return given.clean - gradient, None
+        path = back.path
+        eps = given.predict(back.x_e, path.e.device, given.cfg_scale)
+        pair = CleanPair(unmix(back.x_e, eps, back.a_e), unmix(path.x_e, path.eps_e, back.a_e))
         if self.clean > 0.0:
-            eps = given.predict(back.x_e, path.e.device, given.cfg_scale)
-            guided = unmix(back.x_e, eps, back.a_e)
-            silent = unmix(path.x_e, path.eps_e, back.a_e)
-            gradient = gradient + 2.0 * self.clean * (silent - guided)
-        return given.clean - gradient
+            gradient = gradient + 2.0 * self.clean * (pair.silent - pair.guided)
+        return given.clean - gradient, pair

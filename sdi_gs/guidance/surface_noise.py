@@ -91,8 +91,11 @@ class SurfaceNoise:
     cell: float = 0.006
     opaque: float = 0.1  # where alpha is above it there is surface
     lasts: float = 0.0  # share of the run in which the noise turns into another one; 0: never
+    fresh: bool = False  # another one in each step, the same for all of its views
 
     def __post_init__(self) -> None:
+        still = not self.fresh or self.lasts == 0.0
+        require(still, "noise.fresh", self.fresh, "false with noise.lasts", False)
         require(self.cell > 0.0, "noise.cell", self.cell, "a positive length", 0.006)
         require(0.0 < self.opaque < 1.0, "noise.opaque", self.opaque, "between 0 and 1", 0.1)
         require(self.lasts >= 0.0, "noise.lasts", self.lasts, "0 or more", 0)
@@ -100,8 +103,11 @@ class SurfaceNoise:
     def __call__(self, given: NoiseInput) -> Noised:
         seen = required(given, self.kind)
         owner = Owners.of(seen, given.z.shape[-2:], self.cell, self.opaque)
-        numbers = Lasting(self.seed, self.lasts).of(owner.cells, given.z.shape[1], _done(given))
-        behind = in_the_picture(given, self.seed, self.lasts)
+        # A fresh noise is one that has turned into the next whole one with every step.
+        step = float(given.progress.step)
+        lasts, done = (1.0, step) if self.fresh else (self.lasts, _done(given))
+        numbers = Lasting(self.seed, lasts).of(owner.cells, given.z.shape[1], done)
+        behind = in_the_picture(given, self.seed, lasts, done)
         return given.noised(owner.summed(numbers.to(given.z), behind))
 
 
@@ -140,7 +146,7 @@ class WorldMapNoise:
         numbers = Lasting(self.seed, self.lasts).of(cells, channels, _done(given))
         kappa = numbers.to(given.z).reshape(-1, height, width, channels).permute(0, 3, 1, 2)
         cover = torch.nn.functional.adaptive_avg_pool2d(seen.alpha.to(given.z), (height, width))
-        behind = in_the_picture(given, self.seed, self.lasts)
+        behind = in_the_picture(given, self.seed, self.lasts, _done(given))
         return given.noised(torch.where(cover >= self.opaque, kappa, behind))
 
 
@@ -154,11 +160,11 @@ def required(given: NoiseInput, kind: str) -> Seen:
     return given.viewpoints.seen
 
 
-def in_the_picture(given: NoiseInput, seed: int, lasts: float) -> Tensor:
-    """One noise for every view, like z: [1, c, h, w]."""
+def in_the_picture(given: NoiseInput, seed: int, lasts: float, done: float) -> Tensor:
+    """One noise for every view, like z: [1, c, h, w], when ``done`` of the run is done."""
     channels, height, width = given.z.shape[1:]
     cells = torch.arange(height * width, device=given.z.device)
-    numbers = Lasting(seed + (1 << 20), lasts).of(cells, channels, _done(given))
+    numbers = Lasting(seed + (1 << 20), lasts).of(cells, channels, done)
     return numbers.to(given.z).T.reshape(1, channels, height, width)
 
 

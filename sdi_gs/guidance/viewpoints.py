@@ -14,7 +14,8 @@ from representations.interface import Cameras, Render
 
 @dataclass(frozen=True)
 class Seen:
-    """What cameras saw of a shape: where on a picture its surface is, detached."""
+    """What cameras saw of a shape: where on a picture its surface is, detached but for what is
+    said to have a gradient."""
 
     depth: Tensor  # [B, 1, H, W] z-depth, world units; 0 where there is nothing
     alpha: Tensor  # [B, 1, H, W] in [0, 1]
@@ -22,11 +23,17 @@ class Seen:
     normal: Tensor  # [B, 3, H, W] world frame, unit length where it is opaque; 0 elsewhere
     # [B, c, H, W] with gradient, of a shape that is made of latents; None: of colours
     latents: Tensor | None = None
+    # The depth with its gradient, for a loss that moves the surface; None: of no shape that moves
+    live_depth: Tensor | None = None
 
     def __getitem__(self, index: slice) -> Seen:
-        some = None if self.latents is None else self.latents[index]
+        moving = (self.latents, self.live_depth)
         return Seen(
-            self.depth[index], self.alpha[index], self.cameras[index], self.normal[index], some
+            self.depth[index],
+            self.alpha[index],
+            self.cameras[index],
+            self.normal[index],
+            *(None if each is None else each[index] for each in moving),
         )
 
     def points(self) -> Tensor:
@@ -65,7 +72,7 @@ class Viewpoints:
     def seeing(self, render: Render, cameras: Cameras) -> Viewpoints:
         """The same, with what ``cameras`` saw from there, on the device of its pictures."""
         depth, alpha, normal = (x.detach() for x in (render.depth, render.alpha, render.normal))
-        seen = Seen(depth, alpha, cameras, normal, render.latents)
+        seen = Seen(depth, alpha, cameras, normal, render.latents, render.depth)
         return replace(self, seen=seen)
 
     @staticmethod

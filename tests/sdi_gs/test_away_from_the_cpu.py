@@ -20,8 +20,8 @@ META = torch.device("meta")
 VIEWS = before_a_wall(
     Viewpoints.orbit(torch.tensor([20.0, -130.0]), torch.tensor([10.0, 40.0])), 16, META
 )
-READ = ("cfd",)
-"""It counts the cells that its pictures see, and a card has to say how many there are."""
+READ = ("cfd", "gsd")
+"""They count the cells that their pictures see, and a card has to say how many there are."""
 
 
 @pytest.fixture(scope="module")

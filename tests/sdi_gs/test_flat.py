@@ -210,3 +210,22 @@ def test_pictures_of_a_model_that_sees_several_views(
     assert said.code == 0, said.err
     assert asked
     assert all(azimuth == [0.0, 90.0, 180.0, 270.0] for azimuth in asked)
+
+
+@pytest.mark.parametrize(
+    ("given", "written"),
+    [(["--guidance", "hifa"], "--space pixels"),
+     (["--guidance", "gcs", "update.pixels=0.5"], "--space pixels"),
+     (["--guidance", "gcs", "update.pixels=0.5"], "update.pixels=0")],
+)  # fmt: skip
+def test_a_rule_in_pixels_needs_pictures_that_move(
+    sdi_gs: Any, tmp_path: Path, given: list[str], written: str
+) -> None:
+    """What is written instead works when it is typed."""
+    words = ["generate2d", "a red mug", "--config", "mini_2d", "--samples", 1, "steps=1"]
+    said = sdi_gs(*words, "--out", tmp_path / "no", *given)
+    assert said.code == 2
+    assert written in said.err
+    assert not (tmp_path / "no").exists()
+    said = sdi_gs(*words, "--out", tmp_path / "yes", *given, *written.split())
+    assert said.code == 0, said.err

@@ -17,7 +17,7 @@ from sdi_gs.diffusion.analytic import GaussianMixture
 from sdi_gs.diffusion.base import Condition
 from sdi_gs.diffusion.schedule import scaled_linear_alpha_bar, sigma
 from sdi_gs.errors import UserError
-from sdi_gs.guidance.image_space import ImageSpace
+from sdi_gs.guidance.image_space import ImageSpace, PixelConsistency
 from sdi_gs.guidance.inversion import ddim_invert, even_times
 from sdi_gs.guidance.noise import DDIMInversion, IntervalInversion, NoiseStrategy
 from sdi_gs.guidance.paths import (
@@ -374,6 +374,56 @@ def test_gcs_by_its_formula() -> None:
         torch.testing.assert_close((z - result.target)[one], slope, rtol=1e-8, atol=1e-8)
 
 
+@pytest.mark.parametrize(("reduction", "size"), [("mean", 2), ("sum", 2), ("sum", 6)])
+def test_the_third_term_of_gcs_moves_pixels(reduction: str, size: int) -> None:
+    """The published loss, |rgb - (rgb + D(guided) - D(silent))|^2 with the second constant, with
+    the samples of a path that is walked here; beside the two terms in latents, which stay."""
+    base, scale, t = words(), 4.0, 500
+    model = GaussianMixture(base.means[:, :3], base.variances[:, :3], names={"red": [1]})
+    rgb = torch.rand((2, 3, size, size), generator=rng(1), dtype=torch.float64).requires_grad_()
+    config = load("mini", ["prompt=red", "steps=10", "noise=nested_intervals", "noise.fixed=false",
+                           "update=guided_consistency", "update.pixels=0.3",
+                           f"guidance.cfg_scale={scale}", "guidance.scale=0.7",
+                           f"guidance.reduction={reduction}",
+                           f"guidance.t.high={{start: {t / 1000}, end: {t / 1000}}}"])  # fmt: skip
+    prompts = PromptSet(model, "red", config=PromptConfig(view_dependent=False))
+    both = guidance(config, model, prompts, config.noise)
+    assert isinstance(both, PixelConsistency)
+    without = config.model_copy(update={"update": GuidedConsistency(pixels=0.0)})
+    latents_only = guidance(without, model, prompts, config.noise)
+    assert not isinstance(latents_only, PixelConsistency)
+    answers = [each(rgb, around(0.0, 90.0), 0, rng(3)) for each in (latents_only, both)]
+    slopes = [torch.autograd.grad(answer.loss, rgb)[0] for answer in answers]
+    assert torch.equal(answers[0].target, answers[1].target)
+    assert answers[0].evaluations == answers[1].evaluations
+
+    generator = after_times(2)
+    plan = config.noise.plan(torch.tensor([t, t]), 1000, 0.1, generator)  # type: ignore[attr-defined]
+    shape = (2, 3, 2, 2)
+    fresh = torch.randn(shape, generator=generator, dtype=torch.float64)
+    fresh = fresh + 0.1 * torch.randn(2, 3, 1, 1, generator=generator, dtype=torch.float64)
+    none, forth = eps_of(model, ""), guided(model, scale)
+    z, pairs = model.encode(rgb.detach()), []
+    for i in range(2):
+        e, s, u = (int(at[i]) for at in plan)
+        a = LEVELS[e]
+        x_e = math.sqrt(a) * z[i : i + 1] + math.sqrt(1 - a) * fresh[i : i + 1]
+        eps_e = none(x_e, e)
+        x_s = carry(x_e, eps_e, e, s)
+        x_t = carry(x_s, none(x_s, s), s, u)
+        down = carry(x_t, forth(x_t, u), u, e)
+        loud = (down - math.sqrt(1 - a) * forth(down, e)) / math.sqrt(a)
+        pairs.append((loud, (x_e - math.sqrt(1 - a) * eps_e) / math.sqrt(a)))
+    loud, silent = (model.decode(torch.cat(each)).clamp(0, 1) for each in zip(*pairs, strict=True))
+    assert float((loud - silent).abs().max()) > 0.05
+    moving = rgb.detach().requires_grad_()
+    shown = torch.nn.functional.interpolate(moving, (2, 2), mode="bilinear", antialias=True)
+    error = (shown - (shown + loud - silent).detach()).square()
+    loss = error.sum() / 2 if reduction == "sum" else error.mean()
+    (expected,) = torch.autograd.grad(0.7 * 0.3 * loss, moving)
+    torch.testing.assert_close(slopes[1] - slopes[0], expected, rtol=1e-7, atol=1e-10)
+
+
 def test_a_straight_path_moves_nothing() -> None:
     """A network that always says the same draws straight lines, on which all ways agree."""
     constant = randn(1, *SHAPE, seed=4)
@@ -612,7 +662,7 @@ def test_pairs_need_both_sides(wrong: dict, right: dict) -> None:
 
 
 SINCE = ("pfd", "mv_sdi", "sds_bridge", "asd", "rfds", "rfds_rev", "sctd", "gcs", "lucid_dreamer",
-         "cfd", "fsd")  # fmt: skip
+         "cfd", "fsd", "gsd")  # fmt: skip
 
 
 @pytest.mark.parametrize("name", SINCE)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from sdi_gs.guidance.consistency import GradientConsistencyConfig
 from sdi_gs.guidance.distillation import GuidanceConfig, TimeConfig
 from sdi_gs.guidance.image_space import ImageSpaceConfig
 from sdi_gs.guidance.noise import (
@@ -59,7 +60,7 @@ PUBLISHED: list[tuple[type, dict[str, Any]]] = [
         {"azimuth_deg": (-180.0, 180.0), "elevation_deg": (-10.0, 45.0),
          "elevation_sine_share": 0.5, "distance": (1.5, 2.0), "fov_y_deg": (40.0, 70.0),
          "position_jitter": 0.1, "target_jitter": 0.2, "up_jitter": 0.02, "stratified": True,
-         "antithetic": "none", "group_azimuth_deg": None},
+         "antithetic": "none", "neighbour_deg": 0.0, "group_azimuth_deg": None},
     ),
     (FixedNoise, {"seed": 0}),
     (RandomNoise, {}),
@@ -85,7 +86,7 @@ PUBLISHED: list[tuple[type, dict[str, Any]]] = [
         {"interval": Ramp(0.1, 0.08, 1500), "margin": 0.01, "fixed": True, "seed": 0},
     ),
     (SegmentConsistency, {}),
-    (GuidedConsistency, {"compact": 1.0, "clean": 0.5}),
+    (GuidedConsistency, {"compact": 1.0, "clean": 0.5, "pixels": 0.5}),
     # ScaleDreamer (2407.02040), its code: up to a tenth of the way from 20 of 1000 to t.
     (Asynchronous, {"most": 0.1, "drawn": True, "after": 0.02}),
     (Bridge, {"sds_until": 0.8}),  # SDS-Bridge (2406.09417), its code: step 20,000 of 25,000
@@ -140,6 +141,7 @@ LIMITS: list[tuple[type, str, list[Any], list[Any]]] = [
     (NestedIntervals, "interval", [Ramp(0.02, 0.99)], [Ramp(0.01, 0.1), Ramp(0.1, 1.0)]),
     (GuidedConsistency, "compact", [0.0], [-0.01]),
     (GuidedConsistency, "clean", [0.0], [-0.01]),
+    (GuidedConsistency, "pixels", [0.0], [-0.01]),
     (Asynchronous, "most", [0.0], [-0.01]),
     (Asynchronous, "after", [0.0, 0.99], [-0.01, 1.0]),
     (Bridge, "sds_until", [0.0, 1.0], [-0.01, 1.01]),
@@ -171,6 +173,10 @@ LIMITS: list[tuple[type, str, list[Any], list[Any]]] = [
     (ViewPolicy, "position_jitter", [0.0], [-0.01]),
     (ViewPolicy, "target_jitter", [0.0], [-0.01]),
     (ViewPolicy, "up_jitter", [0.0], [-0.01]),
+    (ViewPolicy, "neighbour_deg", [0.0, 90.0], [-0.01, 90.1]),
+    (GradientConsistencyConfig, "weight", [0.0], [-0.01]),
+    (GradientConsistencyConfig, "tolerance", [0.001], [0.0]),
+    (GradientConsistencyConfig, "opaque", [0.01, 0.99], [0.0, 1.0]),
 ]  # fmt: skip
 
 
