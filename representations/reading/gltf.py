@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from scipy.spatial.transform import Rotation
 
 from ..axes import hamilton
 from ..cloud import SH_COUNTS, SplatCloud
@@ -164,6 +163,8 @@ def _matrix(file: Gltf, node: dict[str, Any]) -> np.ndarray:
     """[4, 4] of a node: its matrix, or its translation, rotation and scale."""
     if "matrix" in node:
         return _numbers(file, node["matrix"], 16).reshape(4, 4).T
+    from scipy.spatial.transform import Rotation
+
     whole = np.eye(4)
     turn = Rotation.from_quat(_numbers(file, node.get("rotation", [0, 0, 0, 1]), 4)).as_matrix()
     whole[:3, :3] = turn * _numbers(file, node.get("scale", [1, 1, 1]), 3)
@@ -179,6 +180,8 @@ def _numbers(file: Gltf, value: Any, count: int) -> np.ndarray:
 
 
 def _blocks(part: Part, rest: int) -> Iterator[SplatCloud]:
+    from scipy.spatial.transform import Rotation
+
     linear, offset = part.place[:3, :3], part.place[:3, 3]
     zoom = float(np.cbrt(abs(np.linalg.det(linear))))
     turn = linear / (zoom or 1.0)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from ..programs import Here
 from ..stopping import interrupt, stop_at
 from ..tiny import FIELD, FIELD_TERMS, save_model, save_settings
 from ..tiny_priors import ADAPTED, FAMILIES
@@ -89,3 +90,9 @@ def interrupted(
         return said
 
     return run
+
+
+@pytest.fixture
+def programs_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The programs of studies run in this process; tests of sweeps and of stops start real ones."""
+    monkeypatch.setattr("sdi_gs.child.subprocess.Popen", Here)

@@ -141,6 +141,7 @@ def test_a_folder_of_the_same_names_is_not_a_study(tmp_path: Path) -> None:
     assert (mine / "notes.txt").read_text() == "mine"
 
 
+@pytest.mark.usefixtures("programs_here")
 def test_a_run_that_cannot_begin_or_loses_its_numbers_says_so(
     config: Config, fast: Path, tmp_path: Path
 ) -> None:
