@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ..programs import Here
+from ..programs import Forked, Here, started_by
 from ..stopping import interrupt, stop_at
 from ..tiny import FIELD, FIELD_TERMS, save_model, save_settings
 from ..tiny_priors import ADAPTED, FAMILIES
@@ -94,5 +94,12 @@ def interrupted(
 
 @pytest.fixture
 def programs_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The programs of studies run in this process; tests of sweeps and of stops start real ones."""
-    monkeypatch.setattr("sdi_gs.child.subprocess.Popen", Here)
+    """The programs of studies run in this process; tests of sweeps and of stops have others."""
+    started_by(monkeypatch, Here)
+
+
+@pytest.fixture
+def programs_forked(monkeypatch: pytest.MonkeyPatch) -> type[Forked]:
+    """Our programs are forks of this process, also those that they start themselves."""
+    started_by(monkeypatch, Forked)
+    return Forked

@@ -5,10 +5,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
-import socket
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,9 +22,8 @@ from sdi_gs.ramp import Ramp
 from sdi_gs.team import ALONE, Team, share
 from sdi_gs.trainer import Training, micro_batches, train, train_step
 
+from ..torchrun import pair
 from .test_trainer import training
-
-ROOT = Path(__file__).parents[2]
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -193,41 +188,11 @@ with joined() as team:
 """
 
 
-def free_port() -> int:
-    """A port that nobody listens on now: one by the number of this process may be another's."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def launch(arguments: list[str], cwd: Path) -> subprocess.CompletedProcess[str]:
-    """Two processes, as torchrun starts them, without its waits."""
-    environment = {
-        **os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "WORLD_SIZE": "2",
-        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()),
-        "HF_HUB_OFFLINE": "1",
-    }  # fmt: skip
-    started = [
-        subprocess.Popen(
-            [sys.executable, *arguments],
-            env={**environment, "RANK": rank, "LOCAL_RANK": rank},
-            cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )
-        for rank in "01"
-    ]  # fmt: skip
-    results = [process.communicate(timeout=300) for process in started]
-    for process, (_, err) in zip(started, results, strict=True):
-        assert process.returncode == 0, err
-    return subprocess.CompletedProcess(
-        arguments, 0, "|".join(out for out, _ in results), "|".join(err for _, err in results)
-    )
-
-
 def test_two_processes_make_what_one_makes(tmp_path: Path) -> None:
     """Twelve steps of four views, structure edits included: the same splats and field, to the
     rounding of sums in another order, which Adam's first steps magnify. Both kinds in one pair of
     processes, because to start one takes longer than the steps; who is alone needs none."""
-    launch(["-c", WORKER, str(tmp_path)], tmp_path)
+    pair(["-c", WORKER, tmp_path], tmp_path)
     train_and_keep(ALONE, tmp_path)
     for kind in KINDS:
         alone = torch.load(tmp_path / f"{kind}-1-0.pt")
@@ -253,12 +218,14 @@ def test_two_processes_leave_one_run(
         "batch=2", "threads=1", "representation.count=200", "representation.max_count=200",
         "output.turntable.frames=2", "output.turntable.size=32", "output.turntable.format=gif",
     ]  # fmt: skip
-    said = launch(["-m", "sdi_gs", *settings, "--out", "two"], tmp_path)
+    said = "".join(
+        one.stdout for one in pair(["-m", "sdi_gs", *settings, "--out", "two"], tmp_path)
+    )
     monkeypatch.chdir(tmp_path)
     alone = sdi_gs(*settings, "--out", "one")
     assert alone.code == 0, alone.err
-    assert said.stdout.count("loading mini") == 1
-    assert "final.ply" in said.stdout
+    assert said.count("loading mini") == 1
+    assert "final.ply" in said
     assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "two"]
     from representations.export import read_ply
 
