@@ -342,7 +342,7 @@ def test_every_line_of_a_chain_is_a_configuration_of_its_own(name: str, family: 
 def test_a_chain_from_the_command_line(
     sdi_gs: Run, fast: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its two ends, 2 and 30 inversion steps: each run is a program that loads everything."""
+    """Its two ends, 2 and 30 inversion steps."""
     ends = chain("fig11", "mini")[:: len(chain("fig11", "mini")) - 1]
     monkeypatch.setattr("sdi_gs.experiments.chains.chain", lambda name, family: ends)
     out = tmp_path / "c"
