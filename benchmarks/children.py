@@ -11,6 +11,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -41,6 +42,15 @@ def load() -> None:
     import sdi_gs.pages.run  # noqa: F401
 
     torch.set_num_threads(1)
+
+
+def warm(words: Sequence[object], log: Path) -> int:
+    """Run a verb in this process, so that its forks have whatever a run imports and compiles only
+    when it gets there; the exit code."""
+    from sdi_gs.cli.main import main
+
+    with log.open("w") as said, redirect_stdout(said), redirect_stderr(said):
+        return main([str(word) for word in words])
 
 
 def start(words: Sequence[object], log: Path, hook: Callable[[], None] | None = None) -> int:
@@ -111,6 +121,19 @@ def die_at(number: int, below: Path) -> Callable[[], None]:
                 if seen == number:
                     os.kill(os.getpid(), signal.SIGKILL)
                 seen += 1
+
+        sys.addaudithook(watch)
+
+    return hook
+
+
+def die_after(file: Path, below: Path) -> Callable[[], None]:
+    """A hook: SIGKILL just before the first change below that folder once there is the file."""
+
+    def hook() -> None:
+        def watch(event: str, arguments: tuple[Any, ...]) -> None:
+            if changing(event, arguments, str(below)) and file.exists():
+                os.kill(os.getpid(), signal.SIGKILL)
 
         sys.addaudithook(watch)
 

@@ -143,16 +143,18 @@ def mend(case: Case, out: Path, log: Path) -> Ended:
 
 
 def undisturbed(case: Case, folder: Path) -> Whole:
-    """The whole thing once to warm up, once to count its changes."""
+    """The whole thing once here to warm up, and in a fork to count its changes."""
     out, log = folder / "whole", folder / "log"
-    for _ in range(2):
-        children.empty(out).rmdir()
-        counter = children.count_changes(out, folder / "changes")
-        began = time.perf_counter()
-        ended = children.run((*case.words, "--out", out), log, counter)
-        seconds = time.perf_counter() - began
-        if ended.code != 0:
-            raise SystemExit(f"{case.name} does not run at all:\n{ended.said}")
+    words = (*case.words, "--out", out)
+    if children.warm(words, log) != 0:
+        raise SystemExit(f"{case.name} does not run at all:\n{log.read_text()}")
+    children.empty(out).rmdir()
+    counter = children.count_changes(out, folder / "changes")
+    began = time.perf_counter()
+    ended = children.run(words, log, counter)
+    seconds = time.perf_counter() - began
+    if ended.code != 0:
+        raise SystemExit(f"{case.name} does not run in a fork:\n{ended.said}")
     return Whole(files(out), seconds, len((folder / "changes").read_bytes()))
 
 

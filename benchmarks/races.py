@@ -74,12 +74,12 @@ class Track:
 
     def _stop(self) -> None:
         """A run that was killed after its third step, kept to be copied."""
+        generate, third = self.verbs["generate"], self.out / "checkpoints" / "step_0000002.pt"
         children.empty(self.out).rmdir()
-        for changes in range(200):
-            children.run(self.verbs["generate"], self.log, children.die_at(changes, self.out))
-            if list(self.out.glob("checkpoints/step_0000002.pt")):
-                break
-            children.empty(self.out).rmdir()
+        if children.warm(generate, self.log) != 0:
+            raise SystemExit(f"generate does not run at all:\n{self.log.read_text()}")
+        children.empty(self.out).rmdir()
+        children.run(generate, self.log, children.die_after(third, self.out))
         shutil.copytree(self.out, self.stopped)  # type: ignore[arg-type]
 
     def prepare(self) -> None:

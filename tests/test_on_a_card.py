@@ -20,6 +20,7 @@ from representations.ops import triton_launch
 from sdi_gs.cli.main import main
 
 from .tiny import FIELD, FIELD_TERMS, save_model, save_settings
+from .torchrun import pair
 
 ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.skipif(
@@ -320,19 +321,9 @@ def counted(done: dict[str, Any]) -> dict[str, list[str]]:
 
 def two_processes_on_a_card_share_a_run(place: Place) -> None:
     """As torchrun starts them; gloo in the place of nccl."""
-    out, port = place.folder / "two", 29500 + (os.getpid() + 7) % 2000
+    out = place.folder / "two"
     verb = place.generate("splats", "two", "representation.backend=torch")["arguments"]
-    started = [
-        subprocess.Popen(
-            [sys.executable, "-m", "tests.pretended_card", "sdi_gs", *verb], cwd=ROOT,
-            env={**os.environ, "WORLD_SIZE": "2", "RANK": rank, "LOCAL_RANK": rank,
-                 "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)},
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )
-        for rank in "01"
-    ]  # fmt: skip
-    said = [process.communicate(timeout=300)[1] for process in started]
-    assert [process.returncode for process in started] == [0, 0], said
+    pair(["-m", "tests.pretended_card", "sdi_gs", *verb], ROOT)
     assert (out / "final.ply").stat().st_size > 0
     assert place.whole()["torch splats"]["code"] == 0
     for one, two in zip(lines(place.folder / "torch"), lines(out), strict=True):

@@ -180,6 +180,8 @@ def _numbers(file: Gltf, value: Any, count: int) -> np.ndarray:
 
 
 def _blocks(part: Part, rest: int) -> Iterator[SplatCloud]:
+    from scipy.spatial.transform import Rotation
+
     linear, offset = part.place[:3, :3], part.place[:3, 3]
     zoom = float(np.cbrt(abs(np.linalg.det(linear))))
     turn = linear / (zoom or 1.0)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from ..programs import Forked, Here, started_by
 from ..stopping import interrupt, stop_at
 from ..tiny import FIELD, FIELD_TERMS, save_model, save_settings
 from ..tiny_priors import ADAPTED, FAMILIES
@@ -89,3 +90,16 @@ def interrupted(
         return said
 
     return run
+
+
+@pytest.fixture
+def programs_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The programs of studies run in this process; tests of sweeps and of stops have others."""
+    started_by(monkeypatch, Here)
+
+
+@pytest.fixture
+def programs_forked(monkeypatch: pytest.MonkeyPatch) -> type[Forked]:
+    """Our programs are forks of this process, also those that they start themselves."""
+    started_by(monkeypatch, Forked)
+    return Forked

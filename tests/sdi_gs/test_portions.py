@@ -5,10 +5,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
-import socket
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,11 +20,10 @@ from sdi_gs.errors import UserError
 from sdi_gs.guidance.draws import ViewSlice, uniform
 from sdi_gs.ramp import Ramp
 from sdi_gs.team import ALONE, Team, share
-from sdi_gs.trainer import Training, micro_batches, train_step
+from sdi_gs.trainer import Training, micro_batches, train, train_step
 
+from ..torchrun import pair
 from .test_trainer import training
-
-ROOT = Path(__file__).parents[2]
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -56,7 +51,7 @@ def field_training(exchange: Exchange | None = None) -> Training:
     """A radiance field with everything that is random about a view: ray starts and lamps."""
     config = InstantNGPConfig(
         grid=GridConfig(levels=4, start_levels=4, log2_size=10, max_resolution=32),
-        march=MarchConfig(resolution=16),
+        march=MarchConfig(resolution=16, samples=64, max_samples=64),
         material=MaterialConfig(albedo_steps=0, albedo_share=0.2, textureless_share=0.2),
     )
     weights = {name: Ramp(0.1, 0.1) for name in ("orientation", "z_variance", "opaque")}
@@ -163,88 +158,74 @@ def test_a_method_that_learns_from_all_views_refuses_portions(sdi_gs, tmp_path: 
     assert "micro_batch=3 does not divide the 4 views" in said.err
 
 
+KINDS = {"splats": splat_training, "field": field_training}
+
+
+def train_and_keep(team: Team, out: Path) -> None:
+    """Twelve steps of four views of each kind, and what they came to in the folder ``out``."""
+    for kind, make in KINDS.items():
+        run = dataclasses.replace(make(exchange=team), batch=4, team=team, steps=12)
+        reports = list(train(run))
+        torch.save(parameters(run.renderer), out / f"{kind}-{team.count}-{team.rank}.pt")
+        if team.leads:
+            rows = [[r.losses, r.t, r.evaluations, r.refined.size] for r in reports]
+            (out / f"{kind}-{team.count}.json").write_text(json.dumps(rows))
+    assert team.any(team.rank == 1, torch.device("cpu")) == (team.count == 2)
+
+
 WORKER = """
-import dataclasses, json, sys
+import sys
+from pathlib import Path
+
 import torch
+
 torch.set_num_threads(1)
 from sdi_gs.team import joined
-from sdi_gs.trainer import train
-from tests.sdi_gs.test_portions import field_training, parameters, splat_training
+from tests.sdi_gs.test_portions import train_and_keep
 
-out, kind, micro_batch = sys.argv[1], sys.argv[2], int(sys.argv[3]) or None
-make = {"splats": splat_training, "field": field_training}[kind]
 with joined() as team:
-    run = make(exchange=team)
-    run = dataclasses.replace(run, batch=4, micro_batch=micro_batch, team=team, steps=12)
-    reports = list(train(run))
-    torch.save(parameters(run.renderer), f"{out}/{kind}-{team.count}-{team.rank}.pt")
-    if team.leads:
-        rows = [[r.losses, r.t, r.evaluations, r.refined.size] for r in reports]
-        open(f"{out}/{kind}-{team.count}.json", "w").write(json.dumps(rows))
-    assert team.any(team.rank == 1, torch.device("cpu")) == (team.count == 2)
+    train_and_keep(team, Path(sys.argv[1]))
 """
 
 
-def free_port() -> int:
-    """A port that nobody listens on now: one by the number of this process may be another's."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def launch(arguments: list[str], processes: int, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """As torchrun does it, without its waits."""
-    environment = {
-        **os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "WORLD_SIZE": str(processes),
-        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()),
-        "HF_HUB_OFFLINE": "1",
-    }  # fmt: skip
-    started = [
-        subprocess.Popen(
-            [sys.executable, *arguments],
-            env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )
-        for rank in range(processes)
-    ]  # fmt: skip
-    results = [process.communicate(timeout=300) for process in started]
-    for process, (_, err) in zip(started, results, strict=True):
-        assert process.returncode == 0, err
-    return subprocess.CompletedProcess(
-        arguments, 0, "|".join(out for out, _ in results), "|".join(err for _, err in results)
-    )
-
-
-@pytest.mark.parametrize("kind", ["splats", "field"])
-def test_two_processes_make_what_one_makes(tmp_path: Path, kind: str) -> None:
+def test_two_processes_make_what_one_makes(tmp_path: Path) -> None:
     """Twelve steps of four views, structure edits included: the same splats and field, to the
-    rounding of sums in another order, which Adam's first steps magnify."""
-    for processes in (1, 2):
-        launch(["-c", WORKER, str(tmp_path), kind, "0"], processes, tmp_path)
-    alone = torch.load(tmp_path / f"{kind}-1-0.pt")
-    first, second = (torch.load(tmp_path / f"{kind}-2-{rank}.pt") for rank in (0, 1))
-    rows = [json.loads((tmp_path / f"{kind}-{n}.json").read_text()) for n in (1, 2)]
-    for (one_losses, *one), (two_losses, *two) in zip(*rows, strict=True):
-        assert two == one
-        assert two_losses == pytest.approx(one_losses, rel=1e-3)
-    assert alone.keys() == first.keys()
-    for name in alone:
-        assert torch.equal(first[name], second[name]), name  # both did the same step
-        difference = (first[name] - alone[name]).norm()
-        assert float(difference) <= 1e-3 * float(alone[name].norm()), name
+    rounding of sums in another order, which Adam's first steps magnify. Both kinds in one pair of
+    processes, because to start one takes longer than the steps; who is alone needs none."""
+    pair(["-c", WORKER, tmp_path], tmp_path)
+    train_and_keep(ALONE, tmp_path)
+    for kind in KINDS:
+        alone = torch.load(tmp_path / f"{kind}-1-0.pt")
+        first, second = (torch.load(tmp_path / f"{kind}-2-{rank}.pt") for rank in (0, 1))
+        rows = [json.loads((tmp_path / f"{kind}-{n}.json").read_text()) for n in (1, 2)]
+        assert len(rows[0]) == 12
+        for (one_losses, *one), (two_losses, *two) in zip(*rows, strict=True):
+            assert two == one, kind
+            assert two_losses == pytest.approx(one_losses, rel=1e-3), kind
+        assert alone.keys() == first.keys()
+        for name in alone:
+            assert torch.equal(first[name], second[name]), name  # both did the same step
+            difference = (first[name] - alone[name]).norm()
+            assert float(difference) <= 1e-3 * float(alone[name].norm()), f"{kind}, {name}"
 
 
-def test_two_processes_leave_one_run(tmp_path: Path) -> None:
+def test_two_processes_leave_one_run(
+    sdi_gs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The command line, under torchrun's environment: one folder, one voice, the same asset."""
     settings = [
-        "-m", "sdi_gs", "generate", "a red mug", "--config", "mini", "--steps", "3",
+        "generate", "a red mug", "--config", "mini", "--steps", "3",
         "batch=2", "threads=1", "representation.count=200", "representation.max_count=200",
         "output.turntable.frames=2", "output.turntable.size=32", "output.turntable.format=gif",
     ]  # fmt: skip
-    said = launch([*settings, "--out", "two"], 2, tmp_path)
-    launch([*settings, "--out", "one"], 1, tmp_path)
-    assert said.stdout.count("loading mini") == 1
-    assert "final.ply" in said.stdout
+    said = "".join(
+        one.stdout for one in pair(["-m", "sdi_gs", *settings, "--out", "two"], tmp_path)
+    )
+    monkeypatch.chdir(tmp_path)
+    alone = sdi_gs(*settings, "--out", "one")
+    assert alone.code == 0, alone.err
+    assert said.count("loading mini") == 1
+    assert "final.ply" in said
     assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "two"]
     from representations.export import read_ply
 

@@ -24,6 +24,8 @@ from sdi_gs.errors import UserError
 from sdi_gs.experiments import study
 from sdi_gs.stopping import Interrupted
 
+from ..programs import Forked
+
 Run = Callable[..., Any]
 
 
@@ -141,6 +143,7 @@ def test_a_folder_of_the_same_names_is_not_a_study(tmp_path: Path) -> None:
     assert (mine / "notes.txt").read_text() == "mine"
 
 
+@pytest.mark.usefixtures("programs_here")
 def test_a_run_that_cannot_begin_or_loses_its_numbers_says_so(
     config: Config, fast: Path, tmp_path: Path
 ) -> None:
@@ -184,27 +187,28 @@ def test_a_run_that_somebody_stopped_has_not_failed(
 @pytest.mark.skipif(os.name != "posix", reason="Ctrl-C reaches a group of processes on POSIX only")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_stop_waits_until_the_run_has_saved(
-    fast: Path, tmp_path: Path, number: signal.Signals
+    fast: Path, tmp_path: Path, number: signal.Signals, programs_forked: type[Forked]
 ) -> None:
     """Of the table alone, as a scheduler does; a terminal's Ctrl-C comes to all its processes."""
     out = tmp_path / "s"
-    run = RunFolder(out / "runs" / "fast-sdi-a-mug-0")
-    table = subprocess.Popen(
-        [sys.executable, "-m", "sdi_gs", "table1", "a mug", "--representations", str(fast),
-         "--guidances", "sdi", "--steps", "100000", "--out", str(out)],
-        stderr=subprocess.PIPE, text=True, start_new_session=True,
-    )  # fmt: skip
+    run, log = RunFolder(out / "runs" / "fast-sdi-a-mug-0"), tmp_path / "table.log"
+    with log.open("w") as said:
+        table = programs_forked(
+            [sys.executable, "-m", "sdi_gs", "table1", "a mug", "--representations", str(fast),
+             "--guidances", "sdi", "--steps", "100000", "--out", str(out)],
+            stdout=said, env=dict(os.environ), start_new_session=True,
+        )  # fmt: skip
     try:
         until = time.monotonic() + 120
         while not run.stats_file.exists() and time.monotonic() < until:
-            time.sleep(0.1)
+            time.sleep(0.02)
         table.send_signal(number)
-        _, err = table.communicate(timeout=60)
+        table.wait(60)
     finally:
         if table.poll() is None:
             os.killpg(table.pid, signal.SIGKILL)
     assert table.returncode == 128 + number
-    assert f"--out {out}" in err
+    assert f"--out {out}" in log.read_text()
     assert "stopped after step" in (out / "runs" / "fast-sdi-a-mug-0.log").read_text()
     saved = checkpoint.latest(run.checkpoints)
     assert saved is not None

@@ -103,6 +103,7 @@ def test_a_line_of_table1_leaves_diverged_runs_out_of_the_mean() -> None:
     assert (unknown.diverged_percent, unknown.psnr_db) == (0.0, None)
 
 
+@pytest.mark.usefixtures("programs_here")
 def test_table1_from_the_command_line(sdi_gs: Run, fast: Path, tmp_path: Path) -> None:
     out = tmp_path / "t"
     said = sdi_gs(
@@ -337,10 +338,11 @@ def test_every_line_of_a_chain_is_a_configuration_of_its_own(name: str, family: 
         assert [config.noise.steps_per_unit for config in made] == [2, 3, 4, 5, 8, 10, 16, 20, 30]  # type: ignore[union-attr]
 
 
+@pytest.mark.usefixtures("programs_here")
 def test_a_chain_from_the_command_line(
     sdi_gs: Run, fast: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its two ends, 2 and 30 inversion steps: each run is a program that loads everything."""
+    """Its two ends, 2 and 30 inversion steps."""
     ends = chain("fig11", "mini")[:: len(chain("fig11", "mini")) - 1]
     monkeypatch.setattr("sdi_gs.experiments.chains.chain", lambda name, family: ends)
     out = tmp_path / "c"
