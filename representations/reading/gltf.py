@@ -190,8 +190,6 @@ def _blocks(part: Part, rest: int) -> Iterator[SplatCloud]:
             "a node stretches or mirrors its splats, for which there are no harmonics; apply its "
             "transform where the file was made, or leave the stretching out"
         )
-    from scipy.spatial.transform import Rotation
-
     still = np.array_equal(part.place, np.eye(4))
     x, y, z, w = Rotation.from_matrix(turn).as_quat().tolist()
     for rows in ranges(len(part)):
