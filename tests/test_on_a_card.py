@@ -47,7 +47,7 @@ PLACES = {
     "encode": ("sdi_gs.diffusion.stable:StableDiffusion.encode@2", "step"),
     "predict": ("sdi_gs.diffusion.stable:StableDiffusion.predict_noise@5", "step"),
     "backward": ("torch:Tensor.backward@3", "step"),
-    "optimiser": ("torch.optim:Adam.step@2", "step"),
+    "optimiser": ("representations.adam:Adam.step@2", "step"),
     "structure": ("{structure}@1", "step"),
     "turntable": ("sdi_gs.run:write_pictures@1", "trained"),
 }

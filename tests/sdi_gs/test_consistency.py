@@ -332,7 +332,9 @@ def test_with_weight_only_the_depth_gets_more() -> None:
     gradient = before.latents - before.target
     apart = disagreement(gradient, seen(cameras((0.0, 0.0, 0.0), (0.1, 0.3, 0.05)), depth),
                          GradientConsistencyConfig(tolerance=WIDE))  # fmt: skip
-    assert float(after.loss - before.loss) == pytest.approx(0.7 * 0.3 * float(apart), rel=1e-9)
+    assert float((after.loss - before.loss).detach()) == pytest.approx(
+        0.7 * 0.3 * float(apart.detach()), rel=1e-9
+    )
     (slope,) = torch.autograd.grad(0.7 * 0.3 * apart, depth)
     torch.testing.assert_close(moved, slope)
     assert float(slope.abs().max()) > 0
