@@ -210,6 +210,7 @@ def generate(
     """Pictures of ``config.prompt`` in the new folder ``out``; the files."""
     if options.method == "distill":
         require_flat(config, options)
+    config = build.with_threads(config, say)
     require_ready(config, say)
     files = ("pictures.png", "evolution.png", "summary.json")
     with claimed(out, f"2d {config.prompt}", "generate2d", all_or_none=files) as claim:

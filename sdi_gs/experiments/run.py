@@ -49,6 +49,7 @@ def run(
 ) -> tuple[Result, list[Path]]:
     """Measure and write into the new folder ``out``; the result and the files."""
     chosen = require(name)
+    config = build.with_threads(config, say)
     require_ready(config, say)
     with claimed(out, name, f"experiment {name}", all_or_none=(f"{name}.*",)) as claim:
         say(f"loading {config.model.source}")

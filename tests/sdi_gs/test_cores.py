@@ -233,3 +233,18 @@ def test_a_run_that_gives_way_says_so_and_notes_it(
     assert summary["threads_after_step"] == {"2": 1}
     sdi_gs("generate", "a mug", "--config", fast, "steps=2", "threads=1", "--out", tmp_path / "own")
     assert "threads_after_step" not in (tmp_path / "own" / "summary.json").read_text()
+
+
+@pytest.mark.parametrize("words", [("generate2d", "a mug"), ("experiment", "fig9", "a mug")])
+def test_pictures_and_measures_leave_busy_cores_alone(
+    fast: Path, sdi_gs: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
+    words: tuple[str, ...],
+) -> None:  # fmt: skip
+    taken: list[int | None] = []
+    monkeypatch.setattr(build, "spare_threads", lambda: 1)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    monkeypatch.setattr(build, "use_threads", taken.append)
+    said = sdi_gs(*words, "--config", fast, "--samples", 1, "steps=1", "--out", tmp_path / "out")
+    assert said.code == 0, said.err
+    assert taken == [1]
+    assert "1 of 2 threads are used" in said.out + said.err
