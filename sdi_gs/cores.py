@@ -38,14 +38,15 @@ Ticks = dict[int, tuple[int, int]]
 """Of each core that this process may use: ticks with nothing to do, and all, since the start."""
 
 
-def spare(most: int, before: Ticks, after: Ticks) -> int:
-    """How many of ``most`` threads find a core of their own, from 1 to ``most``."""
+def spare(most: int, before: Ticks, after: Ticks, mine: float = 0.0) -> int:
+    """How many of ``most`` threads find a core of their own, from 1 to ``most``. ``mine``: cores
+    that this process has kept busy meanwhile, which are its own."""
     idle = 0.0
     for core, (lazy, every) in after.items():
         passed = every - before.get(core, (0, every))[1]
         if passed > 0:
             idle += (lazy - before[core][0]) / passed
-    return most if not after else max(1, min(most, round(idle)))
+    return most if not after else max(1, min(most, round(idle + mine)))
 
 
 class Pace:
@@ -90,8 +91,10 @@ class Pace:
         if self.most == 1 or self._clock() - self._last[0] < self.EVERY_S:
             return None
         before, self._last = self._last, self._look()
-        wanted = self._wanted(before, self._last)
-        self._agreed_s += self._last[0] - before[0]
+        passed = self._last[0] - before[0]
+        mine = (self._last[1] - before[1]) / passed
+        wanted = spare(self.most, before[2], self._last[2], mine)
+        self._agreed_s += passed
         if wanted == self.now:
             self._agreed_s = 0.0
         if self._agreed_s < (self.FEWER_S if wanted <= self.now else self._patience_s):
@@ -102,18 +105,6 @@ class Pace:
         self.now, self._agreed_s = wanted, 0.0
         self.changes[done] = wanted
         return wanted
-
-    def _wanted(self, before: tuple[float, float, Ticks], after: tuple[float, float, Ticks]) -> int:
-        """Threads that find a core beside what others have used between two looks."""
-        cores, busy = len(after[2]), 0.0
-        for core, (lazy, every) in after[2].items():
-            was = before[2].get(core, (lazy, every))
-            if every > was[1]:
-                busy += 1.0 - (lazy - was[0]) / (every - was[1])
-        if not cores:
-            return self.now  # the system does not tell
-        mine = (after[1] - before[1]) / (after[0] - before[0])
-        return max(1, min(self.most, round(cores - max(0.0, busy - mine))))
 
 
 def pace(fixed: bool, now: int | None) -> Pace | None:
