@@ -51,7 +51,7 @@ def field_training(exchange: Exchange | None = None) -> Training:
     """A radiance field with everything that is random about a view: ray starts and lamps."""
     config = InstantNGPConfig(
         grid=GridConfig(levels=4, start_levels=4, log2_size=10, max_resolution=32),
-        march=MarchConfig(resolution=16, samples=64, max_samples=64),
+        march=MarchConfig(resolution=16, samples=64, max_samples=64, update_every=5),
         material=MaterialConfig(albedo_steps=0, albedo_share=0.2, textureless_share=0.2),
     )
     weights = {name: Ramp(0.1, 0.1) for name in ("orientation", "z_variance", "opaque")}
