@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -79,7 +80,9 @@ class Track:
         if children.warm(generate, self.log) != 0:
             raise SystemExit(f"generate does not run at all:\n{self.log.read_text()}")
         children.empty(self.out).rmdir()
-        children.run(generate, self.log, children.die_after(third, self.out))
+        ended = children.run(generate, self.log, children.die_after(third, self.out))
+        if ended.code != -signal.SIGKILL:
+            raise SystemExit(f"generate went on after its third step:\n{ended.said}")
         shutil.copytree(self.out, self.stopped)  # type: ignore[arg-type]
 
     def prepare(self) -> None:
