@@ -16,7 +16,7 @@ cosine, the test of visibility and the numbers are ours.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -26,7 +26,7 @@ from representations.checks import require
 from representations.interface import Cameras
 
 from ..stopwatch import Stopwatch
-from .distillation import Guided, ScoreDistillation
+from .distillation import Beside, Guided, ScoreDistillation
 from .draws import Rng
 from .viewpoints import Seen, Viewpoints
 
@@ -163,14 +163,14 @@ def disagreement(
     return total / number.clamp(min=1.0)
 
 
-class GradientConsistency:
+class GradientConsistency(Beside):
     """``inner`` and the loss of :func:`disagreement`; a :class:`~.distillation.Guidance`.
 
     Lengths of the gradients do not count, so neither does the weight of their times.
     """
 
     def __init__(self, inner: ScoreDistillation, config: GradientConsistencyConfig) -> None:
-        self.inner = inner
+        super().__init__(inner)
         self.config = config
 
     def __call__(
@@ -195,9 +195,3 @@ class GradientConsistency:
         apart = disagreement(gradient, viewpoints.seen, self.config, together)
         scale = self.config.weight * self.inner.config.scale
         return guided._replace(loss=guided.loss + scale * apart.to(guided.loss))
-
-    def state_dict(self) -> dict[str, Any]:
-        return self.inner.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.inner.load_state_dict(state)

@@ -58,6 +58,10 @@ class GuidanceConfig:
     def __post_init__(self) -> None:
         object.__setattr__(self, "cfg_scale", ramp(self.cfg_scale))
 
+    def reduced(self, error: Tensor) -> Tensor:
+        """A scalar of ``error`` [B, ...], by :attr:`reduction`."""
+        return error.mean() if self.reduction == "mean" else error.sum() / len(error)
+
 
 class Guided(NamedTuple):
     """One step of guidance. Everything but ``loss`` is detached."""
@@ -177,8 +181,7 @@ class ScoreDistillation:
                 )
             )
             gradient = self._relative_weight(level) * (clean - target)
-        loss = 0.5 * (z - (clean - gradient)).square()
-        loss = loss.mean() if self.config.reduction == "mean" else loss.sum() / len(z)
+        loss = self.config.reduced(0.5 * (z - (clean - gradient)).square())
         return Guided(
             loss=self.config.scale * loss,
             latents=clean,
@@ -241,3 +244,17 @@ class ScoreDistillation:
         if self.config.weight == "flow":
             return per_sample(1.0 + 1.0 / sigma(level))
         return per_sample(1.0 / sigma(level))
+
+
+class Beside:
+    """What a guidance is made of that adds a loss to that of ``inner`` and keeps nothing of its
+    own between steps."""
+
+    def __init__(self, inner: ScoreDistillation) -> None:
+        self.inner = inner
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.inner.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.inner.load_state_dict(state)

@@ -11,7 +11,7 @@ samples.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +21,7 @@ from representations.checks import require
 
 from ..diffusion.schedule import alpha_bar_at, per_sample
 from ..stopwatch import Stopwatch
-from .distillation import Guided, ScoreDistillation
+from .distillation import Beside, Guided, ScoreDistillation
 from .draws import Rng
 from .paths import CleanPair, GuidedConsistency
 from .update import UpdateInput
@@ -41,7 +41,7 @@ class ImageSpaceConfig:
         require(self.weight >= 0.0, "update.weight", self.weight, "0 or more", 0.01)
 
 
-class ImageSpace:
+class ImageSpace(Beside):
     """``inner`` and the pixels' loss; a :class:`~.distillation.Guidance`.
 
     The pixels' gradient is ``weight * sqrt(a (1 - a)) * (rgb - decoded target)``, averaged like
@@ -49,7 +49,7 @@ class ImageSpace:
     """
 
     def __init__(self, inner: ScoreDistillation, config: ImageSpaceConfig) -> None:
-        self.inner = inner
+        super().__init__(inner)
         self.config = config
 
     def __call__(
@@ -67,15 +67,9 @@ class ImageSpace:
             level = alpha_bar_at(denoiser.alpha_bar.to(rgb), guided.t)
             strength = per_sample((level * (1.0 - level)).sqrt())
         error = strength * (_sized(rgb, wanted) - wanted).square()
-        loss = _reduced(error, self.inner)
+        loss = self.inner.config.reduced(error)
         scale = 0.5 * self.config.weight * self.inner.config.scale
         return guided._replace(loss=guided.loss + scale * loss)
-
-    def state_dict(self) -> dict[str, Any]:
-        return self.inner.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.inner.load_state_dict(state)
 
 
 class Remembered:
@@ -90,7 +84,7 @@ class Remembered:
         return target
 
 
-class PixelConsistency:
+class PixelConsistency(Beside):
     """``inner`` and the third term of Guided Consistency Sampling (arXiv 2407.13584), in pixels; a
     :class:`~.distillation.Guidance`.
 
@@ -102,7 +96,8 @@ class PixelConsistency:
 
     def __init__(self, inner: ScoreDistillation, rule: Remembered) -> None:
         """``inner`` was made with ``rule`` as its update."""
-        self.inner, self.rule = inner, rule
+        super().__init__(inner)
+        self.rule = rule
 
     def __call__(
         self,
@@ -121,13 +116,7 @@ class PixelConsistency:
         moving = _sized(rgb, wanted)
         error = (moving - moving.detach() - (wanted - shown)).square()
         scale = self.rule.rule.pixels * self.inner.config.scale
-        return guided._replace(loss=guided.loss + scale * _reduced(error, self.inner))
-
-    def state_dict(self) -> dict[str, Any]:
-        return self.inner.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.inner.load_state_dict(state)
+        return guided._replace(loss=guided.loss + scale * self.inner.config.reduced(error))
 
 
 def _sized(rgb: Tensor, like: Tensor) -> Tensor:
@@ -135,9 +124,3 @@ def _sized(rgb: Tensor, like: Tensor) -> Tensor:
     if rgb.shape[-2:] == like.shape[-2:]:
         return rgb
     return F.interpolate(rgb, like.shape[-2:], mode="bilinear", antialias=True)
-
-
-def _reduced(error: Tensor, inner: ScoreDistillation) -> Tensor:
-    """``error`` [B, ...] as ``guidance.reduction`` has it."""
-    summed = inner.config.reduction == "sum"
-    return error.sum() / len(error) if summed else error.mean()
