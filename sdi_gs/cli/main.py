@@ -8,6 +8,7 @@ import os
 import re
 import sys
 import time
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -371,6 +372,12 @@ for room in (scenes, studies, watch, studio, evaluate, sweep, known):
     room.register(app)
 
 
+@cache
+def verbs() -> Any:
+    """All verbs with their options, made once in a process."""
+    return typer.main.get_command(app)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run a verb; the exit code. One message on stderr for whatever goes wrong."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
@@ -379,7 +386,7 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = [word for word in arguments if word != "--debug"]
     try:
         with stopping() as stop, watch.told():
-            code = app(arguments, standalone_mode=False)
+            code = verbs()(arguments, standalone_mode=False)
         if not stop.asked():  # typer makes an exit code of a stop
             return code if isinstance(code, int) else 0
         code, message = 128 + stop.why, STOPPED
@@ -407,7 +414,7 @@ def main(arguments: list[str] | None = None) -> int:
 def as_flags(message: str, arguments: list[str]) -> str:
     """A message that names options as Python does (``sh_degree=9``), as the command line writes
     them (``--sh-degree 9``): those of the verb that was typed."""
-    command: Any = typer.main.get_command(app)
+    command = verbs()
     for word in arguments:
         command = getattr(command, "commands", {}).get(word, command)
     for parameter in command.params:
