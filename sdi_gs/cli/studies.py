@@ -229,12 +229,16 @@ def table1(
     family: Annotated[str, typer.Option(help="presets of mini, or of sdi for a card")] = "mini",
     seeds: Annotated[int, typer.Option(help="runs of each, with seeds 0, 1, ...")] = 1,
     steps: Annotated[int | None, typer.Option(help="optimisation steps")] = None,
+    nfe: Annotated[
+        int | None,
+        typer.Option(help="equal calls: as many steps as so many network samples pay for"),
+    ] = None,
     clip: ClipOption = None,
     out: StudyOut = None,
     wide: WideOption = False,
 ) -> None:
     """The paper's Table 1: every method by quality, divergence, seconds and memory. A run of mini
-    has 150 steps where you do not say --steps; its presets have 400."""
+    has 150 steps where you say neither --steps nor --nfe; its presets have 400."""
     from .. import config
     from ..experiments.chains import methods
     from ..experiments.compare import Plan
@@ -242,7 +246,7 @@ def table1(
     names = _names(guidances) if guidances is not None else tuple(config.guidances())
     settings = tuple(word for word in words or [] if ASSIGNMENT.match(word))
     prompts = [word for word in words or [] if not ASSIGNMENT.match(word)]
-    plan = Plan("", family, _names(representations), names, seeds, steps, settings, clip)
+    plan = Plan("", family, _names(representations), names, seeds, steps, settings, clip, nfe)
     _print_table("table1", TABLE1, methods(names), plan, prompts, out, wide)
 
 
@@ -266,7 +270,8 @@ def _print_table(
     from ..pages.text import room
 
     typer.echo(shows)
-    given = plan.steps is not None or any(s.startswith("steps=") for s in plan.settings)
+    given = plan.steps is not None or plan.nfe is not None
+    given |= any(s.startswith("steps=") for s in plan.settings)
     if plan.family == "mini" and not given:
         plan = replace(plan, steps=SHORT)
         typer.echo(f"{plan.steps} steps a run, to take minutes; the presets' own are more")

@@ -48,6 +48,7 @@ class Plan:
     steps: int | None = None  # None: what each preset says
     settings: tuple[str, ...] = ()  # key=value, for every run
     clip: str | None = None  # folder or id of a CLIP that judges; None: mini's own, for mini
+    nfe: int | None = None  # network samples of each run, which its steps follow from
 
     def __post_init__(self) -> None:
         require_family(self.family)
@@ -59,6 +60,10 @@ class Plan:
             raise UserError(f"seeds={self.seeds}: allowed is 1 or more")
         if not self.representations or not self.guidances:
             raise UserError("nothing to compare: name a representation and a guidance")
+        if self.nfe is not None and (
+            self.steps is not None or any(s.startswith("steps=") for s in self.settings)
+        ):
+            raise UserError("nfe says how many steps each method has: leave steps out, or nfe")
 
 
 class Cell(NamedTuple):

@@ -44,6 +44,7 @@ from .compare import (
     judge_for,
     outcome,
 )
+from .price import steps_for
 from .study import Without
 
 DIVERGED_DB = 5.0
@@ -79,6 +80,7 @@ class Entry:
     seconds: float | None  # mean of a whole run
     ms_per_step: float | None
     network_samples_per_step: float | None
+    network_samples: float | None  # mean of a whole run
     peak_memory_mb: float | None  # largest
     steps: int | None = None  # of each run; None where they differ
 
@@ -108,8 +110,17 @@ class Shown(NamedTuple):
     outcome: Row | Without
 
 
-def wanted(variants: Sequence[Variant], plan: Plan, prompts: Sequence[str]) -> list[list[Wanted]]:
-    """The runs of each line of the table. UserError for anything that no run could use."""
+def wanted(
+    variants: Sequence[Variant],
+    plan: Plan,
+    prompts: Sequence[str],
+    say: Callable[[str], None] = lambda _: None,
+) -> list[list[Wanted]]:
+    """The runs of each line of the table. UserError for anything that no run could use.
+
+    With ``plan.nfe`` each line has the steps that so many network samples pay for, and ``say`` is
+    told them.
+    """
     lines = []
     for representation in plan.representations:
         for variant in variants:
@@ -117,11 +128,23 @@ def wanted(variants: Sequence[Variant], plan: Plan, prompts: Sequence[str]) -> l
                 plan, representations=(representation,), guidances=(variant.guidance,),
                 settings=(*plan.settings, *variant.settings),
             )  # fmt: skip
+            if plan.nfe is not None:
+                one = _at_equal_calls(one, plan.nfe, prompts[0], variant.label, say)
             plans = [dataclasses.replace(one, prompt=prompt) for prompt in prompts]
             lines.append(
                 [Wanted(cell, variant, configuration(p, cell)) for p in plans for cell in cells(p)]
             )
     return lines
+
+
+def _at_equal_calls(
+    plan: Plan, nfe: int, prompt: str, label: str, say: Callable[[str], None]
+) -> Plan:
+    """The plan of one line with the steps that ``nfe`` network samples pay for."""
+    like = dataclasses.replace(plan, prompt=prompt)
+    steps = steps_for(configuration(like, next(cells(like))), nfe)
+    say(f"{label}: {steps} steps of {nfe / steps:.1f} network samples")
+    return dataclasses.replace(plan, nfe=None, steps=steps)
 
 
 def measure(
@@ -140,7 +163,7 @@ def measure(
     """
     if not prompts:
         raise UserError('no prompt: name at least one in quotes, such as "a red mug"')
-    lines = wanted(variants, plan, prompts)
+    lines = wanted(variants, plan, prompts, say)
     configs = [run.config for line in lines for run in line]
     check_prompts(configs, say)
     with study.opened(out, "table"), level("run", len(configs)) as told:
@@ -239,6 +262,7 @@ def summarise(
         seconds=mean([row.seconds_total for row in done]),
         ms_per_step=mean([1e3 * sum(row.seconds_per_step.values()) for row in done]),
         network_samples_per_step=mean([row.evaluations_per_step for row in done]),
+        network_samples=mean([row.steps * row.evaluations_per_step for row in done]),
         peak_memory_mb=max(memory, default=None),
         steps=lengths.pop() if len(lengths) == 1 else None,
     )
@@ -264,6 +288,7 @@ COLUMNS: tuple[Column[Entry], ...] = (
     ("seconds", lambda e: or_dash(e.seconds, ".0f")),
     ("ms/step", lambda e: or_dash(e.ms_per_step, ".0f")),
     ("network/step", lambda e: or_dash(e.network_samples_per_step, ".1f")),
+    ("NFE", lambda e: or_dash(e.network_samples, ",.0f")),
     ("peak MB", lambda e: or_dash(e.peak_memory_mb, ".0f")),
 )
 
@@ -275,8 +300,8 @@ NOTE = (
     f"choose from; recognised: runs of which it does so in most of {VIEWS} views. faces: how often "
     "the front is seen around a shape, 1 being right and 2 a Janus. drift: the share of views that "
     "CLIP takes for something else than most of a shape's views. network/step: samples that the "
-    "denoiser was asked about in a step, of all views together. seconds and memory are of whole "
-    "runs."
+    "denoiser was asked about in a step, of all views together; NFE: in a whole run. seconds and "
+    "memory are of whole runs."
 )
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import statistics
 import subprocess
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable
@@ -19,13 +20,13 @@ import torch
 from PIL import Image
 
 from representations.interface import Cameras
-from sdi_gs import child
+from sdi_gs import build, child
 from sdi_gs.artefacts.run_folder import RunFolder
 from sdi_gs.cli.main import main
 from sdi_gs.config import Config, dump, load
 from sdi_gs.errors import RunFailure, UserError
 from sdi_gs.evaluation.protocol import Judged
-from sdi_gs.experiments import compare, sheet
+from sdi_gs.experiments import compare, price, sheet
 from sdi_gs.experiments.chains import CHAINS, Variant, chain, methods
 from sdi_gs.experiments.compare import Plan, Row, cells, configuration
 from sdi_gs.experiments.study import Without
@@ -41,6 +42,7 @@ from sdi_gs.experiments.tables import (
 from sdi_gs.experiments.tables import write as write_table
 from sdi_gs.guidance.noise import DDIMInversion, IntervalInversion
 from sdi_gs.origin import Origin
+from sdi_gs.trainer import train
 
 from ..markup import Page
 
@@ -128,6 +130,8 @@ def test_table1_from_the_command_line(sdi_gs: Run, fast: Path, tmp_path: Path) -
     with Image.open(out / "table.png") as drawn:
         assert drawn.height == sheet.HEAD + 2 * sheet.TILE  # a line for each method
     assert sdi_gs("table1", "a mug", "--guidances", "sdss", "--out", tmp_path / "n").code == 2
+    both = sdi_gs("table1", "a mug", "--nfe", 64, "--steps", 3, "--out", tmp_path / "n")
+    assert (both.code, both.err.strip()[-17:]) == (2, "leave steps out, or nfe"[-17:])
     # A longer table takes over what is there.
     more = sdi_gs(
         "table1", "a mug", "a cup", "--representations", fast, "--guidances", "sds", "--steps", 3,
@@ -336,6 +340,48 @@ def test_every_line_of_a_chain_is_a_configuration_of_its_own(name: str, family: 
         assert made[-1].noise.cfg_scale == made[-2].noise.cfg_scale < 0  # type: ignore[union-attr]
     if name == "fig11":
         assert [config.noise.steps_per_unit for config in made] == [2, 3, 4, 5, 8, 10, 16, 20, 30]  # type: ignore[union-attr]
+
+
+PRICES = {
+    # Two samples a view: with words and without.
+    "sds": 2.0,
+    # And two for each of the ten iterations.
+    "fixed_point": 22.0,
+    # Three sets of words: the sentence, none, and a negative one.
+    "csd": 3.0,
+}
+
+
+@pytest.mark.parametrize(("method", "a_view"), PRICES.items())
+def test_a_method_is_priced_by_what_it_asks(method: str, a_view: float) -> None:
+    config = load("mini", ["prompt=a mug", "steps=100", "batch=2"], method)
+    assert price.samples_per_step(config, 2) == 2 * a_view
+    assert price.steps_for(config, round(600 * a_view)) == 300
+
+
+def test_a_price_is_what_a_run_spends(fast: Path) -> None:
+    """The inversion takes int(10 t) steps of one sample, and t falls from 0.98 to 0.3."""
+    config = load(str(fast), ["prompt=a mug", "steps=40"])
+    made = [report.evaluations for report in train(build.training(config))]
+    assert price.samples_per_step(config) == pytest.approx(statistics.mean(made), rel=0.03)
+
+
+def test_equal_calls_are_equal(fast: Path) -> None:
+    plan = Plan("", representations=(str(fast),), nfe=60)
+    told: list[str] = []
+    lines = wanted(methods(["sds", "fixed_point"]), plan, ["a mug", "a cup"], told.append)
+    batch = lines[0][0].config.batch
+    assert [[run.config.steps for run in line] for line in lines] == [
+        [round(60 / (2 * batch))] * 2,
+        [round(60 / (22 * batch))] * 2,
+    ]
+    assert told[0] == f"sds: {30 // batch} steps of {2 * batch:.1f} network samples"
+    least = f"one step takes {2 * batch:.1f}; allowed is {2 * batch} or more"
+    with pytest.raises(UserError, match=least):
+        wanted(methods(["sds"]), dataclasses.replace(plan, nfe=batch // 2 or 1), ["a mug"])
+    for both in ({"steps": 3}, {"settings": ("steps=3",)}):
+        with pytest.raises(UserError, match="leave steps out, or nfe"):
+            dataclasses.replace(plan, **both)  # type: ignore[arg-type]
 
 
 @pytest.mark.usefixtures("programs_here")
