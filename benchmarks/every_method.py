@@ -17,6 +17,7 @@ import argparse
 import json
 import statistics
 import time
+from collections import Counter
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
@@ -34,7 +35,7 @@ from sdi_gs.errors import RunFailure, UserError
 from sdi_gs.evaluation.protocol import MINI_JUDGE, Judge, Judged, mostly_empty
 from sdi_gs.evaluation.truth import RING, faces
 from sdi_gs.experiments.compare import VIEWS, Row
-from sdi_gs.experiments.price import steps_for
+from sdi_gs.experiments.price import samples_per_step, steps_for
 from sdi_gs.experiments.study import Without
 from sdi_gs.experiments.tables import summarise, text
 from sdi_gs.mini.corpus import SIZE, render_truth
@@ -59,17 +60,16 @@ def truth(color: str, kind: str, views: int, samples: int | None = None) -> Tens
 
 @cache
 def steps_at(method: str, nfe: int, overrides: tuple[str, ...]) -> int:
-    return steps_for(load("mini", ["prompt=a mug", *overrides], method), nfe)
+    return steps_for(samples_per_step(load("mini", ["prompt=a mug", *overrides], method)), nfe)
 
 
 def measured(config: Config, color: str, kind: str) -> tuple[dict[str, Any], Tensor]:
     """Make a run; its line, and what it looks like from all sides."""
     training = build.training(config)
-    began, spent, split = time.perf_counter(), 0, dict.fromkeys(("render", "guidance"), 0.0)
+    began, spent, split = time.perf_counter(), 0, Counter[str]()
     for report in train(training):
         spent += report.evaluations
-        for name, seconds in report.seconds.items():
-            split[name] = split.get(name, 0.0) + seconds
+        split.update(report.seconds)
     seconds = time.perf_counter() - began
     elevation = config.output.turntable.elevation_deg
     with torch.no_grad():

@@ -270,9 +270,7 @@ def _print_table(
     from ..pages.text import room
 
     typer.echo(shows)
-    given = plan.steps is not None or plan.nfe is not None
-    given |= any(s.startswith("steps=") for s in plan.settings)
-    if plan.family == "mini" and not given:
+    if plan.family == "mini" and plan.nfe is None and not plan.names_steps:
         plan = replace(plan, steps=SHORT)
         typer.echo(f"{plan.steps} steps a run, to take minutes; the presets' own are more")
     folder = out if out is not None else free_name(name)

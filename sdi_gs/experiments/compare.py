@@ -60,10 +60,13 @@ class Plan:
             raise UserError(f"seeds={self.seeds}: allowed is 1 or more")
         if not self.representations or not self.guidances:
             raise UserError("nothing to compare: name a representation and a guidance")
-        if self.nfe is not None and (
-            self.steps is not None or any(s.startswith("steps=") for s in self.settings)
-        ):
+        if self.nfe is not None and self.names_steps:
             raise UserError("nfe says how many steps each method has: leave steps out, or nfe")
+
+    @property
+    def names_steps(self) -> bool:
+        """Whether it says how many steps a run has."""
+        return self.steps is not None or any(s.startswith("steps=") for s in self.settings)
 
 
 class Cell(NamedTuple):

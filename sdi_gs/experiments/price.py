@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 
 from .. import build
@@ -15,7 +16,7 @@ OF_THE_METHOD = (
     "steps", "schedule_steps", "batch", "views", "negative_prompt", "prompts", "guidance", "noise",
     "update",
 )  # fmt: skip
-SHAPE = ("device=cpu", "representation.count=32", "representation.max_count=32", "terms={}")
+SHAPE = ("device=cpu", "representation.count=32", "representation.max_count=32")
 
 
 def samples_per_step(config: Config, moments: int = MOMENTS) -> float:
@@ -34,11 +35,11 @@ def samples_per_step(config: Config, moments: int = MOMENTS) -> float:
     return statistics.mean(train_step(training, step).evaluations for step in steps)
 
 
-def steps_for(config: Config, nfe: int) -> int:
-    """How many steps of that run ``nfe`` network samples pay for, rounded. UserError if they pay
-    for none."""
-    price = samples_per_step(config)
-    steps = round(nfe / price)
-    if steps < 1:
-        raise UserError(f"nfe={nfe}: one step takes {price:.1f}; allowed is {round(price)} or more")
-    return steps
+def steps_for(price: float, nfe: int) -> int:
+    """How many steps of that price ``nfe`` network samples pay for, rounded. UserError if they do
+    not pay for one."""
+    if nfe < price:
+        raise UserError(
+            f"nfe={nfe}: one step takes {price:.1f}; allowed is {math.ceil(price)} or more"
+        )
+    return round(nfe / price)

@@ -44,7 +44,7 @@ from .compare import (
     judge_for,
     outcome,
 )
-from .price import steps_for
+from .price import samples_per_step, steps_for
 from .study import Without
 
 DIVERGED_DB = 5.0
@@ -110,17 +110,8 @@ class Shown(NamedTuple):
     outcome: Row | Without
 
 
-def wanted(
-    variants: Sequence[Variant],
-    plan: Plan,
-    prompts: Sequence[str],
-    say: Callable[[str], None] = lambda _: None,
-) -> list[list[Wanted]]:
-    """The runs of each line of the table. UserError for anything that no run could use.
-
-    With ``plan.nfe`` each line has the steps that so many network samples pay for, and ``say`` is
-    told them.
-    """
+def wanted(variants: Sequence[Variant], plan: Plan, prompts: Sequence[str]) -> list[list[Wanted]]:
+    """The runs of each line of the table. UserError for anything that no run could use."""
     lines = []
     for representation in plan.representations:
         for variant in variants:
@@ -128,8 +119,6 @@ def wanted(
                 plan, representations=(representation,), guidances=(variant.guidance,),
                 settings=(*plan.settings, *variant.settings),
             )  # fmt: skip
-            if plan.nfe is not None:
-                one = _at_equal_calls(one, plan.nfe, prompts[0], variant.label, say)
             plans = [dataclasses.replace(one, prompt=prompt) for prompt in prompts]
             lines.append(
                 [Wanted(cell, variant, configuration(p, cell)) for p in plans for cell in cells(p)]
@@ -137,14 +126,12 @@ def wanted(
     return lines
 
 
-def _at_equal_calls(
-    plan: Plan, nfe: int, prompt: str, label: str, say: Callable[[str], None]
-) -> Plan:
-    """The plan of one line with the steps that ``nfe`` network samples pay for."""
-    like = dataclasses.replace(plan, prompt=prompt)
-    steps = steps_for(configuration(like, next(cells(like))), nfe)
-    say(f"{label}: {steps} steps of {nfe / steps:.1f} network samples")
-    return dataclasses.replace(plan, nfe=None, steps=steps)
+def at_equal_calls(line: list[Wanted], nfe: int, say: Callable[[str], None]) -> list[Wanted]:
+    """The runs of one line with the steps that ``nfe`` network samples pay for."""
+    price = samples_per_step(line[0].config)
+    steps = {"steps": steps_for(price, nfe)}
+    say(f"{line[0].variant.label}: {steps['steps']} steps of {price:.1f} network samples")
+    return [run._replace(config=run.config.model_copy(update=steps)) for run in line]
 
 
 def measure(
@@ -163,10 +150,12 @@ def measure(
     """
     if not prompts:
         raise UserError('no prompt: name at least one in quotes, such as "a red mug"')
-    lines = wanted(variants, plan, prompts, say)
+    lines = wanted(variants, plan, prompts)
     configs = [run.config for line in lines for run in line]
     check_prompts(configs, say)
     with study.opened(out, "table"), level("run", len(configs)) as told:
+        if plan.nfe is not None:
+            lines = [at_equal_calls(line, plan.nfe, say) for line in lines]
         judge = judge_for(configs, plan.clip)
         entries: list[Entry] = []
         shown: list[Shown] = []
