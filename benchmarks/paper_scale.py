@@ -28,28 +28,10 @@ import torch
 
 PAPER = {"minutes": 119, "gigabytes": 39.2, "card": "A6000", "steps": 10_000}  # Table 1, SDI
 PROMPT = "a photo of a corgi"
-PAPER_TFLOP = 233_000.0  # of its 10,000 steps, as counted below
+PAPER_TFLOP = 233_000.0  # of its 10,000 steps, counted at 23.3 a step
 GIB = 2**30
+MOMENTS = 100  # of the schedule, at which a step is counted
 SPEEDS = {"the paper's A6000": None, "200 TFLOP/s": 200.0}  # None: what its time means
-
-
-def evaluations_per_step(config: Any, batch: int, moments: int = 100) -> float:
-    """Denoiser samples of a step, averaged over ``moments`` steps of the schedule: the preset's own
-    guidance asks a model that answers in closed form."""
-    from sdi_gs import methods
-    from sdi_gs.diffusion.analytic import gaussian
-    from sdi_gs.guidance import PromptSet, Viewpoints
-
-    model = gaussian(torch.zeros(4, 8, 8), 1.0)
-    prompts = PromptSet(model, PROMPT, config.negative_prompt, config.prompts)
-    guidance = methods.guidance(config, model, prompts, config.noise)
-    rng = torch.Generator().manual_seed(0)
-    spent = 0
-    for k in range(moments):
-        views = Viewpoints.orbit(*config.views.angles(batch, rng))
-        rgb = torch.rand(batch, 3, 64, 64, generator=rng)
-        spent += guidance(rgb, views, k * config.steps // moments, rng).evaluations
-    return spent / moments
 
 
 def counted(presets: list[str], batch: int | None, overrides: list[str]) -> list[dict[str, Any]]:
@@ -59,6 +41,7 @@ def counted(presets: list[str], batch: int | None, overrides: list[str]) -> list
     from sdi_gs.diffusion import cost
     from sdi_gs.diffusion.published import shaped, sizes_of
     from sdi_gs.diffusion.tuning import bound_encoder
+    from sdi_gs.experiments.price import samples_per_step
 
     rows = []
     for name in presets:
@@ -71,7 +54,7 @@ def counted(presets: list[str], batch: int | None, overrides: list[str]) -> list
         one = cost.of_prediction(model, 1)
         encoding = cost.of_encoding(model, at_once, backward=True).flops * config.batch / at_once
         text = cost.of_words(model, 6)
-        samples = evaluations_per_step(config, config.batch)
+        samples = samples_per_step(config, MOMENTS)
         tflop = (samples * one.flops + encoding) / 1e12
         needed = budget.estimate(config)
         rows.append(
