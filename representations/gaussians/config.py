@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
 from ..checks import one_of, require
@@ -72,6 +72,7 @@ class DensifyConfig:
     split_above: float = 1.5  # larger than this times the median splat: split, else clone
     split_shrink: float = 1.6  # the halves of a split are this much smaller
     prune_opacity: float = 0.01  # below: removed (mcmc: moved to a living splat)
+    prune_opacity_end: float | None = None  # it moves there, evenly, over the run; None: it stays
     prune_scale: float = 0.5  # longest axis above this fraction of the scene radius: removed
     opacity_decay: float = 1.0  # opacity is multiplied by this at each event; 1 = never
     noise: float = 5e5  # mcmc: position noise per step, times the learning rate of means
@@ -92,6 +93,13 @@ class DensifyConfig:
             "0 to 1",
             0.01,
         )
+        require(
+            self.prune_opacity_end is None or 0.0 <= self.prune_opacity_end < 1.0,
+            "densify.prune_opacity_end",
+            self.prune_opacity_end,
+            "0 to 1",
+            0.2,
+        )
         require(self.prune_scale > 0, "densify.prune_scale", self.prune_scale, "> 0", 0.5)
         require(
             0.0 < self.opacity_decay <= 1.0,
@@ -101,6 +109,13 @@ class DensifyConfig:
             1.0,
         )
         require(self.noise >= 0, "densify.noise", self.noise, ">= 0", 5e5)
+
+    def at(self, done: float) -> DensifyConfig:
+        """The settings as they are after the share ``done``, 0 to 1, of the run."""
+        if self.prune_opacity_end is None:
+            return self
+        moved = self.prune_opacity + (self.prune_opacity_end - self.prune_opacity) * done
+        return replace(self, prune_opacity=moved, prune_opacity_end=None)
 
 
 PER_SPLAT_AND_VIEW = 60

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +19,7 @@ from ..interface import Alone, Cameras, Exchange, RefineReport, Render
 from ..ops.constants import ALPHA_FLOOR
 from ..ops.splats import SplatOps, splat_ops
 from . import densify, mcmc, terms
-from .config import GaussianConfig
+from .config import DensifyConfig, GaussianConfig
 from .initialise import initialise
 from .parameters import NAMES, GaussianParameters, inward_clamp, make_optimizer
 
@@ -26,6 +27,11 @@ SURFACE_ALPHA = 0.5
 """A pixel has a normal when more than half of its light comes from splats."""
 
 STATE_VERSION = 1
+
+MOST = 0.5
+"""An event that removes a larger share of the splats is worth a word."""
+
+LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -146,10 +152,11 @@ class GaussianRenderer:
         finite any more.
         """
         self._count(traces)
-        report = self._densify() if self._due(step) else RefineReport(size=len(self), unit="splats")
-        if self.config.densify.kind == "mcmc":
-            rate = self.means_rate(step)
-            mcmc.add_noise(self.gaussians, rate, self.config.densify, self.generator)
+        config = self.config.densify.at(min(1.0, (step + 1) / self.steps))
+        unchanged = RefineReport(size=len(self), unit="splats")
+        report = self._densify(config) if self._due(step) else unchanged
+        if config.kind == "mcmc":
+            mcmc.add_noise(self.gaussians, self.means_rate(step), config, self.generator)
         for group in self.optimizer.param_groups:
             if group["name"] == "means":
                 group["lr"] = self.means_rate(step + 1)
@@ -174,8 +181,8 @@ class GaussianRenderer:
             and (step + 1) % config.every == 0
         )
 
-    def _densify(self) -> RefineReport:
-        config, budget = self.config.densify, self.config.max_count
+    def _densify(self, config: DensifyConfig) -> RefineReport:
+        budget = self.config.max_count
         if config.kind == "mcmc":
             moved, added = mcmc.relocate_and_grow(
                 self.gaussians, self.optimizer, budget, self.scene_radius, config, self.generator
@@ -186,12 +193,23 @@ class GaussianRenderer:
             plan = densify.plan_densify(
                 self.gaussians, self.statistics, budget, self.scene_radius, config
             )
+            self._warn_of_loss(plan, config)
             densify.apply_plan(self.gaussians, self.optimizer, plan, config, self.generator)
             added, removed = plan.added, plan.removed
             events = (f"cloned {int(plan.clone.sum())}", f"split {int(plan.split.sum())}")
         densify.decay_opacity(self.gaussians, self.optimizer, config.opacity_decay)
         self.statistics = densify.Statistics.empty(len(self), self.device)
         return RefineReport(len(self), added, removed, events, unit="splats")
+
+    def _warn_of_loss(self, plan: densify.Plan, config: DensifyConfig) -> None:
+        """Say that one event takes most of the shape, where its faintness is the reason."""
+        faint = int((plan.prune & (self.gaussians.opacity.detach() < config.prune_opacity)).sum())
+        if faint > MOST * len(self):
+            LOG.warning(
+                "%d of %d splats go at once: their opacity is below %.3g, which "
+                "representation.densify.prune_opacity sets; the default 0.01 keeps them",
+                faint, len(self), config.prune_opacity,
+            )  # fmt: skip
 
     def state_dict(self) -> dict[str, Any]:
         """A snapshot that later training does not touch; tensors and plain values only."""

@@ -164,6 +164,49 @@ def test_pruning_never_leaves_nothing():
         densify.plan_prune(gaussians, 0.8, DensifyConfig())
 
 
+def test_the_least_opacity_moves_over_the_run():
+    config = DensifyConfig(prune_opacity=0.1, prune_opacity_end=0.5, every=7)
+    assert [config.at(done).prune_opacity for done in (0.0, 0.25, 1.0)] == [0.1, 0.2, 0.5]
+    assert replace(config.at(0.25), prune_opacity=0.1, prune_opacity_end=0.5) == config
+    assert DensifyConfig().at(0.7) == DensifyConfig()
+    with pytest.raises(ValueError, match=r"prune_opacity_end=1.5.*write .*prune_opacity_end=0.2"):
+        DensifyConfig(prune_opacity_end=1.5)
+
+
+@pytest.mark.parametrize("steps", [20, 40])
+def test_faint_splats_go_when_the_least_opacity_reaches_them(steps):
+    moving = DensifyConfig(start=0.0, stop=1.0, every=1, grow=0.0, prune_scale=1e9,
+                           prune_opacity=0.0, prune_opacity_end=0.4)  # fmt: skip
+    config = GaussianConfig(count=8, max_count=8, densify=moving)
+    renderer = GaussianRenderer(config, steps=steps)
+    opacity = torch.tensor([0.051, 0.113, 0.191, 0.292, 0.353, 0.45, 0.6, 0.9])
+    with torch.no_grad():
+        renderer.gaussians.opacity_logit.copy_(opacity.logit())
+    # After step k the least is 0.4 (k + 1) / steps.
+    for step in range(steps):
+        assert renderer.refine(step).size == int((opacity >= 0.4 * (step + 1) / steps).sum())
+    assert len(renderer) == 3
+    assert renderer.refine(2 * steps).size == 3  # a run that was made longer: as at its end
+
+
+def test_an_event_that_takes_most_of_the_shape_says_so(caplog):
+    for opacity, said in ((0.4, 1), (0.6, 0)):
+        many = DensifyConfig(start=0.0, every=1, prune_scale=1e9, prune_opacity=0.5)
+        config = GaussianConfig(
+            count=9, max_count=9, densify=many, init=InitConfig(opacity=opacity)
+        )
+        renderer = GaussianRenderer(config, steps=10)
+        caplog.clear()
+        renderer.refine(0)
+        assert len(renderer) == (1 if said else 9)
+        assert len(caplog.messages) == said
+    caplog.clear()
+    renderer = GaussianRenderer(GaussianConfig(count=9, max_count=9, densify=many), steps=10)
+    renderer.refine(0)
+    assert "8 of 9 splats go at once" in caplog.text
+    assert "representation.densify.prune_opacity" in caplog.text
+
+
 def test_statistics_count_all_views_and_not_the_batch_size():
     gradient = torch.zeros(3, 2, 2)
     gradient[0, 0] = torch.tensor([3.0, 4.0])  # splat 0 is pulled in the first view only
