@@ -25,7 +25,7 @@ from representations.ops import MissingBackend, card
 from representations.particles import Particles, all_shapes
 from representations.textured.config import TexturedConfig
 
-from . import methods, starting
+from . import estimates, methods, starting
 from .config import PRIORS, REPRESENTATIONS, Config, ModelConfig
 from .cores import spare_threads
 from .diffusion.base import Denoiser, Forgetful
@@ -241,9 +241,24 @@ def _shape(config: Config, run: Run) -> Renderer:
             case _:
                 shape = REPRESENTATIONS.makers[type(chosen)](chosen, run)
     for name in config.terms:
-        if name not in shape.term_names:
-            raise UserError(f"unknown setting 'terms.{name}': {nearest(name, shape.term_names)}")
+        names = (*shape.term_names, *estimates.NAMES)
+        if name not in names:
+            raise UserError(f"unknown setting 'terms.{name}': {nearest(name, names)}")
     return shape
+
+
+def _estimates(config: Config, target: torch.device) -> estimates.Estimates | None:
+    """Who estimates depth for the terms of the loss; None where no term asks."""
+    if not set(config.terms) & set(estimates.NAMES):
+        return None
+    if isinstance(config.representation, TexturedConfig | LatentVoxelConfig):
+        raise UserError(
+            "terms.estimated_depth moves the surface of a shape, and that of "
+            f"representation={config.representation.kind} does not move: leave the term out, or "
+            "write representation=gaussians or representation=instant_ngp"
+        )
+    with below("terms"):
+        return estimates.Estimates.of(config.estimator, config.model.embedded, target)
 
 
 def must_compile(shape: Renderer) -> bool:
@@ -328,6 +343,7 @@ def training(
     target = device(config.device)
     methods.check(config, team)
     shape = renderer(config, target, restored, team, say)
+    seen = _estimates(config, target)
     ours = model is None
     if ours and target.type == "cuda":
         from . import budget
@@ -352,6 +368,7 @@ def training(
         views=config.views,
         background=config.background.training,
         weights=dict(config.terms),
+        estimates=seen,
         rng=Generator().manual_seed(config.seed),
         steps=config.steps,
         schedule=config.schedule,

@@ -21,6 +21,7 @@ from representations.textured.config import TexturedConfig
 from . import plugins
 from .backgrounds import Background, EnvironmentBackground, RandomBackground, SolidBackground
 from .errors import command, nearest
+from .estimates.terms import EstimatorConfig
 from .guidance.consistency import GradientConsistencyConfig
 from .guidance.distillation import GuidanceConfig
 from .guidance.image_space import ImageSpaceConfig
@@ -174,6 +175,7 @@ class Config(Section):
     background: Annotated[Background, BACKGROUNDS] = SolidBackground()
     representation: Annotated[RepresentationSettings, REPRESENTATIONS] = GaussianConfig()
     terms: dict[str, Ramp] = {}
+    estimator: EstimatorConfig = EstimatorConfig()
     output: OutputConfig = OutputConfig()
     # Python files, or modules, that register kinds of their own: see :mod:`sdi_gs.plugins`.
     plugins: list[str] = []

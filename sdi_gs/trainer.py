@@ -13,10 +13,11 @@ import torch
 from torch import Generator, Tensor
 from torch.optim import Optimizer
 
-from representations.interface import Cameras, RefineReport, Renderer, Trace
+from representations.interface import Cameras, RefineReport, Render, Renderer, Trace
 from representations.sending import send
 
 from .errors import DIVERGED, RunFailure
+from .estimates import Estimates
 from .guidance import Guidance, Viewpoints
 from .guidance.draws import Rng, ViewSlice
 from .ramp import Ramp
@@ -42,7 +43,7 @@ class Training:
     guidance: Guidance
     views: Views
     background: BackgroundColours
-    weights: dict[str, Ramp]  # of the renderer's own terms, by name
+    weights: dict[str, Ramp]  # of the terms of the loss, by name
     rng: Generator  # on the CPU; the only source of randomness of a run
     steps: int  # of the whole run
     batch: int  # views per step
@@ -53,6 +54,7 @@ class Training:
     micro_batch: int | None = None  # views per forward and backward pass; None: the whole batch
     together: int = 1  # views that the diffusion model must see side by side
     team: Team = ALONE  # processes that share the views of a step
+    estimates: Estimates | None = None  # terms that are not the renderer's own
     # The generator's state before a step that changed nothing yet.
     _before: Tensor | None = field(default=None, init=False, repr=False)
 
@@ -181,7 +183,7 @@ def accumulate(
 
     viewpoints = part.viewpoints.seeing(render, part.cameras)
     guided = training.guidance(render.rgb, viewpoints, step, rng, watch)
-    losses = {"guidance": guided.loss, **weigh(training, step, trace)}
+    losses = {"guidance": guided.loss, **weigh(training, step, render, trace)}
     watch.lap("guidance")
 
     # Losses are means over views.
@@ -251,14 +253,16 @@ def rates_times(optimizers: Sequence[Optimizer], factor: float) -> Iterator[None
             group["lr"] = rate
 
 
-def weigh(training: Training, step: int, trace: Trace) -> dict[str, Tensor]:
+def weigh(training: Training, step: int, render: Render, trace: Trace) -> dict[str, Tensor]:
     """The regularisers that have a weight now, multiplied by it; no other is computed."""
     ramps = training.weights.items()
     weights = {name: ramp.at(step, training.schedule or training.steps) for name, ramp in ramps}
     active = {name: weight for name, weight in weights.items() if weight != 0.0}
     if not active:
         return {}
-    terms = training.renderer.terms(trace, active.keys())
+    estimated = {} if training.estimates is None else training.estimates.terms(render, active)
+    own = active.keys() - estimated.keys()
+    terms = estimated | (training.renderer.terms(trace, own) if own else {})
     return {name: weight * terms[name] for name, weight in active.items()}
 
 

@@ -40,7 +40,7 @@ FLOORS = (
     ("sdi_gs.fitting", "sdi_gs.origin"),
     ("sdi_gs.config",),
     ("sdi_gs.trainer", "sdi_gs.views"),
-    ("sdi_gs.guidance",),
+    ("sdi_gs.estimates", "sdi_gs.guidance"),
     ("sdi_gs.backgrounds", "sdi_gs.mini", "sdi_gs.plugins", "sdi_gs.strict", "sdi_gs.team"),
     (
         "sdi_gs.cores",
@@ -94,7 +94,9 @@ WALLS = {
 RESERVED = {
     # what only these rooms may import themselves
     "diffusers": ("sdi_gs.diffusion", "sdi_gs.mini"),
-    "transformers": ("sdi_gs.diffusion", "sdi_gs.evaluation", "sdi_gs.mini"),
+    "transformers": (
+        "sdi_gs.diffusion", "sdi_gs.estimates", "sdi_gs.evaluation", "sdi_gs.mini",
+    ),
     "sdi_gs.diffusion.analytic": (),
     "gsplat": ("representations.ops.splats.gsplat_splats",),
     "triton": (

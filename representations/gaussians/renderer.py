@@ -29,7 +29,7 @@ SURFACE_ALPHA = 0.5
 STATE_VERSION = 1
 
 MOST = 0.5
-"""An event that removes a larger share of the splats is worth a word."""
+"""An event that removes a larger share of all opacity is worth a word."""
 
 LOG = logging.getLogger(__name__)
 
@@ -202,13 +202,17 @@ class GaussianRenderer:
         return RefineReport(len(self), added, removed, events, unit="splats")
 
     def _warn_of_loss(self, plan: densify.Plan, config: DensifyConfig) -> None:
-        """Say that one event takes most of the shape, where its faintness is the reason."""
-        faint = int((plan.prune & (self.gaussians.opacity.detach() < config.prune_opacity)).sum())
-        if faint > MOST * len(self):
+        """Say that one event takes most of the shape, where its faintness is the reason. Haze can
+        be most of the splats; the shape is where the opacity is."""
+        opacity = self.gaussians.opacity.detach()
+        faint = (plan.prune & (opacity < config.prune_opacity)).to(opacity)
+        values = torch.stack([(faint * opacity).nan_to_num().sum(), opacity.nan_to_num().sum()])
+        gone, all_of_it = values.tolist()
+        if gone > MOST * all_of_it:
             LOG.warning(
                 "%d of %d splats go at once: their opacity is below %.3g, which "
                 "representation.densify.prune_opacity sets; the default 0.01 keeps them",
-                faint, len(self), config.prune_opacity,
+                int(faint.sum()), len(self), config.prune_opacity,
             )  # fmt: skip
 
     def state_dict(self) -> dict[str, Any]:

@@ -200,7 +200,14 @@ def test_an_event_that_takes_most_of_the_shape_says_so(caplog):
         renderer.refine(0)
         assert len(renderer) == (1 if said else 9)
         assert len(caplog.messages) == said
+    # A haze of many splats is not most of the shape: 7 * 0.1 against 2 * 0.6.
+    renderer = GaussianRenderer(GaussianConfig(count=9, max_count=9, densify=many), steps=10)
+    with torch.no_grad():
+        renderer.gaussians.opacity_logit[:2] = torch.tensor(0.6).logit()
     caplog.clear()
+    renderer.refine(0)
+    assert len(caplog.messages) == 0
+
     renderer = GaussianRenderer(GaussianConfig(count=9, max_count=9, densify=many), steps=10)
     renderer.refine(0)
     assert "8 of 9 splats go at once" in caplog.text

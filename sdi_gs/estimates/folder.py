@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Networks that estimate depth from a picture, in the layout of transformers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..diffusion.folder import ModelError, check_part, loaded, naming, read_json
+from .small import Mini
+
+MINI = "mini"
+"""The word for the estimator of mini's world, which ships with the package."""
+
+Estimator = Callable[[Tensor], Tensor]
+"""Pictures [B, 3, H, W] in [0, 1] -> closeness [B, 1, H, W]: larger is nearer, in any unit."""
+
+METRIC = ("depth_pro", "glpn", "prompt_depth_anything", "zoedepth")
+"""What these kinds of network say is a distance; others say closeness, up to scale and offset."""
+
+NEAREST = 1e-3
+"""A distance that a network says is taken to be no smaller."""
+
+
+def closeness_of(said: Tensor, metric: bool) -> Tensor:
+    """What a network says as closeness; ``metric``: it says a distance."""
+    return 1.0 / said.clamp(min=NEAREST) if metric else said
+
+
+class DepthNetwork:
+    """A network for monocular depth as an :data:`Estimator`; without gradient.
+
+    Args:
+        model: an ``AutoModelForDepthEstimation``.
+        pictures: what its ``preprocessor_config.json`` says of mean, deviation and size.
+        metric: whether it says a distance.
+    """
+
+    def __init__(self, model: Any, pictures: dict[str, Any], metric: bool) -> None:
+        self.model = model
+        self.metric = metric
+        like = next(model.parameters())
+        mean, std = (pictures.get(key) or [0.5] * 3 for key in ("image_mean", "image_std"))
+        self._mean, self._std = (like.new_tensor(x).reshape(1, 3, 1, 1) for x in (mean, std))
+        self._size = _side(pictures.get("size"))
+
+    @torch.no_grad()
+    def __call__(self, pictures: Tensor) -> Tensor:
+        x = pictures.to(self._mean)
+        if self._size is not None and x.shape[-2:] != self._size:
+            x = F.interpolate(x, self._size, mode="bicubic", align_corners=False, antialias=True)
+        said = self.model(pixel_values=(x - self._mean) / self._std).predicted_depth[:, None]
+        if said.shape[-2:] != pictures.shape[-2:]:
+            said = F.interpolate(said, pictures.shape[-2:], mode="bilinear", align_corners=False)
+        return closeness_of(said, self.metric).to(pictures)
+
+
+def _side(size: Any) -> tuple[int, int] | None:
+    """Height and width that the network wants; None: those of the picture."""
+    if isinstance(size, int):
+        return size, size
+    if isinstance(size, dict) and "height" in size and "width" in size:
+        return int(size["height"]), int(size["width"])
+    return None
+
+
+def load(source: str, device: torch.device) -> Estimator:
+    """Mini's estimator, or the network of that folder. ValueError where it cannot be had."""
+    if source == MINI:
+        return Mini(device)
+    folder = Path(source).expanduser()
+    if not folder.is_dir():
+        raise ValueError(
+            f"estimator.source={source}: no such folder. Write mini, or a folder with config.json, "
+            "model.safetensors and preprocessor_config.json, a copy of "
+            "depth-anything/Depth-Anything-V2-Small-hf for example"
+        )
+    from transformers import AutoConfig, AutoModelForDepthEstimation
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+    def read() -> Any:
+        return AutoModelForDepthEstimation.from_pretrained(
+            folder, dtype=torch.float32, output_loading_info=True
+        )
+
+    try:
+        with naming(f"the network for depth in {folder}"):
+            check_part(folder)
+            config = AutoConfig.from_pretrained(folder)
+            build = lambda: AutoModelForDepthEstimation.from_config(config)  # noqa: E731
+            model = loaded(folder, str(folder), build, read)
+            path = folder / "preprocessor_config.json"
+            pictures = read_json(path) if path.is_file() else {}
+            network = DepthNetwork(
+                model.eval().requires_grad_(False).to(device), pictures, _is_metric(config)
+            )
+            _try_out(network, device)
+    except ModelError as error:
+        raise ValueError(
+            f"estimator.source={source} is no network for monocular depth: {error}"
+        ) from error
+    return network
+
+
+def _is_metric(config: Any) -> bool:
+    said = getattr(config, "depth_estimation_type", None)
+    return said == "metric" if said else config.model_type in METRIC
+
+
+def _try_out(network: DepthNetwork, device: torch.device) -> None:
+    """One picture: what does not go together shows here."""
+    seen = network(torch.full((1, 3, 64, 64), 0.5, device=device))
+    if seen.shape != (1, 1, 64, 64) or not bool(torch.isfinite(seen).all()):
+        raise ModelError(f"a picture becomes {tuple(seen.shape)}, or no numbers: it is damaged")
