@@ -247,20 +247,6 @@ def _shape(config: Config, run: Run) -> Renderer:
     return shape
 
 
-def _estimates(config: Config, target: torch.device) -> estimates.Estimates | None:
-    """Who estimates depth for the terms of the loss; None where no term asks."""
-    if not set(config.terms) & set(estimates.NAMES):
-        return None
-    if isinstance(config.representation, TexturedConfig | LatentVoxelConfig):
-        raise UserError(
-            "terms.estimated_depth moves the surface of a shape, and that of "
-            f"representation={config.representation.kind} does not move: leave the term out, or "
-            "write representation=gaussians or representation=instant_ngp"
-        )
-    with below("terms"):
-        return estimates.Estimates.of(config.estimator, config.model.embedded, target)
-
-
 def must_compile(shape: Renderer) -> bool:
     """Whether the first step compiles kernels for this processor, which takes half a minute."""
     ops = getattr(shape, "ops", None)
@@ -343,7 +329,7 @@ def training(
     target = device(config.device)
     methods.check(config, team)
     shape = renderer(config, target, restored, team, say)
-    seen = _estimates(config, target)
+    seen = methods.estimates_of(config, target)
     ours = model is None
     if ours and target.type == "cuda":
         from . import budget

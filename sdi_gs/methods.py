@@ -5,9 +5,15 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
+
+from representations.latent_voxels.config import LatentVoxelConfig
+from representations.textured.config import TexturedConfig
+
 from .config import UPDATES, Config
 from .diffusion.base import Adaptable, Denoiser
 from .errors import UserError
+from .estimates import NAMES, Estimates
 from .guidance import Guidance, GuidanceConfig, ScoreDistillation, Subject
 from .guidance.consistency import GradientConsistency, GradientConsistencyConfig
 from .guidance.image_space import ImageSpace, ImageSpaceConfig, PixelConsistency, Remembered
@@ -38,6 +44,28 @@ class Method(NamedTuple):
             config=self.config,
             steps=self.steps,
         )
+
+
+def estimates_of(config: Config, target: torch.device) -> Estimates | None:
+    """Who estimates depth for the terms of the loss; None where no term asks."""
+    source = config.estimator.source
+    if not set(config.terms) & set(NAMES):
+        if source is not None:
+            raise UserError(
+                f"estimator.source={source} is for a term of the loss, and none asks it: write "
+                "terms.estimated_depth=0.1 too, or leave it out"
+            )
+        return None
+    if isinstance(config.representation, TexturedConfig | LatentVoxelConfig):
+        raise UserError(
+            "terms.estimated_depth moves the surface of a shape, and that of "
+            f"representation={config.representation.kind} does not move: leave the term out, or "
+            "write representation=gaussians or representation=instant_ngp"
+        )
+    try:
+        return Estimates.of(config.estimator, config.model.embedded, target)
+    except ValueError as error:
+        raise UserError(str(error)) from error
 
 
 def guidance(config: Config, model: Denoiser, subject: Subject, noise: NoiseStrategy) -> Guidance:

@@ -12,7 +12,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..diffusion.folder import ModelError, check_part, loaded, naming, read_json
+from ..diffusion.source import is_hub_id
+from ..errors import first_line
 from .small import Mini
+
+FOR_EXAMPLE = "depth-anything/Depth-Anything-V2-Small-hf"
+"""A network that is known for this."""
+
+FILES = ["*.json", "*.safetensors"]
+"""What is fetched of a model of the hub."""
 
 MINI = "mini"
 """The word for the estimator of mini's world, which ships with the package."""
@@ -73,13 +81,7 @@ def load(source: str, device: torch.device) -> Estimator:
     """Mini's estimator, or the network of that folder. ValueError where it cannot be had."""
     if source == MINI:
         return Mini(device)
-    folder = Path(source).expanduser()
-    if not folder.is_dir():
-        raise ValueError(
-            f"estimator.source={source}: no such folder. Write mini, or a folder with config.json, "
-            "model.safetensors and preprocessor_config.json, a copy of "
-            "depth-anything/Depth-Anything-V2-Small-hf for example"
-        )
+    folder = _found(source)
     from transformers import AutoConfig, AutoModelForDepthEstimation
     from transformers.utils import logging
 
@@ -105,9 +107,32 @@ def load(source: str, device: torch.device) -> Estimator:
             _try_out(network, device)
     except ModelError as error:
         raise ValueError(
-            f"estimator.source={source} is no network for monocular depth: {error}"
+            f"estimator.source={source} is no network for monocular depth: "
+            f"{str(error).rstrip('.')}. Write mini, or a copy of {FOR_EXAMPLE}"
         ) from error
     return network
+
+
+def _found(source: str) -> Path:
+    """The folder of that name; of a hub id its copy in the hub's cache, fetched where it is not
+    there yet. ValueError where there is neither."""
+    folder = Path(source).expanduser()
+    if folder.is_dir():
+        return folder
+    if not is_hub_id(source):
+        raise ValueError(
+            f"estimator.source={source}: no such folder. Write mini, or a folder with config.json, "
+            f"model.safetensors and preprocessor_config.json, a copy of {FOR_EXAMPLE} for example"
+        )
+    import huggingface_hub
+
+    try:
+        return Path(huggingface_hub.snapshot_download(source, allow_patterns=FILES))
+    except Exception as error:
+        raise ValueError(
+            f"estimator.source={source} is no folder here, and cannot be fetched as a model of the "
+            f"hub ({first_line(error)}): name the folder of a copy, or write mini"
+        ) from error
 
 
 def _is_metric(config: Any) -> bool:

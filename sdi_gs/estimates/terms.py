@@ -22,9 +22,9 @@ NAMES = ("estimated_depth",)
 class EstimatorConfig:
     """Who says how deep a picture is, for ``terms.estimated_depth``."""
 
-    # "mini", or the folder of a network for monocular depth in the layout of transformers, such as
-    # a copy of Intel/dpt-large or depth-anything/Depth-Anything-V2-Small-hf; None: mini's, which
-    # knows the world of mini alone
+    # "mini", or the folder or hub id of a network for monocular depth in the layout of
+    # transformers, such as depth-anything/Depth-Anything-V2-Small-hf; None: mini's, which knows the
+    # world of mini alone
     source: str | None = None
 
 

@@ -225,6 +225,25 @@ class TestFolders:
             distance = network.model(pixel_values=picture * 2 - 1).predicted_depth
         assert torch.allclose(network(picture)[:, 0] * distance, torch.ones(1, 64, 64), atol=1e-5)
 
+    def test_a_model_of_the_hub_is_fetched_or_its_absence_told(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        import huggingface_hub
+
+        asked = []
+
+        def fetch(source: str, allow_patterns: list[str]) -> str:
+            asked.append(source)
+            if source != "someone/depth":
+                raise OSError("no network")
+            return str(self.dpt(tmp_path))
+
+        monkeypatch.setattr(huggingface_hub, "snapshot_download", fetch)
+        assert load_network("someone/depth", torch.device("cpu")) is not None
+        with pytest.raises(ValueError, match=r"cannot be fetched as a model of the hub \(no net"):
+            load_network("someone/else", torch.device("cpu"))
+        assert asked == ["someone/depth", "someone/else"]
+
     def test_what_is_no_estimator_is_refused_with_what_to_write(self, tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=r"no such folder. Write mini, or a folder with"):
             load_network(str(tmp_path / "none"), torch.device("cpu"))
@@ -261,6 +280,10 @@ class TestRuns:
         (whole, moved), (portions, other) = step(None), step(1)
         assert whole == pytest.approx(portions, rel=1e-5)
         assert torch.allclose(moved, other, atol=1e-5)
+
+    def test_an_estimator_that_no_term_asks_is_told(self) -> None:
+        with pytest.raises(UserError, match=r"none asks it: write terms.estimated_depth=0.1 too"):
+            build.training(load("mini", [*self.SMALL, "estimator.source=mini"]))
 
     @pytest.mark.parametrize(
         ("preset", "words", "said"),
