@@ -28,8 +28,12 @@ MINI = "mini"
 Estimator = Callable[[Tensor], Tensor]
 """Pictures [B, 3, H, W] in [0, 1] -> closeness [B, 1, H, W]: larger is nearer, in any unit."""
 
-METRIC = ("depth_pro", "glpn", "prompt_depth_anything", "zoedepth")
-"""What these kinds of network say is a distance; others say closeness, up to scale and offset."""
+SAYS_DISTANCE = {
+    "depth_pro": False, "dpt": False, "glpn": True, "tipsv2_dpt": True, "zoedepth": True,
+}  # fmt: skip
+"""Whether ``predicted_depth`` of these kinds of network is a distance, or closeness up to scale and
+offset. Depth Pro's is closeness, for all that it is metric: its processor turns it round. Of the
+kinds of Depth Anything their settings say it (``depth_estimation_type``)."""
 
 NEAREST = 1e-3
 """A distance that a network says is taken to be no smaller."""
@@ -136,8 +140,16 @@ def _found(source: str) -> Path:
 
 
 def _is_metric(config: Any) -> bool:
+    """ModelError for a kind that is not known: the wrong one would turn faces inwards."""
     said = getattr(config, "depth_estimation_type", None)
-    return said == "metric" if said else config.model_type in METRIC
+    if said is not None:
+        return bool(said == "metric")
+    if config.model_type not in SAYS_DISTANCE:
+        raise ModelError(
+            f"whether a network of the kind {config.model_type} says a distance or closeness is "
+            f"not known here; known are depth_anything, {', '.join(SAYS_DISTANCE)}"
+        )
+    return SAYS_DISTANCE[config.model_type]
 
 
 def _try_out(network: DepthNetwork, device: torch.device) -> None:

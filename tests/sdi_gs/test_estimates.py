@@ -22,7 +22,7 @@ from sdi_gs import build
 from sdi_gs.config import load
 from sdi_gs.errors import UserError
 from sdi_gs.estimates import Estimates, disagreement
-from sdi_gs.estimates.folder import DepthNetwork, Estimator
+from sdi_gs.estimates.folder import DepthNetwork, Estimator, _is_metric
 from sdi_gs.estimates.folder import load as load_network
 from sdi_gs.estimates.small import WEIGHTS
 from sdi_gs.evaluation.judge import JUDGE_DIR
@@ -224,6 +224,31 @@ class TestFolders:
         with torch.no_grad():  # without preprocessor_config.json: [0, 1] -> [-1, 1]
             distance = network.model(pixel_values=picture * 2 - 1).predicted_depth
         assert torch.allclose(network(picture)[:, 0] * distance, torch.ones(1, 64, 64), atol=1e-5)
+
+    def test_depth_pro_says_closeness_as_its_own_processor_knows(self) -> None:
+        """The processor makes a distance of it. It is read, since it runs with torchvision only."""
+        import transformers
+        from transformers import AutoConfig
+
+        models = Path(transformers.__file__).parent / "models"
+        code = (models / "depth_pro" / "image_processing_depth_pro.py").read_text(encoding="utf-8")
+        assert "depth = 1.0 / torch.clamp(depth" in code
+        assert not _is_metric(AutoConfig.for_model("depth_pro"))
+
+    @pytest.mark.parametrize(("kind", "metric"), [("dpt", False), ("zoedepth", True)])
+    def test_other_kinds(self, kind: str, metric: bool) -> None:
+        from transformers import AutoConfig
+
+        assert _is_metric(AutoConfig.for_model(kind)) == metric
+
+    def test_settings_of_depth_anything_say_it_and_an_unknown_kind_is_refused(self) -> None:
+        from transformers import AutoConfig
+
+        for said in ("relative", "metric"):
+            config = AutoConfig.for_model("depth_anything", depth_estimation_type=said)
+            assert _is_metric(config) == (said == "metric")
+        with pytest.raises(ValueError, match=r"kind bert says a distance .* known are depth_any"):
+            _is_metric(AutoConfig.for_model("bert"))
 
     def test_a_model_of_the_hub_is_fetched_or_its_absence_told(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
