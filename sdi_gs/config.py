@@ -21,7 +21,7 @@ from representations.textured.config import TexturedConfig
 from . import plugins
 from .backgrounds import Background, EnvironmentBackground, RandomBackground, SolidBackground
 from .errors import command, nearest
-from .estimates.terms import EstimatorConfig
+from .estimates import EstimatorConfig
 from .guidance.consistency import GradientConsistencyConfig
 from .guidance.distillation import GuidanceConfig
 from .guidance.image_space import ImageSpaceConfig

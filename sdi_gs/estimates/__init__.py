@@ -13,7 +13,7 @@ which gets no gradient. Neither scale nor offset count, for an estimator of sing
 neither (Ranftl et al., arXiv 1907.01341).
 """
 
-from .agreement import COVERED, disagreement
+from .agreement import disagreement
 from .terms import NAMES, Estimates, EstimatorConfig
 
-__all__ = ["COVERED", "NAMES", "Estimates", "EstimatorConfig", "disagreement"]
+__all__ = ["NAMES", "Estimates", "EstimatorConfig", "disagreement"]

@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..diffusion.folder import ModelError, check_part, loaded, naming, read_json
 from ..diffusion.source import is_hub_id
 from ..errors import first_line
-from .small import Mini
+from .small import Mini, at_size
 
 FOR_EXAMPLE = "depth-anything/Depth-Anything-V2-Small-hf"
 """A network that is known for this."""
@@ -63,13 +62,12 @@ class DepthNetwork:
 
     @torch.no_grad()
     def __call__(self, pictures: Tensor) -> Tensor:
-        x = pictures.to(self._mean)
-        if self._size is not None and x.shape[-2:] != self._size:
-            x = F.interpolate(x, self._size, mode="bicubic", align_corners=False, antialias=True)
-        said = self.model(pixel_values=(x - self._mean) / self._std).predicted_depth[:, None]
-        if said.shape[-2:] != pictures.shape[-2:]:
-            said = F.interpolate(said, pictures.shape[-2:], mode="bilinear", align_corners=False)
+        said = at_size(pictures.to(self._mean), self._size, self._said)
         return closeness_of(said, self.metric).to(pictures)
+
+    def _said(self, x: Tensor) -> Tensor:
+        said: Tensor = self.model(pixel_values=(x - self._mean) / self._std).predicted_depth
+        return said[:, None]
 
 
 def _side(size: Any) -> tuple[int, int] | None:

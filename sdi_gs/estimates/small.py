@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -70,11 +71,20 @@ class Mini:
 
     @torch.no_grad()
     def __call__(self, pictures: Tensor) -> Tensor:
-        size = pictures.shape[-2:]
-        x = pictures.float()
-        if size != (SIDE, SIDE):
-            x = F.interpolate(x, (SIDE, SIDE), mode="bicubic", align_corners=False, antialias=True)
-        seen: Tensor = self.model(x)
-        if size != (SIDE, SIDE):
-            seen = F.interpolate(seen, size, mode="bilinear", align_corners=False)
-        return seen.to(pictures)
+        return at_size(pictures.float(), (SIDE, SIDE), self.model).to(pictures)
+
+
+def at_size(
+    pictures: Tensor, size: tuple[int, int] | None, ask: Callable[[Tensor], Tensor]
+) -> Tensor:
+    """What ``ask`` says of pictures [B, 3, H, W] that it sees in ``size`` (h, w; None: as they
+    are), brought back to theirs: [B, 1, H, W]."""
+    own = pictures.shape[-2:]
+    if size is not None and own != size:
+        pictures = F.interpolate(
+            pictures, size, mode="bicubic", align_corners=False, antialias=True
+        )
+    said = ask(pictures)
+    if said.shape[-2:] != own:
+        said = F.interpolate(said, own, mode="bilinear", align_corners=False)
+    return said
