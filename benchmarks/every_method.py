@@ -96,7 +96,9 @@ def measured(config: Config, color: str, kind: str) -> tuple[dict[str, Any], Ten
 def one(args: argparse.Namespace, method: str, color: str, kind: str, seed: int) -> dict[str, Any]:
     """The line of a run, made now."""
     prompt = f"a {color} {kind}"
-    row = {"method": method, "prompt": prompt, "seed": seed, "at": at(args)}
+    row: dict[str, Any] = {"method": method, "prompt": prompt, "seed": seed, "at": at(args)}
+    if args.overrides:
+        row["settings"] = list(args.overrides)
     try:
         steps = steps_at(method, args.nfe, tuple(args.overrides)) if args.nfe else args.steps
         words = [f"prompt={prompt}", f"seed={seed}", f"steps={steps}", f"threads={args.threads}"]
