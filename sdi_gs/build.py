@@ -275,10 +275,10 @@ def _instant_ngp(chosen: InstantNGPConfig, run: Run, views: ViewPolicy) -> Rende
 
 
 def _textured(chosen: TexturedConfig, run: Run) -> Renderer:
-    from representations.textured import TexturedRenderer, placeholder, read_surface
+    from representations.textured import TexturedRenderer, first_surface, placeholder
 
     # The mesh of a saved state is in it.
-    surface = placeholder() if run.restored else read_surface(chosen.init, chosen.size, run.say)
+    surface = placeholder() if run.restored else first_surface(chosen, run.say)
     return TexturedRenderer(chosen, run.device, surface, steps=run.steps, seed=run.seed)
 
 

@@ -56,11 +56,14 @@ def estimates_of(config: Config, target: torch.device) -> Estimates | None:
                 "terms.estimated_depth=0.1 too, or leave it out"
             )
         return None
-    if isinstance(config.representation, TexturedConfig | LatentVoxelConfig):
+    shape = config.representation
+    if isinstance(shape, LatentVoxelConfig) or (
+        isinstance(shape, TexturedConfig) and shape.shape.rate == 0.0
+    ):
         raise UserError(
             "terms.estimated_depth moves the surface of a shape, and that of "
-            f"representation={config.representation.kind} does not move: leave the term out, or "
-            "write representation=gaussians or representation=instant_ngp"
+            f"representation={shape.kind} does not move: leave the term out, or write "
+            "representation=gaussians or representation=instant_ngp"
         )
     try:
         return Estimates.of(config.estimator, config.model.embedded, target)

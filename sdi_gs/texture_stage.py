@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The last stage of DreamGaussian, Magic3D and ProlificDreamer: the shape of a run as a mesh whose
-texture is trained on, with the run's own model, prompt and method. It is a run like any other."""
+texture is trained on, and its corners where that is asked for, with the run's own model, prompt and
+method. It is a run like any other."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from representations.interface import HasTexture
-from representations.textured.config import MeshInit, TexturedConfig
+from representations.textured.config import MeshInit, ShapeMoves, TexturedConfig
 
 from . import assets, run
 from .artefacts.run_folder import RunFolder
@@ -25,10 +26,18 @@ LATEST = 0.5
 """Times of the stage begin no higher than this: at more noise a model asks for another shape, which
 a texture can only paint, and forgets the one that is there."""
 
+SHAPE_RATE = 2e-3
+"""World units that a corner may go in a step at first, where shapes are trained."""
+FLATNESS = 0.1
+"""Weight of terms.normal_consistency there."""
 
-def refine(path: Path, steps: int, options: MeshOptions, watcher: run.Watcher) -> RunFolder | None:
-    """Make a textured mesh of the run at ``path``, and train its texture for ``steps``; the new
-    run, in the folder "textured" of the old one. None in a process that only follows."""
+
+def refine(
+    path: Path, steps: int, options: MeshOptions, watcher: run.Watcher, shape: bool = False
+) -> RunFolder | None:
+    """Make a textured mesh of the run at ``path``, and train its texture for ``steps``, with
+    ``shape`` its corners as well; the new run, in the folder "textured" of the old one. None in a
+    process that only follows."""
     if steps < 1:
         raise UserError(f"refine={steps}: allowed is 1 step or more; write refine=100")
     if path.is_file():
@@ -52,7 +61,7 @@ def refine(path: Path, steps: int, options: MeshOptions, watcher: run.Watcher) -
     watcher.say(f"laying out and painting the mesh of {path}")
     _bake(opened, mesh, bare, watcher.say)
     return run.generate(
-        configuration(opened.config, steps, mesh), out, watcher, opened.run.origin()
+        configuration(opened.config, steps, mesh, shape), out, watcher, opened.run.origin()
     )
 
 
@@ -70,16 +79,18 @@ def _free(path: Path) -> Path:
     return free
 
 
-def configuration(config: Config, steps: int, mesh: Path) -> Config:
-    """The settings of a run on the texture of ``mesh`` in place of those of the run that it was
-    made of."""
-    chosen = TexturedConfig(init=MeshInit(path=str(mesh.resolve())))
+def configuration(config: Config, steps: int, mesh: Path, shape: bool = False) -> Config:
+    """The settings of a run on the texture of ``mesh``, and on its corners where ``shape`` says so,
+    in place of those of the run that it was made of."""
+    moves = ShapeMoves(rate=SHAPE_RATE) if shape else ShapeMoves()
+    chosen = TexturedConfig(init=MeshInit(path=str(mesh.resolve())), shape=moves)
     return config.model_copy(
         update={
             "representation": chosen,
             "steps": steps,
             "schedule_steps": None,  # the stage has a schedule of its own
-            "terms": {},  # those of another representation mean nothing here
+            # Those of another representation mean nothing here.
+            "terms": {"normal_consistency": Ramp(FLATNESS, FLATNESS)} if shape else {},
             "guidance": late(config.guidance),
         }
     )

@@ -18,11 +18,14 @@ PER_SAMPLE = 90
 class MeshInit:
     """Where the surface comes from."""
 
-    path: str = ""  # a mesh: .glb, .obj, or anything that trimesh reads
+    # A mesh: .glb, .obj, or anything that trimesh reads. None: a ball, where the shape is trained.
+    path: str = ""
     up: FileUp = "auto"  # axis up in the file; auto: as the file or its format says
-    radius: float = 0.0  # world units, that the mesh is scaled to; 0 = as it is
+    radius: float = 0.0  # world units, that the mesh is scaled to; 0 = as it is, of a ball 0.4
+    detail: int = 24  # of a ball: squares along each side of the six that it is made of
 
     def __post_init__(self) -> None:
+        require(1 <= self.detail <= 512, "init.detail", self.detail, "1 to 512 squares", 24)
         one_of("init.up", self.up, get_args(FileUp))
         require(self.radius >= 0.0, "init.radius", self.radius, "a length, 0 or more", 0.6)
 
@@ -42,14 +45,31 @@ class TextureRates:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ShapeMoves:
+    """Whether and how the corners of the mesh are trained as well."""
+
+    rate: float = 0.0  # world units that a corner may go in a step at first; 0 = the shape stays
+    rate_final: float = 0.1  # of it, at the last step; between them it falls exponentially
+    smooth: float = 5.0  # lambda of Nicolet et al. 2021: how far around a corner a step reaches
+
+    def __post_init__(self) -> None:
+        require(0.0 <= self.rate <= 1.0, "shape.rate", self.rate, "0 to 1", 2e-3)
+        require(
+            0.0 < self.rate_final <= 1.0, "shape.rate_final", self.rate_final, "above 0, to 1", 0.1
+        )
+        require(0.0 <= self.smooth <= 1e4, "shape.smooth", self.smooth, "0 to 10000", 5.0)
+
+
+@dataclass(frozen=True, kw_only=True)
 class TexturedConfig:
-    """A mesh whose texture is trained, and nothing else of it."""
+    """A mesh whose texture is trained, and its shape where :attr:`shape` says so."""
 
     kind: Literal["textured"] = "textured"
     init: MeshInit = field(default_factory=MeshInit)
     size: int = 1024  # texels along a side, where the file has no texture that can be kept
     samples: int = 2  # rays along each axis of a pixel
     rates: TextureRates = field(default_factory=TextureRates)
+    shape: ShapeMoves = field(default_factory=ShapeMoves)
 
     def __post_init__(self) -> None:
         require(16 <= self.size <= 8192, "size", self.size, "16 to 8192 texels", 1024)

@@ -43,7 +43,8 @@ def read_surface(init: MeshInit, size: int, say: Say) -> SkinnedSurface:
     if not init.path:
         raise ValueError(
             "a texture needs a surface: write representation.init.path=FILE, or --init FILE, with "
-            "a mesh such as the .glb that 'sdi-gs export RUN --format glb --texture 1024' makes"
+            "a mesh such as the .glb of 'sdi-gs export RUN --format glb --texture 1024', or "
+            "bend a ball into a shape with representation.shape.rate=0.04"
         )
     if not path.is_file():
         raise ValueError(

@@ -1,26 +1,29 @@
 # SPDX-License-Identifier: Apache-2.0
 """The textured mesh behind the common contract: rays find the surface without gradient, and the
-picture on it is looked up with one."""
+picture on it is looked up with one. Where the shape is trained too, what a ray meets and where the
+outline is have a gradient as well."""
 
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Collection, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from .. import picture_terms, states
-from ..adam import Adam
+from ..adam import Adam, UniformAdam
 from ..atlas import filled, texels_of
 from ..cameras import rays
 from ..environment import Environment, background_pictures
 from ..interface import Cameras, RefineReport, Render, Surface
-from ..ops.meshes import Caster
+from ..ops.meshes import Caster, blended, crossings
 from .config import TexturedConfig
+from .moving import MovingShape, met_at, vertex_normals
 from .reading import SkinnedSurface
 from .texture import OUTSIDE, look_up, pyramid
 
@@ -30,8 +33,18 @@ SURFACE_ALPHA = 0.5
 BORDER = 2  # texels around a chart that a look-up inside of it may touch
 GRAZING = 0.1  # a surface seen from the side covers no more texels than at this cosine
 STATE_VERSION = 1
-TERMS = ("tv_rgb",)
+TERMS = ("tv_rgb",)  # of a shape that stays
+MOVING_TERMS = (*picture_terms.TERMS, "normal_consistency")
 SHAPE = ("vertices", "faces", "uv")
+LEAST = 1e-6  # of the samples of a pixel, below which it has no depth
+
+
+class _Now(NamedTuple):
+    """The shape at a step."""
+
+    vertices: Tensor  # [V, 3]
+    normals: Tensor  # [V, 3]
+    corners: Tensor | None  # [W, 3] float64, with gradient; None where the shape stays
 
 
 class TexturedRenderer:
@@ -57,7 +70,7 @@ class TexturedRenderer:
         seed: int = 0,
     ) -> None:
         self.config, self.steps, self.device = config, max(1, steps), torch.device(device)
-        self.term_names = TERMS
+        self.term_names = MOVING_TERMS if config.shape.rate > 0.0 else TERMS
         self.environment = Environment(torch.Generator().manual_seed(seed)).to(self.device)
         self._take(surface)
         rates = config.rates
@@ -70,11 +83,22 @@ class TexturedRenderer:
             },
         ]
         self.optimizer = Adam(groups, betas=(0.9, 0.99), eps=1e-15)
-        self.optimizers = (self.optimizer,)
+        self.shape_optimizer: UniformAdam | None = None
+        if self.moving is not None:
+            group = {"params": [self.moving.u], "lr": config.shape.rate, "name": "shape"}
+            self.shape_optimizer = UniformAdam([group], betas=(0.9, 0.99), eps=1e-30)
+        own = (self.optimizer, self.shape_optimizer)
+        self.optimizers = tuple(each for each in own if each is not None)
 
-    def _take(self, surface: SkinnedSurface) -> None:
+    def _take(self, surface: SkinnedSurface, weld: np.ndarray | None = None) -> None:
         """The shape, and all that follows from it."""
         self.surface = surface
+        self.moving: MovingShape | None = None
+        if self.config.shape.rate > 0.0:
+            smooth = self.config.shape.smooth
+            self.moving = MovingShape(surface.vertices, surface.faces, smooth, weld)
+            self.moving.to(self.device)
+            self._built = -1  # for which state of the shape the caster was made
         self.caster = Caster(surface.vertices, surface.faces)
         size = surface.texture.shape[:2]
         self._texels = texels_of(surface.uv.astype(np.float64), surface.faces, size)
@@ -96,65 +120,99 @@ class TexturedRenderer:
     def render(self, cameras: Cameras, background: Tensor | None) -> tuple[Render, Any]:
         """Pictures [B, C, H, W] and their trace; ``background`` [B, 3] or None = environment."""
         behind = background_pictures(background, self.environment, cameras)
-        fine = _finer(cameras, self.config.samples)
-        origins, directions = rays(fine)
-        face, weight = self._cast(origins, directions)
-        met = face >= 0
-        ray = met.nonzero()[:, 0]
-        corners = self._faces[face[ray]]  # [K, 3]
-        share = weight[ray][..., None]  # [K, 3, 1]
-        points = (share * self._vertices[corners]).sum(1)
-        normals = torch.nn.functional.normalize((share * self._normals[corners]).sum(1), dim=-1)
-        view = ray // (fine.height * fine.width)
-        matrix = fine.world_to_cam[view]
-        z = (matrix[:, 2, :3] * points).sum(-1) + matrix[:, 2, 3]
-        cosine = (normals * directions.reshape(-1, 3)[ray]).sum(-1).abs().clamp(min=GRAZING)
-        area = (z / fine.intrinsics[view, 0, 0]).square() / cosine  # of a sample on the surface
-        uv = (share * self._uv[corners]).sum(1)
-        levels = pyramid(self.texture, self._weight)
-        colour = look_up(levels, uv, area * self._density[face[ray]])
-
-        def picture(values: Tensor) -> Tensor:
-            """Sums [B, C, H, W] over the samples of a pixel of values [K, C] of the hits."""
-            all_rays = values.new_zeros(len(face), values.shape[1]).index_copy(0, ray, values)
-            s = self.config.samples
-            grid = all_rays.reshape(len(cameras), cameras.height, s, cameras.width, s, -1)
-            return grid.sum((2, 4)).permute(0, 3, 1, 2)
-
-        count = picture(torch.ones_like(z)[:, None])
-        alpha = count / self.config.samples**2
-        mean = picture(normals)
+        samples = self.config.samples
+        now = self._now()
+        values, crossed = self._seen(_finer(cameras, samples), now)
+        grid = values.reshape(len(cameras), cameras.height, samples, cameras.width, samples, -1)
+        total = grid.sum((2, 4)).permute(0, 3, 1, 2)  # [B, 8, H, W] over the samples of a pixel
+        colour, count, z, mean = total.split((3, 1, 1, 3), dim=1)
+        alpha = count / samples**2
+        if crossed:  # several outlines beside a sample can take more than there is of it
+            alpha = alpha.clamp(0.0, 1.0)
         solid = (alpha > SURFACE_ALPHA) & (mean.norm(dim=1, keepdim=True) > 1e-6)
         unit = torch.nn.functional.normalize(mean, dim=1)
         render = Render(
-            rgb=(picture(colour) / self.config.samples**2 + (1.0 - alpha) * behind).clamp(0.0, 1.0),
+            rgb=(colour / samples**2 + (1.0 - alpha) * behind).clamp(0.0, 1.0),
             alpha=alpha,
-            depth=picture(z[:, None]) / count.clamp(min=1.0),
+            depth=torch.where(count > LEAST, z, 0.0) / count.clamp(min=LEAST),
             normal=torch.where(solid, unit, torch.zeros_like(unit)),
         )
-        return render, (render, cameras)
+        return render, (render, cameras, now)
+
+    def _now(self) -> _Now:
+        """The shape as it is; where it moves, the caster and what else follows from it are made
+        anew after a step."""
+        if self.moving is None:
+            return _Now(self._vertices, self._normals, None)
+        corners = self.moving.corners()
+        weld = self.moving.weld
+        vertices = corners[weld]
+        if self._built != self.moving.u._version:
+            there = vertices.detach().cpu().numpy()
+            self.caster = Caster(there, self.surface.faces)
+            self.surface = self.surface._replace(vertices=there.astype(np.float32))
+            self._density = torch.from_numpy(_density(self.surface)).to(self.device)
+            self._built = self.moving.u._version
+        normals = vertex_normals(corners, self.moving.faces)[weld]
+        return _Now(vertices.float(), normals.float(), corners)
+
+    def _seen(self, fine: Cameras, now: _Now) -> tuple[Tensor, bool]:
+        """What each ray of ``fine`` meets: colour, 1, z and normal, [N, 8], 0 where nothing; and
+        whether outlines were blended."""
+        origins, directions = (x.reshape(-1, 3) for x in rays(fine))
+        face, weight = self._cast(origins, directions)
+        ray = (face >= 0).nonzero()[:, 0]
+        corners = self._faces[face[ray]]  # [K, 3]
+        share = weight[ray][..., None]  # [K, 3, 1]
+        if now.corners is not None and self.moving is not None:
+            held = now.corners[self.moving.faces[face[ray]]]
+            share = met_at(held, origins[ray], directions[ray], share[..., 0])[..., None].float()
+        points = (share * now.vertices[corners]).sum(1)
+        normals = torch.nn.functional.normalize((share * now.normals[corners]).sum(1), dim=-1)
+        view = ray // (fine.height * fine.width)
+        matrix = fine.world_to_cam[view]
+        z = (matrix[:, 2, :3] * points).sum(-1) + matrix[:, 2, 3]
+        cosine = (normals * directions[ray]).sum(-1).abs().clamp(min=GRAZING)
+        area = (z / fine.intrinsics[view, 0, 0]).square() / cosine  # of a sample on the surface
+        uv = (share * self._uv[corners]).sum(1)
+        levels = pyramid(self.texture, self._weight)
+        colour = look_up(levels, uv, area.detach() * self._density[face[ray]])
+        met = torch.cat([colour, torch.ones_like(z)[:, None], z[:, None], normals], dim=1)
+        values = met.new_zeros(len(face), 8).index_copy(0, ray, met)
+        if now.corners is None or self.moving is None:
+            return values, False
+        depth = torch.where(face >= 0, values[:, 4].detach().double(), math.inf)
+        crossed = crossings(fine, now.corners, self.moving.edges, self.caster)
+        return blended(values, depth, crossed), True
 
     def _cast(self, origins: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
-        """The face [N] that each ray meets first, -1 for none, and the weights [N, 3] of its
+        """The face [N] that each ray [N, 3] meets first, -1 for none, and the weights [N, 3] of its
         corners."""
-        o, d = (x.reshape(-1, 3).cpu().numpy() for x in (origins, directions))
-        hits = self.caster.first(o, d)
+        hits = self.caster.first(origins.cpu().numpy(), directions.cpu().numpy())
         return (
             torch.from_numpy(hits.face).to(self.device),
             torch.from_numpy(hits.weight.astype(np.float32)).to(self.device),
         )
 
     def terms(self, trace: Any, names: Collection[str] | None = None) -> dict[str, Tensor]:
-        """Unweighted regularisers of a render by name (None = all): those of colour alone, since
+        """Unweighted regularisers of a render by name (None = all): those of colour alone where
         nothing else can change."""
-        unknown = sorted(set(names or ()) - set(TERMS))
+        unknown = sorted(set(names or ()) - set(self.term_names))
         if unknown:
-            raise ValueError(f"unknown term {unknown[0]!r}: choose from {', '.join(TERMS)}")
-        wanted = TERMS if names is None else names
-        return {name: picture_terms.TERMS[name](*trace) for name in wanted}
+            allowed = ", ".join(self.term_names)
+            raise ValueError(f"unknown term {unknown[0]!r}: choose from {allowed}")
+        render, cameras, now = trace
+        found = {}
+        for name in self.term_names if names is None else names:
+            if name == "normal_consistency":
+                assert self.moving is not None
+                found[name] = self.moving.normal_consistency(now.corners).float()
+            else:
+                found[name] = picture_terms.TERMS[name](render, cameras)
+        return found
 
     def refine(self, step: int, *traces: Any) -> RefineReport:
-        """Cut texels to [0, 1] and set the learning rate of ``step + 1``."""
+        """Cut texels to [0, 1] and set the learning rates of ``step + 1``."""
         del traces
         with torch.no_grad():
             self.texture.clamp_(0.0, 1.0)
@@ -163,6 +221,9 @@ class TexturedRenderer:
         for group in self.optimizer.param_groups:
             if group["name"] == "texture":
                 group["lr"] = rates.texture * (rates.texture_final / rates.texture) ** done
+        if self.shape_optimizer is not None:
+            shape = self.config.shape
+            self.shape_optimizer.param_groups[0]["lr"] = shape.rate * shape.rate_final**done
         return RefineReport(size=len(self), unit="texels")
 
     def mesh(self) -> Surface:
@@ -170,7 +231,7 @@ class TexturedRenderer:
         with torch.no_grad():
             at = torch.zeros(len(self._uv), device=self.device)
             colours = look_up(pyramid(self.texture, self._weight)[:1], self._uv, at)
-        parts = (self._vertices, self._faces, colours)
+            parts = (self._now().vertices, self._faces, colours)
         return Surface(*(part.detach().cpu().clone() for part in parts))
 
     def texture_map(self) -> tuple[Tensor, Tensor]:
@@ -182,17 +243,19 @@ class TexturedRenderer:
     def state_dict(self) -> dict[str, Any]:
         """A snapshot that later training does not touch, the mesh included: the file that it came
         from may be gone."""
-        return copy.deepcopy(
-            {
-                "version": STATE_VERSION,
-                "surface": {
-                    "vertices": self._vertices, "faces": self._faces, "uv": self._uv,
-                    "texture": self.texture.detach(),
-                },
-                "environment": dict(self.environment.state_dict()),
-                "optimizer": self.optimizer.state_dict(),
-            }
-        )  # fmt: skip
+        state = {
+            "version": STATE_VERSION,
+            "surface": {
+                "vertices": self._now().vertices.detach(), "faces": self._faces, "uv": self._uv,
+                "texture": self.texture.detach(),
+            },
+            "environment": dict(self.environment.state_dict()),
+            "optimizer": self.optimizer.state_dict(),
+        }  # fmt: skip
+        if self.moving is not None and self.shape_optimizer is not None:
+            state["shape"] = {"u": self.moving.u.detach(), "weld": self.moving.weld}
+            state["shape_optimizer"] = self.shape_optimizer.state_dict()
+        return copy.deepcopy(state)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from a snapshot, bit for bit. The mesh is taken from it.
@@ -205,14 +268,46 @@ class TexturedRenderer:
         shapes: list[Sequence[int]] = [surface.texture.shape]
         shapes += [parameter.shape for parameter in self.environment.parameters()]
         states.require_optimizer(state.get("optimizer"), self.optimizer, shapes)
+        weld = self._weld_of(state, len(surface.vertices))
         state = copy.deepcopy(state)
         self.optimizer.state.pop(self.texture, None)
-        self._take(surface)
+        self._take(surface, weld)
         for group in self.optimizer.param_groups:
             if group["name"] == "texture":
                 group["params"] = [self.texture]
         self.environment.load_state_dict(state["environment"])
         self.optimizer.load_state_dict(state["optimizer"])
+        if self.moving is not None and self.shape_optimizer is not None:
+            with torch.no_grad():
+                self.moving.u.copy_(state["shape"]["u"])
+            self.shape_optimizer.state.clear()
+            self.shape_optimizer.param_groups[0]["params"] = [self.moving.u]
+            self.shape_optimizer.load_state_dict(state["shape_optimizer"])
+
+    def _weld_of(self, state: dict[str, Any], count: int) -> np.ndarray | None:
+        """Which of ``count`` vertices of a saved shape are one, where shapes move."""
+        shape = state.get("shape")
+        if self.shape_optimizer is None:
+            if shape is not None:
+                raise ValueError(
+                    "the state's shape was trained, and shape.rate is 0: write "
+                    "representation.shape.rate=0.002"
+                )
+            return None
+        if not isinstance(shape, dict) or set(shape) != {"u", "weld"}:
+            raise ValueError(
+                "the state's shape was not trained, and shape.rate is above 0: write "
+                "representation.shape.rate=0"
+            )
+        states.require_tensor(shape["weld"], (count,), "shape.weld")
+        weld: np.ndarray = shape["weld"].cpu().numpy()
+        kinds = np.unique(weld)
+        if weld.dtype != np.int64 or not np.array_equal(kinds, np.arange(len(kinds))):
+            raise ValueError("the state's shape.weld does not number places from 0 on")
+        states.require_tensor(shape["u"], (len(kinds), 3), "shape.u")
+        shapes = [(len(kinds), 3)]
+        states.require_optimizer(state.get("shape_optimizer"), self.shape_optimizer, shapes)
+        return weld
 
 
 def _surface_of(state: dict[str, Any]) -> SkinnedSurface:

@@ -97,6 +97,12 @@ RefineOption = Annotated[
         help="triangles: train the texture for so many steps with the run's own model and prompt"
     ),
 ]
+RefineShapeOption = Annotated[
+    bool,
+    typer.Option(
+        "--refine-shape", help="with --refine: train the corners of the triangles as well"
+    ),
+]
 
 
 # What studies of many runs take.

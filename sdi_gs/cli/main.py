@@ -28,6 +28,7 @@ from .arguments import (
     PivotOption,
     RecentreOption,
     RefineOption,
+    RefineShapeOption,
     ResolutionOption,
     ScaleOption,
     SpzOption,
@@ -264,6 +265,7 @@ def export(
     height: HeightOption = None,
     pivot: PivotOption = None,
     refine: RefineOption = None,
+    refine_shape: RefineShapeOption = False,
     in_up: InUpOption = None,
     activated: ActivatedOption = False,
     drop_bad: DropBadOption = False,
@@ -300,17 +302,19 @@ def export(
     path = out if out is not None else assets.default_path(run, kind, splats)
     if not force and (out is not None or run.is_file()):
         assets.require_room(path, kind, texture is not None or refine is not None)
+    if refine_shape and refine is None:
+        raise UserError("--refine-shape trains with --refine: write --refine 100 --refine-shape")
     if refine is not None:
         assets.check_refine(refine, kind)
-        asset, options = _refined(run, refine, options)
+        asset, options = _refined(run, refine, refine_shape, options)
     if kind in assets.TEXTURE_FORMATS and options.texture is not None and refine is None:
         typer.echo("painting the texture from pictures all around: half a minute or more", err=True)
     holds = asset.save(path, kind, mesh=options, splats=splats)
     typer.echo(f"{path}  ({holds}, {path.stat().st_size:,} bytes)")
 
 
-def _refined(run: Path, steps: int, options: MeshOptions) -> tuple[Asset, MeshOptions]:
-    """The shape of ``run`` as a mesh with a trained texture, and how it is written."""
+def _refined(run: Path, steps: int, shape: bool, options: MeshOptions) -> tuple[Asset, MeshOptions]:
+    """The shape of ``run`` as a mesh that was trained on, and how it is written."""
     from dataclasses import replace
 
     from ..api import open_asset
@@ -318,7 +322,7 @@ def _refined(run: Path, steps: int, options: MeshOptions) -> tuple[Asset, MeshOp
 
     view = watch.watcher(False, None)
     try:
-        made = refine(run, steps, options, view)
+        made = refine(run, steps, options, view, shape)
     finally:
         view.end()
     if made is None:

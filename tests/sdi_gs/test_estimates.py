@@ -341,8 +341,8 @@ def test_a_picture_of_another_size_is_the_same_picture(mini: Estimator) -> None:
     assert float(disagreement(as_depth, mini(small), cover).mean()) < 0.02
 
 
-@pytest.mark.parametrize("preset", ["mini", "mini_nerf"])
-def test_it_moves_the_surface_of_splats_and_of_a_field(preset: str) -> None:
+@pytest.mark.parametrize("preset", ["mini", "mini_nerf", "mini_mesh"])
+def test_it_moves_the_surface_of_splats_of_a_field_and_of_a_mesh(preset: str) -> None:
     shape = build.renderer(load(preset, ["prompt=a mug", "seed=1"]), torch.device("cpu"))
     render, _ = shape.render(cameras(24), torch.ones(4, 3))
     estimates = Estimates(lambda pictures: pictures.mean(1, keepdim=True).cumsum(-1))
@@ -356,6 +356,8 @@ def test_it_moves_the_surface_of_splats_and_of_a_field(preset: str) -> None:
         if any(p.grad is not None for p in group["params"])
     }
     assert max(slopes.values()) > 1e-6
+    if preset == "mini_mesh":
+        assert slopes["shape"] > 1e-6
     if preset == "mini":
         assert slopes["means"] > 1e-6
         assert slopes.get("sh_dc", 0.0) == 0.0  # the estimate of the colours has no gradient

@@ -182,6 +182,57 @@ def test_refine_makes_the_mesh_and_trains_its_texture(
     assert made.steps == 2
 
 
+def test_refine_trains_corners_where_that_is_asked_for(
+    sdi_gs: Run, fast: Path, ball: Path, tmp_path: Path
+) -> None:
+    run, out = tmp_path / "run", tmp_path / "refined.glb"
+    said = sdi_gs(
+        "generate", "a mug", "--config", fast, "--init", ball, "--out", run,
+        "representation.max_count=2000",
+    )  # fmt: skip
+    assert said.code == 0, said.err
+    said = sdi_gs(
+        "export", run, "--format", "glb", *SMALL, "--refine", 2, "--refine-shape", "--out", out
+    )
+    assert said.code == 0, said.err
+    refined, baked = read(out), read(run / "textured.glb")
+    assert (refined.faces == baked.faces).all()
+    moved = np.abs(refined.vertices - baked.vertices).max()
+    assert 1e-5 < moved < 0.02  # by the rate of each of two steps at most, and a little in a sum
+    made = load(str(run / "textured" / "config.yaml"))
+    assert made.terms["normal_consistency"] == Ramp(0.1, 0.1)
+    said = sdi_gs("export", run, "--format", "glb", "--refine-shape")
+    assert (said.code, "write --refine 100 --refine-shape" in said.err) == (2, True)
+
+
+def test_a_ball_is_bent_by_words_stopped_and_resumed_to_the_same_bytes(
+    sdi_gs: Run, interrupted: Run, fast: Path, tmp_path: Path
+) -> None:
+    """No file at all: what comes out is a mesh with a texture, which other programs read."""
+    words = (
+        "generate", "a duck", "--config", fast, "representation=textured",
+        "representation.shape.rate=0.04", "representation.init.detail=6", "representation.size=48",
+        "terms={normal_consistency: 0.5, opaque: 0.01}",
+    )  # fmt: skip
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    said = sdi_gs(*words, "--out", whole)
+    assert said.code == 0, said.err
+    interrupted(*words, "--out", cut)
+    said = sdi_gs("resume", cut)
+    assert said.code == 0, said.err
+    assert (whole / "final.glb").read_bytes() == (cut / "final.glb").read_bytes()
+    found = read(whole / "final.glb")
+    assert len(found.faces) == 6 * 6 * 6 * 2
+    assert np.asarray(found.visual.material.baseColorTexture).shape == (48, 48, 3)
+    assert np.ptp(np.linalg.norm(found.vertices, axis=1)) > 1e-3  # no ball any more
+    # A shape that stays has nothing that these terms could move.
+    said = sdi_gs(
+        "generate", "a duck", "--config", fast, "--init", whole / "final.glb",
+        "representation=textured", "terms.normal_consistency=0.5", "--out", tmp_path / "still",
+    )  # fmt: skip
+    assert (said.code, "terms.normal_consistency" in said.err) == (2, True), said.err
+
+
 def test_the_stage_begins_no_noisier_than_it_may() -> None:
     made = late(GuidanceConfig(t=TimeConfig(high=Ramp(0.98, 0.3), low=Ramp(0.7, 0.02))))
     assert (made.t.high, made.t.low) == (Ramp(LATEST, 0.3), Ramp(LATEST, 0.02))

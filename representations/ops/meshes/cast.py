@@ -41,6 +41,11 @@ class Caster:
         self._corners = (corners - self._centre) * self._scale
         self._scene: Any = None
 
+    @property
+    def size(self) -> float:
+        """The longest side of the box around the triangles."""
+        return 1.0 / self._scale
+
     def _ready(self) -> Any:
         """Embree's scene, built for the first ray; it does not travel between processes."""
         if self._scene is None:
