@@ -174,14 +174,15 @@ def test_an_outline_that_is_hidden_moves_nothing() -> None:
     both = SkinnedSurface(
         np.concatenate([large.vertices, behind.vertices]),
         np.concatenate([large.faces, behind.faces + len(large.vertices)]),
-        np.concatenate([large.uv, behind.uv]), plain(large).texture,
+        np.concatenate([large.uv, behind.uv]), large.texture,
     )  # fmt: skip
 
     def pull(surface: SkinnedSurface) -> Tensor:
-        renderer = moving(plain(surface), smooth=0.0)
+        renderer = moving(surface, smooth=0.0)
         assert renderer.moving is not None
-        alpha = renderer.render(camera, torch.ones(1, 3))[0].alpha.sum()
-        (gradient,) = torch.autograd.grad(alpha, renderer.moving.u)
+        rgb = renderer.render(camera, torch.ones(1, 3))[0].rgb
+        weight = torch.rand(rgb.shape, generator=seeded(5))
+        (gradient,) = torch.autograd.grad((rgb * weight).sum(), renderer.moving.u)
         return gradient[renderer.moving.weld]
 
     hidden = pull(both)[len(large.vertices) :]
@@ -219,6 +220,87 @@ def test_a_ball_before_another_has_an_outline_on_it() -> None:
     expected, found = _along(renderer, mask, loss, 4e-3)
     assert abs(found) > 1.0
     assert found == pytest.approx(expected, rel=0.06)
+
+
+def test_what_is_thinner_than_a_sample_blends_nothing_of_what_is_behind_it() -> None:
+    """A sliver between two columns of rays, before a square in a pattern."""
+    zero, one = torch.zeros(1), torch.ones(1)
+    camera = orbit(zero, zero, 3 * one, 30 * one, (32, 32))
+    sample = 2 * 2.5 * math.tan(math.radians(15)) / 32  # at the sliver's distance
+    back = square(0.7)._replace(texture=ball().texture)
+    # Rays pass at odd halves of a sample from the middle.
+    thin = np.array([[0.5, y * sample, z] for y, z in ((-0.2, -0.2), (0.2, -0.2), (0.0, 0.2))])
+    both = SkinnedSurface(
+        np.concatenate([back.vertices, thin.astype(np.float32)]),
+        np.concatenate([back.faces, [[4, 5, 6]]]),
+        np.concatenate([back.uv, np.full((3, 2), 0.5, np.float32)]), back.texture,
+    )  # fmt: skip
+    with torch.no_grad():
+        alone, _ = moving(back, 1).render(camera, torch.ones(1, 3))
+        render, _ = moving(both, 1).render(camera, torch.ones(1, 3))
+    found = crossings(
+        camera, torch.from_numpy(both.vertices).double(), edges_of(both.faces[-1:]),
+        Caster(both.vertices, both.faces),
+    )  # fmt: skip
+    assert len(found.near) > 10  # it is there
+    torch.testing.assert_close(render.rgb, alone.rgb, atol=1e-6, rtol=0)
+
+
+def test_a_crossing_lies_on_its_edge_in_the_world() -> None:
+    """An edge that runs away from the camera: its depth where it crosses a line of samples is that
+    of the line in space, which is not half of the way for half of the pixels."""
+    corners = np.array([[1.0, -0.5, -0.3], [-3.0, 0.9, 1.2], [1.0, 0.4, -0.3]])
+    faces = np.array([[0, 1, 2]])
+    zero, one = torch.zeros(1), torch.ones(1)
+    camera = orbit(zero, zero, 3 * one, 40 * one, (64, 64))
+    found = crossings(camera, torch.from_numpy(corners), edges_of(faces), Caster(corners, faces))
+    assert len(found.near) > 40
+    low = torch.minimum(found.near, found.far)
+    across = (found.near - found.far).abs() == 1  # a row; else a column
+    place = torch.where(found.near < found.far, found.place, 1 - found.place)
+    x = low % 64 + 0.5 + torch.where(across, place, 0.0)
+    y = low // 64 + 0.5 + torch.where(across, 0.0, place)
+    lens = camera.intrinsics[0].double()
+    seen = torch.stack([(x - lens[0, 2]) / lens[0, 0], (y - lens[1, 2]) / lens[1, 1],
+                        torch.ones_like(x)], 1) * found.depth[:, None]  # fmt: skip
+    pose = camera.world_to_cam[0].double()
+    points = (seen - pose[:3, 3]) @ pose[:3, :3]
+    nearest = torch.full((len(points),), math.inf, dtype=torch.float64)
+    for a, b in ((0, 1), (1, 2), (2, 0)):
+        start, along = torch.from_numpy(corners[a]), torch.from_numpy(corners[b] - corners[a])
+        unit = along / along.norm()
+        away = points.detach() - start
+        nearest = torch.minimum(nearest, (away - (away @ unit)[:, None] * unit).norm(dim=1))
+    assert float(nearest.max()) < 1e-5
+
+
+def test_a_heap_of_triangles_stays_a_picture() -> None:
+    """Three hundred in no order, thin ones among them: many outlines beside a sample."""
+    rng = np.random.default_rng(0)
+    centre = rng.uniform(-0.5, 0.5, (300, 1, 3))
+    vertices = (centre + rng.normal(0, 0.08, (300, 3, 3))).reshape(-1, 3).astype(np.float32)
+    uv = rng.random((900, 2)).astype(np.float32)
+    heap = SkinnedSurface(vertices, np.arange(900).reshape(-1, 3), uv, ball().texture)
+    renderer = moving(heap, 1)
+    render, _ = renderer.render(cameras_around(3, (24, 24)), torch.zeros(3, 3))
+    for value in (render.alpha, render.rgb):
+        assert 0.0 <= float(value.detach().min()) <= float(value.detach().max()) <= 1.0
+    assert torch.isfinite(render.depth).all()
+    render.rgb.sum().backward()
+    assert renderer.moving is not None
+    assert renderer.moving.u.grad is not None
+    assert torch.isfinite(renderer.moving.u.grad).all()
+
+
+def test_rates_fall_over_the_run() -> None:
+    renderer = moving(ball(), rate=0.02, rate_final=0.25)
+    rates = []
+    for step in range(20):
+        rates.append(renderer.optimizers[1].param_groups[0]["lr"])
+        renderer.refine(step)
+    assert rates[0] == 0.02
+    assert rates[-1] == pytest.approx(0.005)
+    np.testing.assert_allclose(np.diff(np.log(rates)), np.log(0.25) / 19)
 
 
 def test_edges_are_those_of_a_search_by_hand() -> None:

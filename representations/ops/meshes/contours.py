@@ -23,6 +23,7 @@ from .cast import Caster
 
 NEAREST = 1e-4  # world units: edges that reach behind it are left out
 IN_FRONT = 1e-3  # of the size of a mesh: what is nearer by less hides no edge
+SLOPE = 8.0  # by how many widths of a sample a surface may lie behind its own edge, one sample on
 
 
 class Edges(NamedTuple):
@@ -61,13 +62,14 @@ class Crossings:
     far: Tensor  # [N] int64, the one on the other side
     place: Tensor  # [N] in [0, 1] from near to far, with gradient
     depth: Tensor  # [N] z of the edge there, without
+    width: Tensor  # [N] of a sample there, world units
 
 
 def crossings(cameras: Cameras, vertices: Tensor, edges: Edges, caster: Caster) -> Crossings:
     """All visible ones. ``vertices`` [V, 3] float64 with gradient; ``caster`` holds the same
     triangles."""
     found = [_of_view(cameras, view, vertices, edges, caster) for view in range(len(cameras))]
-    parts = zip(*((c.near, c.far, c.place, c.depth) for c in found), strict=True)
+    parts = zip(*((c.near, c.far, c.place, c.depth, c.width) for c in found), strict=True)
     return Crossings(*(torch.cat(part) for part in parts))
 
 
@@ -105,13 +107,14 @@ def _of_view(
     first = view * cameras.height * cameras.width
     return Crossings(
         near[open_to_view] + first, far[open_to_view] + first, place[open_to_view],
-        depth[open_to_view],
+        depth[open_to_view], depth[open_to_view] / lens[0, 0],
     )  # fmt: skip
 
 
 def _none(like: Tensor) -> Crossings:
     index = torch.zeros(0, dtype=torch.int64, device=like.device)
-    return Crossings(index, index, like.new_zeros(0), like.new_zeros(0))
+    nothing = like.new_zeros(0)
+    return Crossings(index, index, nothing, nothing, nothing)
 
 
 def _outline(flat: Tensor, z: Tensor, edges: Edges) -> Tensor:
@@ -169,9 +172,8 @@ def blended(values: Tensor, z: Tensor, crossed: Crossings) -> Tensor:
     """Values [N, C] of all samples, those beside an outline mixed with what is beyond it by the
     share of a sample's width that it covers. ``z`` [N] without gradient, inf where nothing is."""
     near, far = crossed.near, crossed.far
-    # Another surface may lie between an edge and the sample beside it.
-    mine = (z[near] - crossed.depth).abs() <= (z[far] - crossed.depth).abs()
-    mine &= torch.isfinite(z[near])
+    # What is thinner than a sample lies between rays: those beside it show what is behind.
+    mine = z[near] <= crossed.depth + SLOPE * crossed.width
     near, far, place = near[mine], far[mine], crossed.place[mine].to(values)[:, None]
     step = values[near] - values[far]
     return values.index_add(0, far, (place - 0.5).clamp(min=0.0) * step).index_add(
