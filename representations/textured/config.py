@@ -68,12 +68,21 @@ class TexturedConfig:
     init: MeshInit = field(default_factory=MeshInit)
     size: int = 1024  # texels along a side, where the file has no texture that can be kept
     samples: int = 2  # rays along each axis of a pixel
+    # What pictures show: the texture, or the normals in the camera's frame as colours, by which
+    # Fantasia3D and the second stage of ProlificDreamer train a shape without a texture.
+    picture: Literal["texture", "normals"] = "texture"
     rates: TextureRates = field(default_factory=TextureRates)
     shape: ShapeMoves = field(default_factory=ShapeMoves)
 
     def __post_init__(self) -> None:
         require(16 <= self.size <= 8192, "size", self.size, "16 to 8192 texels", 1024)
         require(1 <= self.samples <= 8, "samples", self.samples, "1 to 8", 2)
+        one_of("picture", self.picture, ("texture", "normals"))
+        if self.picture == "normals" and self.shape.rate == 0.0:
+            raise ValueError(
+                "picture=normals shows the shape, and shape.rate=0 does not train it: write "
+                "representation.shape.rate=0.01, or representation.picture=texture"
+            )
 
     def smaller(self) -> list[str]:
         """Settings with which training takes less memory; see

@@ -172,11 +172,14 @@ class TexturedRenderer:
         view = ray // (fine.height * fine.width)
         matrix = fine.world_to_cam[view]
         z = (matrix[:, 2, :3] * points).sum(-1) + matrix[:, 2, 3]
-        cosine = (normals * directions[ray]).sum(-1).abs().clamp(min=GRAZING)
-        area = (z / fine.intrinsics[view, 0, 0]).square() / cosine  # of a sample on the surface
-        uv = (share * self._uv[corners]).sum(1)
-        levels = pyramid(self.texture, self._weight)
-        colour = look_up(levels, uv, area.detach() * self._density[face[ray]])
+        if self.config.picture == "normals":
+            colour = _as_colours((matrix[:, :3, :3] @ normals[..., None])[..., 0])
+        else:
+            cosine = (normals * directions[ray]).sum(-1).abs().clamp(min=GRAZING)
+            area = (z / fine.intrinsics[view, 0, 0]).square() / cosine  # of a sample on the surface
+            uv = (share * self._uv[corners]).sum(1)
+            levels = pyramid(self.texture, self._weight)
+            colour = look_up(levels, uv, area.detach() * self._density[face[ray]])
         met = torch.cat([colour, torch.ones_like(z)[:, None], z[:, None], normals], dim=1)
         values = met.new_zeros(len(face), 8).index_copy(0, ray, met)
         if now.corners is None or self.moving is None:
@@ -336,6 +339,13 @@ def _surface_of(state: dict[str, Any]) -> SkinnedSurface:
     if min(held["texture"].shape) < 1 or not held["texture"].dtype.is_floating_point:
         raise ValueError("the state's surface.texture is no picture")
     return SkinnedSurface(*(held[name].cpu().numpy().copy() for name in names))
+
+
+def _as_colours(normal: Tensor) -> Tensor:
+    """Normals [K, 3] of the camera's frame in [0, 1]: red to the right, green up, blue towards the
+    viewer, which is how networks that know pictures of normals were taught them."""
+    right, down, away = normal.unbind(-1)
+    return 0.5 + 0.5 * torch.stack([right, -down, -away], dim=-1)
 
 
 def _finer(cameras: Cameras, samples: int) -> Cameras:

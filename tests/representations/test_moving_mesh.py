@@ -292,6 +292,33 @@ def test_a_heap_of_triangles_stays_a_picture() -> None:
     assert torch.isfinite(renderer.moving.u.grad).all()
 
 
+def test_normals_as_colours_of_a_ball_and_their_gradient() -> None:
+    """Red grows to the right, green upwards, and the middle looks at the viewer; the texture is not
+    trained, and the shape is."""
+    config = TexturedConfig(shape=MOVES, picture="normals", samples=4)
+    renderer = TexturedRenderer(config, "cpu", ball(rows=64, columns=128), steps=20)
+    render, _ = renderer.render(one_camera(65), torch.full((1, 3), 0.5))
+    rgb = render.rgb[0].detach()
+    assert rgb[:, 32, 32].tolist() == pytest.approx([0.5, 0.5, 1.0], abs=0.02)
+    # At a height of sin(a) of the radius the normal leans by a; rays are not quite parallel.
+    focal, at = 32.5 / math.tan(math.radians(15)), 32 + 12
+    lean = math.atan((at - 32) / focal)
+    # The ball is met at an angle b with sin(b + lean) = 3 / 0.6 sin(lean).
+    turned = math.asin(3 / 0.6 * math.sin(lean)) - lean
+    expected = [0.5 + 0.5 * math.sin(turned), 0.5, 0.5 + 0.5 * math.cos(turned)]
+    assert rgb[:, 32, at].tolist() == pytest.approx(expected, abs=0.02)
+    expected = [0.5, 0.5 - 0.5 * math.sin(turned), 0.5 + 0.5 * math.cos(turned)]
+    assert rgb[:, at, 32].tolist() == pytest.approx(expected, abs=0.02)
+    weight = torch.rand(render.rgb.shape, generator=seeded(0))
+    (render.rgb * weight).sum().backward()
+    assert renderer.texture.grad is None
+    assert renderer.moving is not None
+    assert renderer.moving.u.grad is not None
+    assert float(renderer.moving.u.grad.norm()) > 1.0
+    with pytest.raises(ValueError, match=r"write representation\.shape\.rate=0\.01"):
+        TexturedConfig(picture="normals")
+
+
 def test_rates_fall_over_the_run() -> None:
     renderer = moving(ball(), rate=0.02, rate_final=0.25)
     rates = []
