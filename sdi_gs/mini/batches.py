@@ -40,9 +40,13 @@ def plain_borders(pool: np.ndarray) -> np.ndarray:
     return np.flatnonzero(dark < 0.04 * 255)
 
 
-def half_formed_share(t: Tensor) -> Tensor:
-    """Chance that a sample at time ``t`` is half-formed: 0.35 up to t = 500, none from 800."""
-    return 0.35 * ((800.0 - t.float()) / 300.0).clamp(0.0, 1.0)
+HALF_FORMED = 0.35
+"""The largest chance that a sample is half-formed."""
+
+
+def half_formed_share(t: Tensor, most: float = HALF_FORMED) -> Tensor:
+    """Chance that a sample at time ``t`` is half-formed: ``most`` up to t = 500, none from 800."""
+    return most * ((800.0 - t.float()) / 300.0).clamp(0.0, 1.0)
 
 
 def loss_weight(alpha_bar: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ from representations.cameras import camera_to_world, look_at, spherical_to_posit
 
 from ..diffusion.together import POSE, poses, see_together
 from . import networks
-from .batches import SILENT_SHARE, half_formed_share, loss_weight, step_rng
+from .batches import HALF_FORMED, SILENT_SHARE, half_formed_share, loss_weight, step_rng
 from .corpus import Corpus
 from .data import encode_all
 from .groups import VIEWS, captions, half_formed_groups, load_groups
@@ -83,10 +83,13 @@ def load(args: argparse.Namespace) -> Groups:
     return Groups(corpus, latents, formed, state["source"].numpy(), pose.unflatten(0, (-1, VIEWS)))
 
 
-def draw(groups: Groups, size: int, rng: np.random.Generator) -> Drawn:
-    """``size`` groups. Half-formed ones mostly lose their caption, as in mini's own training."""
+def draw(
+    groups: Groups, size: int, rng: np.random.Generator, half_formed: float = HALF_FORMED
+) -> Drawn:
+    """``size`` groups, of which ``half_formed`` are half-formed where the noise is not strong.
+    These mostly lose their caption, as in mini's own training."""
     t = torch.from_numpy(rng.integers(0, 1000, size=size))
-    formed = torch.from_numpy(rng.random(size)) < half_formed_share(t)
+    formed = torch.from_numpy(rng.random(size)) < half_formed_share(t, half_formed)
     index = rng.integers(len(groups.latents), size=size)
     pick = rng.integers(len(groups.formed), size=size)
     index = np.where(formed.numpy(), groups.source[pick], index)
@@ -160,7 +163,8 @@ class Lesson:
 
     def __call__(self, step: int) -> dict[str, Tensor]:
         torch.manual_seed(step)
-        drawn = draw(self.groups, self.args.batch, step_rng(SEED, step))
+        rng = step_rng(SEED, step)
+        drawn = draw(self.groups, self.args.batch, rng, self.args.half_formed)
         z, t, pose = (each.to(self.args.device) for each in (drawn.latents, drawn.t, drawn.pose))
         mine = (drawn.half_formed & (torch.rand(len(t)) < OWN_SHARE)).nonzero()[:, 0]
         if len(mine):
@@ -210,6 +214,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--batch", type=int, default=8, help="groups of four")
     parser.add_argument("--lr", type=float, default=6e-4)
     parser.add_argument("--cooldown", type=int, default=1000)
+    parser.add_argument("--half-formed", type=float, default=HALF_FORMED, help="largest share")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
     return parser

@@ -82,6 +82,8 @@ def test_a_batch_shares_times_within_groups_and_silence(ducks: Corpus) -> None:
         np.arange(6) % 4, torch.arange(4.0).reshape(4, 1, 1).expand(4, 4, 16),
     )  # fmt: skip
     drawn = train_views.draw(many, 4000, step_rng(3, 0))
+    few = train_views.draw(many, 4000, step_rng(3, 0), 0.05)
+    assert float(few.half_formed[few.t < 500].float().mean()) == pytest.approx(0.05, abs=0.02)
     low = drawn.t < 500
     assert float(drawn.half_formed[low].float().mean()) == pytest.approx(0.35, abs=0.04)
     assert not bool(drawn.half_formed[drawn.t >= 800].any())
@@ -136,7 +138,7 @@ def test_training_goes_on_where_it_stopped(
         for count in steps:
             args = argparse.Namespace(
                 cache=tmp_path / folder, init=MINI_DIR, device=torch.device("cpu"), steps=count,
-                batch=2, lr=1e-3, cooldown=1,
+                batch=2, lr=1e-3, cooldown=1, half_formed=0.35,
             )  # fmt: skip
             torch.manual_seed(0)
             train_views.train_unet(args)
