@@ -11,7 +11,6 @@ miss the edges of triangles that are smaller than a sample.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -54,8 +53,7 @@ def edges_of(faces: np.ndarray) -> Edges:
     )
 
 
-@dataclass(frozen=True)
-class Crossings:
+class Crossings(NamedTuple):
     """Where contour edges cross the lines between neighbouring samples."""
 
     near: Tensor  # [N] int64, flat index in [B, H, W] of the sample on the surface's side
@@ -69,8 +67,7 @@ def crossings(cameras: Cameras, vertices: Tensor, edges: Edges, caster: Caster) 
     """All visible ones. ``vertices`` [V, 3] float64 with gradient; ``caster`` holds the same
     triangles."""
     found = [_of_view(cameras, view, vertices, edges, caster) for view in range(len(cameras))]
-    parts = zip(*((c.near, c.far, c.place, c.depth, c.width) for c in found), strict=True)
-    return Crossings(*(torch.cat(part) for part in parts))
+    return Crossings(*(torch.cat(part) for part in zip(*found, strict=True)))
 
 
 def _of_view(
@@ -80,28 +77,20 @@ def _of_view(
     seen = vertices @ matrix[:3, :3].T + matrix[:3, 3]
     z = seen[:, 2].detach()
     flat = (seen @ lens.T)[:, :2] / seen[:, 2:].clamp(min=NEAREST)  # [V, 2] pixels
-    ends = edges.ends[_outline(flat.detach(), z, edges)]
-    if len(ends) == 0:
-        return _none(vertices)
-    third = edges.opposite[:, 0][_outline(flat.detach(), z, edges)]
+    outline = _outline(flat.detach(), z, edges)
+    ends, third = edges.ends[outline], edges.opposite[outline, 0]
     a, b = flat[ends[:, 0]], flat[ends[:, 1]]
     along = (b - a).detach().abs()
-    parts = []
-    for axis in (
-        0,
-        1,
-    ):  # of the line between two samples: steep edges cross rows, flat ones columns
-        mine = along[:, 1 - axis] >= along[:, axis] if axis == 0 else along[:, 0] > along[:, 1]
-        parts.append(
-            _crossed(cameras, axis, a[mine], b[mine], flat[third[mine]].detach(), z[ends[mine]],
-                     ends[mine])
-        )  # fmt: skip
+    steep = along[:, 1] >= along[:, 0]  # steep edges cross rows, flat ones columns
+    parts = [
+        _crossed(cameras, axis, a[mine], b[mine], flat[third[mine]].detach(), z[ends[mine]],
+                 ends[mine])
+        for axis, mine in enumerate((steep, ~steep))
+    ]  # fmt: skip
     near, far, place, depth, at, share = (torch.cat(part) for part in zip(*parts, strict=True))
     corner = vertices.detach()[at]  # [N, 2, 3]
     points = corner[:, 0] + share[:, None] * (corner[:, 1] - corner[:, 0])
     eye = cameras.positions[view].double().cpu().numpy()
-    if len(points) == 0:
-        return _none(vertices)
     hidden = caster.occluded(points.cpu().numpy(), eye, IN_FRONT * caster.size)
     open_to_view = torch.from_numpy(~hidden).to(near.device)
     first = view * cameras.height * cameras.width
@@ -109,12 +98,6 @@ def _of_view(
         near[open_to_view] + first, far[open_to_view] + first, place[open_to_view],
         depth[open_to_view], depth[open_to_view] / lens[0, 0],
     )  # fmt: skip
-
-
-def _none(like: Tensor) -> Crossings:
-    index = torch.zeros(0, dtype=torch.int64, device=like.device)
-    nothing = like.new_zeros(0)
-    return Crossings(index, index, nothing, nothing, nothing)
 
 
 def _outline(flat: Tensor, z: Tensor, edges: Edges) -> Tensor:
