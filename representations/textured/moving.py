@@ -2,8 +2,8 @@
 """A triangle mesh whose corners are trained, in coordinates in which a step is smooth.
 
 Trained is u = (I + lambda L) v instead of the corners v, L the combinatorial Laplacian of the mesh:
-a gradient that pulls at single corners, as an outline does, moves what is around them as well, and
-the mesh does not tangle (Nicolet et al. 2021, "Large Steps in Inverse Rendering of Geometry").
+a gradient that pulls at single corners, as an outline does, moves what is around them as well
+(Nicolet et al. 2021, "Large Steps in Inverse Rendering of Geometry").
 Corners of one place, which a seam of the texture has made two of, are one here.
 """
 
@@ -34,9 +34,7 @@ class MovingShape:
     def __init__(
         self, vertices: np.ndarray, faces: np.ndarray, smooth: float, weld: np.ndarray | None = None
     ) -> None:
-        if weld is None:
-            _, weld = np.unique(vertices, axis=0, return_inverse=True)
-        self.weld = torch.from_numpy(np.ascontiguousarray(weld.reshape(-1), np.int64))
+        self.weld = welded(vertices) if weld is None else torch.from_numpy(weld)
         self.faces = self.weld[torch.from_numpy(faces)]
         self.edges: Edges = edges_of(self.faces.numpy())
         self._solve = _solver(self.edges, int(self.weld.max()) + 1, smooth)
@@ -69,13 +67,22 @@ class MovingShape:
         return (1.0 - cosine[shared]).mean()
 
 
+def welded(vertices: np.ndarray) -> Tensor:
+    """Numbers [V] int64 from 0 on, the same for vertices [V, 3] of one place."""
+    _, number = np.unique(vertices, axis=0, return_inverse=True)
+    return torch.from_numpy(np.ascontiguousarray(number.reshape(-1), np.int64))
+
+
 def vertex_normals(corners: Tensor, faces: Tensor) -> Tensor:
-    """Unit normals [W, 3] of corners [W, 3], means of those of their faces by area."""
+    """Unit normals [W, 3] of corners [W, 3], means of those of their faces by area; up where they
+    have none."""
     a, b, c = corners[faces].unbind(1)
     across = torch.linalg.cross(b - a, c - a)
     total = torch.zeros_like(corners)
     for corner in range(3):
         total = total.index_add(0, faces[:, corner], across)
+    none = (total == 0).all(-1, keepdim=True)
+    total = torch.where(none, total.new_tensor([0.0, 0.0, 1.0]), total)
     return torch.nn.functional.normalize(total, dim=-1, eps=1e-30)
 
 

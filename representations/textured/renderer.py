@@ -23,7 +23,7 @@ from ..environment import Environment, background_pictures
 from ..interface import Cameras, RefineReport, Render, Surface
 from ..ops.meshes import Caster, blended, crossings
 from .config import TexturedConfig
-from .moving import MovingShape, met_at, vertex_normals
+from .moving import MovingShape, met_at, vertex_normals, welded
 from .reading import SkinnedSurface
 from .texture import OUTSIDE, look_up, pyramid
 
@@ -122,12 +122,14 @@ class TexturedRenderer:
         behind = background_pictures(background, self.environment, cameras)
         samples = self.config.samples
         now = self._now()
-        values, crossed = self._seen(_finer(cameras, samples), now)
+        values = self._seen(_finer(cameras, samples), now)
         grid = values.reshape(len(cameras), cameras.height, samples, cameras.width, samples, -1)
         total = grid.sum((2, 4)).permute(0, 3, 1, 2)  # [B, 8, H, W] over the samples of a pixel
         colour, count, z, mean = total.split((3, 1, 1, 3), dim=1)
         alpha = count / samples**2
-        if crossed:  # several outlines beside a sample can take more than there is of it
+        if (
+            self.moving is not None
+        ):  # several outlines beside a sample can take more than there is of it
             alpha = alpha.clamp(0.0, 1.0)
         solid = (alpha > SURFACE_ALPHA) & (mean.norm(dim=1, keepdim=True) > 1e-6)
         unit = torch.nn.functional.normalize(mean, dim=1)
@@ -156,9 +158,9 @@ class TexturedRenderer:
         normals = vertex_normals(corners, self.moving.faces)[weld]
         return _Now(vertices.float(), normals.float(), corners)
 
-    def _seen(self, fine: Cameras, now: _Now) -> tuple[Tensor, bool]:
-        """What each ray of ``fine`` meets: colour, 1, z and normal, [N, 8], 0 where nothing; and
-        whether outlines were blended."""
+    def _seen(self, fine: Cameras, now: _Now) -> Tensor:
+        """What each ray of ``fine`` meets: colour, 1, z and normal, [N, 8], 0 where nothing; beside
+        an outline of a shape that moves, blended."""
         origins, directions = (x.reshape(-1, 3) for x in rays(fine))
         face, weight = self._cast(origins, directions)
         ray = (face >= 0).nonzero()[:, 0]
@@ -183,10 +185,10 @@ class TexturedRenderer:
         met = torch.cat([colour, torch.ones_like(z)[:, None], z[:, None], normals], dim=1)
         values = met.new_zeros(len(face), 8).index_copy(0, ray, met)
         if now.corners is None or self.moving is None:
-            return values, False
+            return values
         depth = torch.where(face >= 0, values[:, 4].detach().double(), math.inf)
         crossed = crossings(fine, now.corners, self.moving.edges, self.caster)
-        return blended(values, depth, crossed), True
+        return blended(values, depth, crossed)
 
     def _cast(self, origins: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
         """The face [N] that each ray [N, 3] meets first, -1 for none, and the weights [N, 3] of its
@@ -369,17 +371,11 @@ def _dilated(covered: np.ndarray) -> np.ndarray:
 
 def _normals(surface: SkinnedSurface) -> np.ndarray:
     """Unit normals [V, 3] float32, smooth also where a seam has made two vertices of one."""
-    _, same = np.unique(surface.vertices, axis=0, return_inverse=True)
-    same = same.reshape(-1)
-    corners = surface.vertices[surface.faces].astype(np.float64)
-    weighted = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
-    total = np.zeros((int(same.max()) + 1, 3))
-    for corner in range(3):
-        np.add.at(total, same[surface.faces[:, corner]], weighted)
-    length = np.linalg.norm(total, axis=1, keepdims=True)
-    total[length[:, 0] == 0] = (0.0, 0.0, 1.0)
-    unit: np.ndarray = (total / np.where(length > 0, length, 1.0))[same].astype(np.float32)
-    return unit
+    same = welded(surface.vertices)
+    corners = torch.zeros(int(same.max()) + 1, 3, dtype=torch.float64)
+    corners[same] = torch.from_numpy(surface.vertices).double()
+    unit: np.ndarray = vertex_normals(corners, same[torch.from_numpy(surface.faces)])[same].numpy()
+    return unit.astype(np.float32)
 
 
 def _density(surface: SkinnedSurface) -> np.ndarray:
