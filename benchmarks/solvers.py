@@ -61,12 +61,6 @@ VARIANTS |= {
     for solver in (False, True)
     for scale in ("1.5", "2", "2.5", "3", "4")
 }  # fmt: skip
-# A ball of triangles that is bent into the shape: the preset mini_mesh.
-VARIANTS["mesh"] = [
-    *_VIEWS, "guidance.cfg_scale=2", "representation=textured", "representation.size=256",
-    "representation.shape.rate=0.04", "representation.rates.texture=0.015",
-    "representation.rates.texture_final=0.003", "terms={normal_consistency: 0.5}",
-]  # fmt: skip
 
 
 def made(out: Path) -> dict[tuple[str, str, int], dict]:
