@@ -18,7 +18,7 @@ from representations.cloud import SplatCloud
 from representations.gaussians import GaussianConfig, GaussianRenderer
 from representations.gaussians.initialise import from_points
 from representations.interface import Cameras
-from sdi_gs import build
+from sdi_gs import build, methods
 from sdi_gs.config import load
 from sdi_gs.errors import UserError
 from sdi_gs.estimates import Estimates, disagreement
@@ -289,6 +289,13 @@ class TestRuns:
         losses = [report.losses for report in train(run)]
         assert all(0.0 < loss["estimated_depth"] <= 0.2 for loss in losses)
         assert {"guidance", "estimated_depth"} <= set(losses[0])
+
+    def test_a_mesh_whose_shape_is_trained_has_it_too(self) -> None:
+        config = load("mini_mesh", ["prompt=a mug", "terms.estimated_depth=0.1"])
+        assert methods.estimates_of(config, torch.device("cpu")) is not None
+        words = ["prompt=a mug", "terms.estimated_depth=0.1", "representation.shape.rate=0"]
+        with pytest.raises(UserError, match="representation=textured does not move"):
+            methods.estimates_of(load("mini_mesh", words), torch.device("cpu"))
 
     def test_nothing_is_loaded_where_no_term_asks(self) -> None:
         assert build.training(load("mini", [*self.SMALL])).estimates is None

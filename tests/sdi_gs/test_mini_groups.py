@@ -132,13 +132,20 @@ def test_training_goes_on_where_it_stopped(
     latents = torch.randn(4, 4, 4, 16, 16, generator=torch.Generator().manual_seed(1))
     few = train_views.Groups(ducks, latents, latents, np.arange(4), torch.randn(4, 4, 16))
     monkeypatch.setattr(train_views, "load", lambda args: few)
+    shares, draw = [], train_views.draw
+
+    def noted(groups: object, size: int, rng: object, half_formed: float) -> object:
+        shares.append(half_formed)
+        return draw(groups, size, rng, half_formed)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(train_views, "draw", noted)
 
     def trained(folder: str, *steps: int) -> dict[str, torch.Tensor]:
         (tmp_path / folder).mkdir()
         for count in steps:
             args = argparse.Namespace(
                 cache=tmp_path / folder, init=MINI_DIR, device=torch.device("cpu"), steps=count,
-                batch=2, lr=1e-3, cooldown=1, half_formed=0.35,
+                batch=2, lr=1e-3, cooldown=1, half_formed=0.2,
             )  # fmt: skip
             torch.manual_seed(0)
             train_views.train_unet(args)
@@ -147,6 +154,7 @@ def test_training_goes_on_where_it_stopped(
         return dict(state["modules"][0])
 
     once, paused = trained("once", 2), trained("paused", 1, 2)
+    assert shares == [0.2] * 4
     assert all(torch.equal(once[name], paused[name]) for name in once)
     begun = train_views.make_unet(MINI_DIR).state_dict()
     names = [name for name in once if "class_embedding" not in name]
