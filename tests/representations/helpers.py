@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -35,6 +36,13 @@ def cube_turns() -> list[tuple[Tensor, Tensor]]:
         [[1.0, 0.0, 0.0], [0.0, -1.0, 0.0], [0.0, 0.0, -1.0]],
     )
     return [(torch.tensor(turn), torch.zeros(3)) for turn in turns]
+
+
+def turns_about_z() -> list[tuple[Tensor, Tensor]]:
+    """A rotation with a shift, and its inverse without one."""
+    c, s = math.cos(0.7), math.sin(0.7)
+    turn = torch.tensor([[c, -s, 0.0], [s, c, 0.0], [0.0, 0.0, 1.0]])
+    return [(turn, torch.tensor([0.1, -0.05, 0.08])), (turn.T, torch.zeros(3))]
 
 
 def in_dtype(cameras: Cameras, dtype: torch.dtype) -> Cameras:

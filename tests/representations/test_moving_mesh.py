@@ -28,7 +28,7 @@ from representations.textured import (
 from representations.textured.moving import MovingShape, met_at
 
 from .contract import RendererContract
-from .helpers import cameras_around, seeded
+from .helpers import cameras_around, seeded, turns_about_z
 from .test_textured import ball
 
 MOVES = ShapeMoves(rate=5e-3)
@@ -56,9 +56,7 @@ class TestContract(RendererContract):
         return [renderer.texture, *renderer.environment.parameters(), renderer.moving.u]
 
     def motions(self) -> list[tuple[Tensor, Tensor]]:
-        c, s = math.cos(0.7), math.sin(0.7)
-        turn = torch.tensor([[c, -s, 0.0], [s, c, 0.0], [0.0, 0.0, 1.0]])
-        return [(turn, torch.tensor([0.1, -0.05, 0.08])), (turn.T, torch.zeros(3))]
+        return turns_about_z()
 
     def prepare_to_move(self, renderer: Any) -> None:
         """Random texels look different from every side already."""

@@ -29,7 +29,7 @@ from representations.textured import (
 from representations.textured.texture import look_up, pyramid
 
 from .contract import RendererContract
-from .helpers import cameras_around, seeded
+from .helpers import cameras_around, seeded, turns_about_z
 
 SIZE = 32
 
@@ -60,9 +60,7 @@ class TestContract(RendererContract):
         return [renderer.texture, *renderer.environment.parameters()]
 
     def motions(self) -> list[tuple[Tensor, Tensor]]:
-        c, s = math.cos(0.7), math.sin(0.7)
-        turn = torch.tensor([[c, -s, 0.0], [s, c, 0.0], [0.0, 0.0, 1.0]])
-        return [(turn, torch.tensor([0.1, -0.05, 0.08])), (turn.T, torch.zeros(3))]
+        return turns_about_z()
 
     def prepare_to_move(self, renderer: Any) -> None:
         """Random texels look different from every side already."""

@@ -156,18 +156,21 @@ def test_it_is_compared_with_splats(sdi_gs: Run, fast: Path, mesh: Path, tmp_pat
     assert [(row["representation"], row["unit"]) for row in rows] == [("textured", "texels")]
 
 
-def test_refine_makes_the_mesh_and_trains_its_texture(
-    sdi_gs: Run, fast: Path, ball: Path, tmp_path: Path
-) -> None:
-    run, out = tmp_path / "run", tmp_path / "refined.glb"
+def refined_run(sdi_gs: Run, fast: Path, ball: Path, run: Path, *more: Any) -> Any:
+    """What is said when the mesh of a run at ``run``, made now, is trained on for two steps."""
     said = sdi_gs(
         "generate", "a mug", "--config", fast, "--init", ball, "--out", run,
         "representation.max_count=2000",
     )  # fmt: skip
     assert said.code == 0, said.err
-    said = sdi_gs(
-        "export", run, "--format", "glb", *SMALL, "--refine", 2, "--height", 2, "--out", out
-    )
+    return sdi_gs("export", run, "--format", "glb", *SMALL, "--refine", 2, *more)
+
+
+def test_refine_makes_the_mesh_and_trains_its_texture(
+    sdi_gs: Run, fast: Path, ball: Path, tmp_path: Path
+) -> None:
+    run, out = tmp_path / "run", tmp_path / "refined.glb"
+    said = refined_run(sdi_gs, fast, ball, run, "--height", 2, "--out", out)
     assert said.code == 0, said.err
     assert f"{out}  (" in said.out
     refined, baked = read(out), read(run / "textured.glb")
@@ -186,14 +189,7 @@ def test_refine_trains_corners_where_that_is_asked_for(
     sdi_gs: Run, fast: Path, ball: Path, tmp_path: Path
 ) -> None:
     run, out = tmp_path / "run", tmp_path / "refined.glb"
-    said = sdi_gs(
-        "generate", "a mug", "--config", fast, "--init", ball, "--out", run,
-        "representation.max_count=2000",
-    )  # fmt: skip
-    assert said.code == 0, said.err
-    said = sdi_gs(
-        "export", run, "--format", "glb", *SMALL, "--refine", 2, "--refine-shape", "--out", out
-    )
+    said = refined_run(sdi_gs, fast, ball, run, "--refine-shape", "--out", out)
     assert said.code == 0, said.err
     refined, baked = read(out), read(run / "textured.glb")
     assert (refined.faces == baked.faces).all()
